@@ -1,0 +1,173 @@
+/* The content-addressed store: one LMDB environment in a folder of its own.
+ *
+ * What it holds
+ *   blobs     bytes named by their SHA-256, stored as chunks of whole pages; a blob may also be a
+ *             concatenation that refers to other blobs (an assembled GGUF does not store its tensors
+ *             twice)
+ *   actions   action key -> names, digests and sizes of what the action produced
+ *   files     file signature -> digest of the content, so that unchanged files are never read
+ *   history   label of a step -> the manifest it was last built with, for explanations
+ *
+ * Caveats first. Local disk only: LMDB does not work on network file systems. Never use a cache
+ * object after fork(). A missing, truncated or altered entry is a miss with a warning, never an
+ * error. Mapped memory never leaves a transaction: every read copies. Nothing stored here may be
+ * trusted to be well-formed; records are decoded with bounds checks.
+ *
+ * Thread rule: every function may be called from any thread; a writer or reader object belongs to one
+ * thread at a time. Several processes may use one folder at the same time.
+ * Limits: 4 GiB minus 1 chunks a blob; LQ_STEP_OUTPUTS_MAX outputs an action.
+ */
+#ifndef LQ_CACHE_CACHE_H
+#define LQ_CACHE_CACHE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/arena.h"
+#include "engine/base/digest.h"
+#include "engine/base/error.h"
+#include "engine/base/fs.h"
+
+struct lq_cache;
+
+struct lq_cache_options {
+    const char *dir; /* made when missing */
+    /* Called, from any thread, with one sentence when an entry is corrupted or missing. May be NULL. */
+    void (*warn)(void *user, const char *message);
+    void *warn_user;
+};
+
+/* Opens or creates. Errors: LQ_ECACHE (newer format: says which, and what to do; not a folder; no
+ * permission), LQ_EIO (disk), LQ_ENOMEM. Clears stale readers and leftovers of killed writers. */
+enum lq_status lq_cache_open(struct lq_cache **out, const struct lq_cache_options *options,
+                             struct lq_error *err);
+void lq_cache_close(struct lq_cache *cache);
+/* --cache-dir if given, else LQBUILD_CACHE_DIR, else $XDG_CACHE_HOME/lqbuild, else
+ * $HOME/.cache/lqbuild. LQ_ECACHE when none of them is set. */
+enum lq_status lq_cache_default_dir(const char *option, struct lq_arena *arena, char **out,
+                                    struct lq_error *err);
+
+/* ---- blobs ---- */
+
+struct lq_blob_writer;
+
+/* Streams one new blob. Chunks reach the disk as they fill (memory: a few MiB a writer); nothing is
+ * visible under the digest before commit. A full disk gives LQ_EIO and leaves the store as it was. */
+enum lq_status lq_blob_begin(struct lq_cache *cache, struct lq_blob_writer **out,
+                             struct lq_error *err);
+enum lq_status lq_blob_write(struct lq_blob_writer *writer, const void *data, size_t size_bytes,
+                             struct lq_error *err);
+/* Appends the content of a stored blob by reference: its bytes are read (and checked against its
+ * digest) but not stored again. LQ_ECACHE when it is missing or corrupted. */
+enum lq_status lq_blob_write_blob(struct lq_blob_writer *writer, const struct lq_digest *part,
+                                  struct lq_error *err);
+/* Publishes and frees the writer, whether it succeeds or not. A blob that is already stored costs
+ * nothing: the new copy is dropped. */
+enum lq_status lq_blob_commit(struct lq_blob_writer *writer, struct lq_digest *digest,
+                              uint64_t *size_bytes, struct lq_error *err);
+void lq_blob_abort(struct lq_blob_writer *writer);
+
+/* Begin, write, commit for bytes in memory. */
+enum lq_status lq_blob_put(struct lq_cache *cache, const void *data, size_t size_bytes,
+                           struct lq_digest *digest, struct lq_error *err);
+
+struct lq_blob_reader;
+
+/* Opens a blob for reading. With `verify` the whole content is first checked against the digest; a
+ * blob that is missing or altered gives *out NULL and LQ_OK, after a warning, and an altered one is
+ * removed, so that the caller rebuilds it. */
+enum lq_status lq_blob_open(struct lq_cache *cache, const struct lq_digest *digest, bool verify,
+                            struct lq_blob_reader **out, struct lq_error *err);
+uint64_t lq_blob_size(const struct lq_blob_reader *reader);
+/* Copies [offset, offset + size_bytes). LQ_ECACHE when a chunk is gone or the range is outside. */
+enum lq_status lq_blob_read(struct lq_blob_reader *reader, uint64_t offset, void *out,
+                            size_t size_bytes, struct lq_error *err);
+void lq_blob_close(struct lq_blob_reader *reader);
+
+/* True when the blob and all its parts have records (content not checked). */
+bool lq_blob_exists(struct lq_cache *cache, const struct lq_digest *digest, uint64_t *size_bytes);
+/* Forgets a blob: used for transient outputs. Not an error when it is absent or when a
+ * concatenation still refers to it (then it stays). */
+enum lq_status lq_blob_drop(struct lq_cache *cache, const struct lq_digest *digest,
+                            struct lq_error *err);
+
+/* ---- actions ---- */
+
+struct lq_action_output {
+    const char *name;
+    struct lq_digest digest;
+    uint64_t size_bytes;
+    bool transient; /* the blob may have been dropped; the digest still identifies it */
+};
+
+struct lq_action_record {
+    struct lq_action_output *outputs;
+    size_t output_count;
+    /* A verdict is part of the result: a report that found too much degradation is a cached result
+     * and fails the build every time. LQ_OK and "" normally. */
+    enum lq_status verdict;
+    const char *verdict_text;
+    const char *numerics;    /* what computed it, e.g. "cpu-f32"; not part of any key */
+    uint64_t duration_us;    /* for critical paths and ETAs */
+    uint64_t step_count;     /* steps this result stands for; 1 for a plain step */
+};
+
+/* Everything in *out lives in the arena. *found false for a miss (also for a record that does not
+ * decode, after a warning). */
+enum lq_status lq_action_get(struct lq_cache *cache, const struct lq_digest *key,
+                             struct lq_arena *arena, struct lq_action_record *out, bool *found,
+                             struct lq_error *err);
+/* Stores the record, and `manifest` as the history of `label`, in one transaction. `label` may be
+ * NULL: then no history. */
+enum lq_status lq_action_put(struct lq_cache *cache, const struct lq_digest *key,
+                             const struct lq_action_record *record, const char *label,
+                             const char *manifest, struct lq_error *err);
+/* Forgets an action (not an error when absent). */
+enum lq_status lq_action_remove(struct lq_cache *cache, const struct lq_digest *key,
+                                struct lq_error *err);
+/* The manifest last stored for a label; NULL when there is none. */
+enum lq_status lq_history_get(struct lq_cache *cache, const char *label, struct lq_arena *arena,
+                              char **manifest, struct lq_error *err);
+/* Remembers a manifest without an action. Does not write when it is the same. */
+enum lq_status lq_history_put(struct lq_cache *cache, const char *label, const char *manifest,
+                              struct lq_error *err);
+
+/* ---- files ---- */
+
+/* The digest known for a file signature under a way of reading it ("plain", "tensors-1", …). */
+bool lq_file_digest_get(struct lq_cache *cache, const struct lq_file_sig *sig, const char *kind,
+                        struct lq_digest *digest);
+enum lq_status lq_file_digest_put(struct lq_cache *cache, const struct lq_file_sig *sig,
+                                  const char *kind, const struct lq_digest *digest,
+                                  struct lq_error *err);
+
+/* ---- locks between processes ---- */
+
+/* Tries to become the one process that works on `key`; the lock dies with the process. Within one
+ * process a key must be locked once at a time (the engine sees to it). */
+enum lq_status lq_cache_lock_try(struct lq_cache *cache, const struct lq_digest *key,
+                                 bool *acquired, struct lq_error *err);
+void lq_cache_unlock(struct lq_cache *cache, const struct lq_digest *key);
+
+/* ---- looking after it ---- */
+
+struct lq_cache_stats {
+    uint64_t blob_count;
+    uint64_t blob_bytes;   /* content of stored blobs, concatenations not counted */
+    uint64_t joined_count; /* concatenations */
+    uint64_t joined_bytes;
+    uint64_t action_count;
+    uint64_t file_count;
+    uint64_t history_count;
+    uint64_t disk_bytes; /* the size of the data file on disk */
+};
+enum lq_status lq_cache_stats_get(struct lq_cache *cache, struct lq_cache_stats *out,
+                                  struct lq_error *err);
+/* Checks every blob against its digest; removes what is wrong and warns about each. */
+enum lq_status lq_cache_verify(struct lq_cache *cache, uint64_t *checked, uint64_t *removed,
+                               struct lq_error *err);
+/* Removes everything. LQ_ECACHE while another process holds a step lock. */
+enum lq_status lq_cache_clear(struct lq_cache *cache, struct lq_error *err);
+
+#endif

@@ -1,0 +1,13 @@
+/* Compiler help. The only header that may use GNU extensions: attributes that let the compiler check
+ * our printf-like functions and unused results. No state, no functions. */
+#ifndef LQ_BASE_COMPILER_H
+#define LQ_BASE_COMPILER_H
+
+#define LQ_PRINTF(format_index, first_index)                                                       \
+    __attribute__((format(printf, format_index, first_index)))
+#define LQ_NODISCARD __attribute__((warn_unused_result))
+#define LQ_UNUSED __attribute__((unused))
+#define LQ_THREAD_LOCAL _Thread_local
+#define LQ_COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
+
+#endif

@@ -1,0 +1,36 @@
+/* Named limits for every count that is read from input. A file that asks for more is refused with a
+ * message that names the limit. Raise one here when a real model needs it, never at the call. */
+#ifndef LQ_BASE_LIMITS_H
+#define LQ_BASE_LIMITS_H
+
+#include <stdint.h>
+
+enum {
+    LQ_RECIPE_BYTES_MAX = 16 * 1024 * 1024,
+    LQ_RECIPE_DEPTH_MAX = 64,           /* nested expressions, loops and includes */
+    LQ_RECIPE_ARTIFACTS_MAX = 1000000,  /* after `for` loops are unrolled */
+    LQ_NAME_BYTES_MAX = 255,            /* artifact, attribute and output names */
+    LQ_JSON_DEPTH_MAX = 64,
+    LQ_TENSOR_NAME_BYTES_MAX = 1024,    /* in files we read; GGUF writes at most 63 */
+    LQ_TENSOR_DIMS_MAX = 4,
+    LQ_MODEL_TENSORS_MAX = 1000000,
+    LQ_MODEL_SHARDS_MAX = 10000,
+    LQ_MODEL_LAYERS_MAX = 10000,
+    LQ_MODEL_DIM_MAX = 1 << 20,
+    LQ_GGUF_KV_MAX = 1 << 20,
+    LQ_GGUF_ARRAY_MAX = 1 << 30,
+    LQ_VOCAB_MAX = 1 << 24,
+    LQ_MERGES_MAX = 1 << 24,
+    LQ_SEQUENCE_MAX = 1 << 20,
+    LQ_SAMPLES_MAX = 1 << 20,
+    LQ_IMATRIX_ENTRIES_MAX = 1000000,
+    LQ_STEP_OUTPUTS_MAX = 64,
+    LQ_THREADS_MAX = 1024,
+};
+
+#define LQ_JSON_BYTES_MAX ((uint64_t)512 * 1024 * 1024)
+#define LQ_SAFETENSORS_HEADER_BYTES_MAX ((uint64_t)100 * 1024 * 1024)
+#define LQ_GGUF_STRING_BYTES_MAX ((uint64_t)1 << 30)
+#define LQ_TEXT_BYTES_MAX ((uint64_t)16 << 30)
+
+#endif

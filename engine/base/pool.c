@@ -1,0 +1,206 @@
+#define _GNU_SOURCE
+#include "engine/base/pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "engine/base/limits.h"
+
+/* One loop in progress. It lives on the stack of the caller of lq_pool_for, which leaves only after
+ * `active` is zero and no thread can find the loop any more. */
+struct loop {
+    struct loop *next;
+    void (*body)(void *user, size_t index);
+    void *user;
+    size_t count;
+    size_t taken;
+    unsigned active;
+};
+
+struct task {
+    struct task *next;
+    void (*run)(void *user);
+    void *user;
+};
+
+struct lq_pool {
+    pthread_mutex_t mutex;
+    pthread_cond_t work;
+    pthread_cond_t loop_done;
+    struct task *first;
+    struct task **last;
+    struct loop *loops;
+    bool stopping;
+    unsigned thread_count;
+    pthread_t threads[];
+};
+
+/* Takes pieces of one loop until none is left. Called and returns with the mutex held. */
+static void work_on_loop(struct lq_pool *pool, struct loop *loop)
+{
+    loop->active++;
+    while (loop->taken < loop->count) {
+        size_t index = loop->taken++;
+        (void)pthread_mutex_unlock(&pool->mutex);
+        loop->body(loop->user, index);
+        (void)pthread_mutex_lock(&pool->mutex);
+    }
+    loop->active--;
+    if (loop->active == 0) {
+        (void)pthread_cond_broadcast(&pool->loop_done);
+    }
+}
+
+static struct loop *find_open_loop(const struct lq_pool *pool)
+{
+    for (struct loop *loop = pool->loops; loop != NULL; loop = loop->next) {
+        if (loop->taken < loop->count) {
+            return loop;
+        }
+    }
+    return NULL;
+}
+
+static void *run_worker(void *user)
+{
+    struct lq_pool *pool = user;
+    (void)pthread_mutex_lock(&pool->mutex);
+    for (;;) {
+        /* Loops first: they are parts of steps that already run, and finishing those frees memory. */
+        struct loop *loop = find_open_loop(pool);
+        if (loop != NULL) {
+            work_on_loop(pool, loop);
+        } else if (pool->stopping) {
+            break;
+        } else if (pool->first != NULL) {
+            struct task *task = pool->first;
+            pool->first = task->next;
+            if (pool->first == NULL) {
+                pool->last = &pool->first;
+            }
+            (void)pthread_mutex_unlock(&pool->mutex);
+            task->run(task->user);
+            free(task);
+            (void)pthread_mutex_lock(&pool->mutex);
+        } else {
+            (void)pthread_cond_wait(&pool->work, &pool->mutex);
+        }
+    }
+    (void)pthread_mutex_unlock(&pool->mutex);
+    return NULL;
+}
+
+enum lq_status lq_pool_create(struct lq_pool **out, unsigned thread_count, struct lq_error *err)
+{
+    *out = NULL;
+    if (thread_count == 0 || thread_count > LQ_THREADS_MAX) {
+        return lq_error_set(err, LQ_EUSAGE, "%u threads asked for, expected 1 to %d", thread_count,
+                            LQ_THREADS_MAX);
+    }
+    struct lq_pool *pool = calloc(1, sizeof *pool + thread_count * sizeof pool->threads[0]);
+    if (pool == NULL) {
+        return lq_error_nomem(err, "the thread pool");
+    }
+    (void)pthread_mutex_init(&pool->mutex, NULL);
+    (void)pthread_cond_init(&pool->work, NULL);
+    (void)pthread_cond_init(&pool->loop_done, NULL);
+    pool->last = &pool->first;
+    sigset_t all;
+    sigset_t before;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (pool->thread_count < thread_count &&
+           pthread_create(&pool->threads[pool->thread_count], NULL, run_worker, pool) == 0) {
+        pool->thread_count++;
+    }
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (pool->thread_count == 0) {
+        lq_pool_destroy(pool);
+        return lq_error_set(err, LQ_EFAIL, "no worker thread could be started");
+    }
+    *out = pool;
+    return LQ_OK;
+}
+
+void lq_pool_destroy(struct lq_pool *pool)
+{
+    if (pool == NULL) {
+        return;
+    }
+    (void)pthread_mutex_lock(&pool->mutex);
+    pool->stopping = true;
+    (void)pthread_cond_broadcast(&pool->work);
+    (void)pthread_mutex_unlock(&pool->mutex);
+    for (unsigned i = 0; i < pool->thread_count; i++) {
+        (void)pthread_join(pool->threads[i], NULL);
+    }
+    while (pool->first != NULL) {
+        struct task *next = pool->first->next;
+        free(pool->first);
+        pool->first = next;
+    }
+    (void)pthread_cond_destroy(&pool->loop_done);
+    (void)pthread_cond_destroy(&pool->work);
+    (void)pthread_mutex_destroy(&pool->mutex);
+    free(pool);
+}
+
+unsigned lq_pool_thread_count(const struct lq_pool *pool)
+{
+    return pool == NULL ? 1 : pool->thread_count;
+}
+
+bool lq_pool_submit(struct lq_pool *pool, void (*run)(void *user), void *user)
+{
+    struct task *task = malloc(sizeof *task);
+    if (task == NULL) {
+        return false;
+    }
+    *task = (struct task){.next = NULL, .run = run, .user = user};
+    (void)pthread_mutex_lock(&pool->mutex);
+    *pool->last = task;
+    pool->last = &task->next;
+    (void)pthread_cond_signal(&pool->work);
+    (void)pthread_mutex_unlock(&pool->mutex);
+    return true;
+}
+
+void lq_pool_for(struct lq_pool *pool, size_t count, void (*body)(void *user, size_t index),
+                 void *user)
+{
+    if (pool == NULL || count < 2) {
+        for (size_t i = 0; i < count; i++) {
+            body(user, i);
+        }
+        return;
+    }
+    struct loop loop = {.body = body, .user = user, .count = count};
+    (void)pthread_mutex_lock(&pool->mutex);
+    loop.next = pool->loops;
+    pool->loops = &loop;
+    (void)pthread_cond_broadcast(&pool->work);
+    work_on_loop(pool, &loop);
+    while (loop.active > 0) {
+        (void)pthread_cond_wait(&pool->loop_done, &pool->mutex);
+    }
+    struct loop **place = &pool->loops;
+    while (*place != &loop) {
+        place = &(*place)->next;
+    }
+    *place = loop.next;
+    (void)pthread_mutex_unlock(&pool->mutex);
+}
+
+unsigned lq_cpu_count(void)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (sched_getaffinity(0, sizeof set, &set) != 0) {
+        return 1;
+    }
+    int count = CPU_COUNT(&set);
+    return count < 1 ? 1 : count > LQ_THREADS_MAX ? (unsigned)LQ_THREADS_MAX : (unsigned)count;
+}

@@ -1,0 +1,23 @@
+/* Small questions about strings: suggestions for typing errors, glob patterns, sizes and durations
+ * for people. Thread rule: pure, except that callers own the buffers. */
+#ifndef LQ_BASE_TEXT_H
+#define LQ_BASE_TEXT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+bool lq_text_starts_with(const char *text, const char *prefix);
+bool lq_text_ends_with(const char *text, const char *suffix);
+/* ASCII, whatever the locale. */
+bool lq_text_equal_nocase(const char *a, const char *b);
+/* '*' any run, '?' one character, everything else literal; the whole text must match. */
+bool lq_text_glob(const char *pattern, const char *text);
+/* The candidate nearest to `text` by edits (insert, delete, replace, swap neighbours; case is free),
+ * or NULL when none is near enough to be a likely typing error. */
+const char *lq_text_nearest(const char *text, const char *const *candidates, size_t count);
+/* "1.2 MiB", "15 s": at least 32 bytes of room each; return `out`. */
+char *lq_text_size(uint64_t size_bytes, char *out, size_t out_bytes);
+char *lq_text_duration(double seconds, char *out, size_t out_bytes);
+
+#endif

@@ -1,0 +1,94 @@
+/* Builds a recipe: the one call behind every subcommand that makes something. It takes a checked
+ * recipe, asks the cache, runs what misses on the pool, puts outputs in place, and reports what
+ * happens through a progress sink. Thread rule: one build at a time per cache object; the sink is
+ * called on the calling thread only. */
+#ifndef LQ_ENGINE_BUILD_H
+#define LQ_ENGINE_BUILD_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/error.h"
+#include "engine/rule.h"
+
+struct lq_cache;
+struct lq_pool;
+struct lq_recipe;
+
+enum lq_event_kind {
+    LQ_EVENT_PLAN,          /* totals changed: steps_total */
+    LQ_EVENT_STEP_STARTED,  /* op, label, artifact; explain when asked for */
+    LQ_EVENT_STEP_PROGRESS, /* done, total, unit */
+    LQ_EVENT_STEP_FINISHED, /* outcome, seconds */
+    LQ_EVENT_ARTIFACT_DONE, /* artifact; path when something was put in place or found in place */
+    LQ_EVENT_SOURCE_HASHED, /* label: the file */
+    LQ_EVENT_WARNING,       /* text */
+    LQ_EVENT_ERROR,         /* text, status; artifact and label when a step failed */
+    LQ_EVENT_SUMMARY_TEXT,  /* text: what a target wants to show at the end, for stdout */
+    LQ_EVENT_WAITING,       /* label: another process is building this step */
+};
+
+enum lq_outcome {
+    LQ_OUTCOME_RAN,
+    LQ_OUTCOME_CACHED,
+    LQ_OUTCOME_FAILED,
+    LQ_OUTCOME_SHARED,    /* another process built it while we waited: counts as cached */
+    LQ_OUTCOME_WOULD_RUN, /* dry run */
+};
+
+struct lq_event {
+    enum lq_event_kind kind;
+    uint64_t step; /* stable number of the step within the build */
+    const char *artifact;
+    const char *rule; /* kind of the artifact */
+    const char *op;
+    const char *label;
+    const char *path;
+    const char *text;
+    const char *explain; /* why it runs, one or more lines; NULL unless options.explain */
+    const char *unit;
+    enum lq_status status;
+    enum lq_outcome outcome;
+    double seconds;
+    uint64_t done;
+    uint64_t total;
+    uint64_t steps_total;    /* steps known so far */
+    uint64_t steps_finished; /* of them */
+    double eta_seconds;      /* negative when unknown */
+};
+
+typedef void (*lq_event_fn)(void *user, const struct lq_event *event);
+
+struct lq_build_options {
+    const char *const *targets; /* artifact names or output paths; none: the recipe's default */
+    size_t target_count;
+    unsigned keep_going; /* failures to tolerate before stopping; 0: stop at the first */
+    bool dry_run;
+    bool force; /* run every step of the wanted artifacts even if it is cached */
+    bool explain;
+    uint64_t memory_bytes_max; /* limit for steps that run at the same time; 0: a part of RAM */
+    atomic_bool *cancel;       /* set by a signal handler; may be NULL */
+    lq_event_fn on_event;
+    void *event_user;
+};
+
+struct lq_build_result {
+    uint64_t steps;
+    uint64_t ran;
+    uint64_t cached;
+    uint64_t failed;
+    uint64_t would_run; /* dry run only; a lower bound where an expansion is not known yet */
+    double wall_seconds;
+};
+
+/* Returns LQ_OK, or the status of the first failure (all of them have been reported as events; `err`
+ * has the first). Verdicts count as failures after everything is in place. LQ_ECANCELLED when
+ * interrupted. `result` is filled in every case. */
+enum lq_status lq_build_run(const struct lq_recipe *recipe, const struct lq_registry *registry,
+                            struct lq_cache *cache, struct lq_pool *pool,
+                            const struct lq_build_options *options, struct lq_build_result *result,
+                            struct lq_error *err);
+
+#endif
