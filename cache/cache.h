@@ -2,20 +2,19 @@
  *
  * What it holds
  *   blobs     bytes named by their SHA-256, stored as chunks of whole pages; a blob may also be a
- *             concatenation that refers to other blobs (an assembled GGUF does not store its tensors
- *             twice)
- *   actions   action key -> names, digests and sizes of what the action produced
- *   files     file signature -> digest of the content, so that unchanged files are never read
- *   history   label of a step -> the manifest it was last built with, for explanations
+ *             concatenation that refers to other blobs (an assembled GGUF does not store its
+ * tensors twice) actions   action key -> names, digests and sizes of what the action produced files
+ * file signature -> digest of the content, so that unchanged files are never read history   label
+ * of a step -> the manifest it was last built with, for explanations
  *
  * Caveats first. Local disk only: LMDB does not work on network file systems. Never use a cache
  * object after fork(). A missing, truncated or altered entry is a miss with a warning, never an
  * error. Mapped memory never leaves a transaction: every read copies. Nothing stored here may be
  * trusted to be well-formed; records are decoded with bounds checks.
  *
- * Thread rule: every function may be called from any thread; a writer or reader object belongs to one
- * thread at a time. Several processes may use one folder at the same time.
- * Limits: 4 GiB minus 1 chunks a blob; LQ_STEP_OUTPUTS_MAX outputs an action.
+ * Thread rule: every function may be called from any thread; a writer or reader object belongs to
+ * one thread at a time. Several processes may use one folder at the same time. Limits: 4 GiB minus
+ * 1 chunks a blob; LQ_STEP_OUTPUTS_MAX outputs an action.
  */
 #ifndef LQ_CACHE_CACHE_H
 #define LQ_CACHE_CACHE_H
@@ -33,7 +32,8 @@ struct lq_cache;
 
 struct lq_cache_options {
     const char *dir; /* made when missing */
-    /* Called, from any thread, with one sentence when an entry is corrupted or missing. May be NULL. */
+    /* Called, from any thread, with one sentence when an entry is corrupted or missing. May be
+     * NULL. */
     void (*warn)(void *user, const char *message);
     void *warn_user;
 };
@@ -53,7 +53,8 @@ enum lq_status lq_cache_default_dir(const char *option, struct lq_arena *arena, 
 struct lq_blob_writer;
 
 /* Streams one new blob. Chunks reach the disk as they fill (memory: a few MiB a writer); nothing is
- * visible under the digest before commit. A full disk gives LQ_EIO and leaves the store as it was. */
+ * visible under the digest before commit. A full disk gives LQ_EIO and leaves the store as it was.
+ */
 enum lq_status lq_blob_begin(struct lq_cache *cache, struct lq_blob_writer **out,
                              struct lq_error *err);
 enum lq_status lq_blob_write(struct lq_blob_writer *writer, const void *data, size_t size_bytes,
@@ -108,9 +109,9 @@ struct lq_action_record {
      * and fails the build every time. LQ_OK and "" normally. */
     enum lq_status verdict;
     const char *verdict_text;
-    const char *numerics;    /* what computed it, e.g. "cpu-f32"; not part of any key */
-    uint64_t duration_us;    /* for critical paths and ETAs */
-    uint64_t step_count;     /* steps this result stands for; 1 for a plain step */
+    const char *numerics; /* what computed it, e.g. "cpu-f32"; not part of any key */
+    uint64_t duration_us; /* for critical paths and ETAs */
+    uint64_t step_count;  /* steps this result stands for; 1 for a plain step */
 };
 
 /* Everything in *out lives in the arena. *found false for a miss (also for a record that does not

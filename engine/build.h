@@ -83,8 +83,8 @@ struct lq_build_result {
     double wall_seconds;
 };
 
-/* Returns LQ_OK, or the status of the first failure (all of them have been reported as events; `err`
- * has the first). Verdicts count as failures after everything is in place. LQ_ECANCELLED when
+/* Returns LQ_OK, or the status of the first failure (all of them have been reported as events;
+ * `err` has the first). Verdicts count as failures after everything is in place. LQ_ECANCELLED when
  * interrupted. `result` is filled in every case. */
 enum lq_status lq_build_run(const struct lq_recipe *recipe, const struct lq_registry *registry,
                             struct lq_cache *cache, struct lq_pool *pool,

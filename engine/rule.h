@@ -1,9 +1,9 @@
 /* THE contract between the engine and the rules.
  *
  * A recipe declares artifacts. Each artifact has a kind, and a kind is a rule: a schema of
- * attributes, the source files it reads, and a way to expand into steps. A step is the unit that has
- * a key, runs once, and is cached. Rules never see the cache, the graph or the scheduler: they get
- * attributes, digests and opened inputs, and they write outputs.
+ * attributes, the source files it reads, and a way to expand into steps. A step is the unit that
+ * has a key, runs once, and is cached. Rules never see the cache, the graph or the scheduler: they
+ * get attributes, digests and opened inputs, and they write outputs.
  *
  * Life of an artifact
  *   1. The schema is checked when the recipe is read; then `check` may refuse combinations.
@@ -16,8 +16,8 @@
  *
  * Ownership: everything a rule gets is borrowed and lives until the build ends, except what `run`
  * loads, which lives until `run` returns. Memory from lq_expand_arena lives until the build ends.
- * Thread rule: sources, check and expand run on one thread; `run` on any thread, several at once, so
- * it must not write to shared state.
+ * Thread rule: sources, check and expand run on one thread; `run` on any thread, several at once,
+ * so it must not write to shared state.
  */
 #ifndef LQ_ENGINE_RULE_H
 #define LQ_ENGINE_RULE_H
@@ -52,9 +52,10 @@ struct lq_attr_spec {
     const char *name;
     enum lq_attr_type type;
     bool required;
-    const char *default_text; /* as it would stand in a recipe; NULL: unset. For help and for values */
-    const char *choices;      /* ENUM: "activation gradient"; REF and REF_LIST: kinds, "model gguf" */
-    double min;               /* INT and NUMBER: inclusive range, used when min < max */
+    const char
+        *default_text;   /* as it would stand in a recipe; NULL: unset. For help and for values */
+    const char *choices; /* ENUM: "activation gradient"; REF and REF_LIST: kinds, "model gguf" */
+    double min;          /* INT and NUMBER: inclusive range, used when min < max */
     double max;
     /* The status of a value outside the range or choices; LQ_OK stands for LQ_ERECIPE. */
     enum lq_status range_status;
@@ -68,8 +69,8 @@ const char *lq_artifact_name(const struct lq_artifact *artifact);
 const char *lq_artifact_kind(const struct lq_artifact *artifact);
 /* The folder of the recipe: paths given by lq_attr_path are already joined to it. */
 const char *lq_artifact_dir(const struct lq_artifact *artifact);
-/* Getters of attributes by schema name. The schema has been checked: asking for an attribute that is
- * unset and has no default gives NULL, 0 or false. */
+/* Getters of attributes by schema name. The schema has been checked: asking for an attribute that
+ * is unset and has no default gives NULL, 0 or false. */
 bool lq_attr_is_set(const struct lq_artifact *artifact, const char *name);
 const char *lq_attr_string(const struct lq_artifact *artifact, const char *name);
 const char *lq_attr_path(const struct lq_artifact *artifact, const char *name);
@@ -118,8 +119,8 @@ enum lq_ref_kind {
     LQ_REF_STEP,     /* output `name` of step `index` of the same expansion */
     LQ_REF_ARTIFACT, /* output `name` of another artifact */
     LQ_REF_SOURCE,   /* whole source `index` of `artifact`; its digest is the source's digest */
-    LQ_REF_SLICE,    /* bytes [offset, offset + size) of source `index` of `artifact`, with `digest` */
-    LQ_REF_BYTES,    /* bytes in memory, owned by the expand arena */
+    LQ_REF_SLICE, /* bytes [offset, offset + size) of source `index` of `artifact`, with `digest` */
+    LQ_REF_BYTES, /* bytes in memory, owned by the expand arena */
 };
 
 /* Where bytes come from. Make one with the functions below. */
@@ -184,8 +185,8 @@ struct lq_expand;
 
 const struct lq_artifact *lq_expand_artifact(const struct lq_expand *expand);
 struct lq_arena *lq_expand_arena(struct lq_expand *expand);
-/* Reads a whole output of an artifact that is referred to, or a source's description (SOURCE with an
- * index kind; for a plain source its bytes), or BYTES. The memory lives until the build ends. */
+/* Reads a whole output of an artifact that is referred to, or a source's description (SOURCE with
+ * an index kind; for a plain source its bytes), or BYTES. The memory lives until the build ends. */
 enum lq_status lq_expand_read(struct lq_expand *expand, const struct lq_ref *ref, const void **data,
                               uint64_t *size_bytes, struct lq_error *err);
 /* Number of sources of an artifact, and the base name (never a path) of one. */
@@ -193,7 +194,8 @@ size_t lq_expand_source_count(const struct lq_expand *expand, const struct lq_ar
 const char *lq_expand_source_name(const struct lq_expand *expand,
                                   const struct lq_artifact *artifact, size_t source_index);
 /* Adds a step. Everything `step` points at is copied except `state` and BYTES. The number of the
- * step within this expansion goes to *index. Inputs of kind STEP must refer to steps added before. */
+ * step within this expansion goes to *index. Inputs of kind STEP must refer to steps added before.
+ */
 enum lq_status lq_expand_add_step(struct lq_expand *expand, const struct lq_step *step,
                                   size_t *index, struct lq_error *err);
 /* Says what an output of the artifact is. The output named "main" is what is put at the path that
@@ -236,8 +238,8 @@ enum lq_status lq_run_write(struct lq_run *run, const char *output, const void *
 /* Appends a whole input to an output without copying it (assembling a file from finished parts). */
 enum lq_status lq_run_write_input(struct lq_run *run, const char *output, const char *input,
                                   struct lq_error *err);
-/* A judgement that is part of the result: it is cached, and fails the build after the outputs are in
- * place, now and whenever the result is reused. */
+/* A judgement that is part of the result: it is cached, and fails the build after the outputs are
+ * in place, now and whenever the result is reused. */
 void lq_run_verdict(struct lq_run *run, enum lq_status status, const char *format, ...)
     LQ_PRINTF(3, 4);
 /* What computed it, e.g. "cpu-f32": recorded, not part of the key. Static text. */

@@ -1,5 +1,5 @@
-/* Tensor element types as GGUF numbers them, with their block geometry. The numbers are those of the
- * GGUF file format (docs/numerics.md). Thread rule: pure. */
+/* Tensor element types as GGUF numbers them, with their block geometry. The numbers are those of
+ * the GGUF file format (docs/numerics.md). Thread rule: pure. */
 #ifndef LQ_KERNELS_DTYPE_H
 #define LQ_KERNELS_DTYPE_H
 

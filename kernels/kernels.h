@@ -1,8 +1,8 @@
 /* Numeric kernels of the quantizers: rows of floats to blocks and back. One table of function
- * pointers, chosen once from what the CPU has, lowered by a mask; every variant gives the same bytes.
- * Kernels neither allocate nor log; scratch comes from the caller. Rows must be finite: callers check
- * with lq_kernels()->find_nonfinite first. Thread rule: pure functions; call lq_kernels_init before
- * the first worker starts. */
+ * pointers, chosen once from what the CPU has, lowered by a mask; every variant gives the same
+ * bytes. Kernels neither allocate nor log; scratch comes from the caller. Rows must be finite:
+ * callers check with lq_kernels()->find_nonfinite first. Thread rule: pure functions; call
+ * lq_kernels_init before the first worker starts. */
 #ifndef LQ_KERNELS_KERNELS_H
 #define LQ_KERNELS_KERNELS_H
 
@@ -21,8 +21,8 @@ enum lq_cpu_level {
 
 /* `elem_count` decoded floats from blocks; a multiple of the block. */
 typedef void (*lq_decode_fn)(const void *blocks, float *out, size_t elem_count);
-/* Encodes one row of `col_count` finite floats. `importance`, col_count non-negative finite values or
- * NULL, weighs the squared error of each column. Always writes lq_dtype_row_bytes bytes. */
+/* Encodes one row of `col_count` finite floats. `importance`, col_count non-negative finite values
+ * or NULL, weighs the squared error of each column. Always writes lq_dtype_row_bytes bytes. */
 typedef void (*lq_encode_fn)(const float *row, void *blocks, size_t col_count,
                              const float *importance);
 

@@ -1,5 +1,6 @@
 /* Replays every file of a corpus folder through a fuzz target, so that crash inputs found once stay
- * tests without a fuzzer. Fails when the folder is missing or empty: a replay of nothing is no test. */
+ * tests without a fuzzer. Fails when the folder is missing or empty: a replay of nothing is no
+ * test. */
 #include <dirent.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
-/* A growing byte buffer on the heap, for text and files that are built in memory. Errors are sticky:
- * after a failed allocation appends do nothing and `failed` stays true, so a writer checks once at
- * the end. Thread rule: one thread at a time. The owner calls lq_buffer_fini. */
+/* A growing byte buffer on the heap, for text and files that are built in memory. Errors are
+ * sticky: after a failed allocation appends do nothing and `failed` stays true, so a writer checks
+ * once at the end. Thread rule: one thread at a time. The owner calls lq_buffer_fini. */
 #ifndef LQ_BASE_BUFFER_H
 #define LQ_BASE_BUFFER_H
 

@@ -1,5 +1,5 @@
-/* Compiler help. The only header that may use GNU extensions: attributes that let the compiler check
- * our printf-like functions and unused results. No state, no functions. */
+/* Compiler help. The only header that may use GNU extensions: attributes that let the compiler
+ * check our printf-like functions and unused results. No state, no functions. */
 #ifndef LQ_BASE_COMPILER_H
 #define LQ_BASE_COMPILER_H
 

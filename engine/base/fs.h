@@ -43,9 +43,9 @@ void lq_map_close(struct lq_map *map);
 enum lq_status lq_file_read(const char *path, uint64_t size_max, struct lq_buffer *out,
                             struct lq_error *err);
 
-/* Atomic replacement: bytes go to a temporary file in the same folder; commit does fsync, rename and
- * fsync of the folder; abort removes it. Missing parent folders are made. A crash leaves either the
- * old file or the new one, and at most a stale ".lqtmp" file. */
+/* Atomic replacement: bytes go to a temporary file in the same folder; commit does fsync, rename
+ * and fsync of the folder; abort removes it. Missing parent folders are made. A crash leaves either
+ * the old file or the new one, and at most a stale ".lqtmp" file. */
 struct lq_atomic_file;
 enum lq_status lq_atomic_file_begin(struct lq_atomic_file **out, const char *path,
                                     struct lq_error *err);

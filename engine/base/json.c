@@ -39,8 +39,8 @@ static int compare_names(const void *a, const void *b)
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* Returns a key that occurs twice in one object, or NULL. Sorting keeps this n log n for vocabularies
- * of a hundred thousand keys. */
+/* Returns a key that occurs twice in one object, or NULL. Sorting keeps this n log n for
+ * vocabularies of a hundred thousand keys. */
 static enum lq_status find_duplicate(const cJSON *node, const char **duplicate)
 {
     *duplicate = NULL;
@@ -190,8 +190,8 @@ enum lq_status lq_json_get_int(const struct lq_json_scope *scope, const cJSON *o
 {
     bool present = false;
     double value = 0;
-    enum lq_status status = lq_json_get_number(scope, object, key, &value,
-                                               found != NULL ? &present : NULL, err);
+    enum lq_status status =
+        lq_json_get_number(scope, object, key, &value, found != NULL ? &present : NULL, err);
     if (found != NULL) {
         *found = present;
         if (!present) {

@@ -1,7 +1,7 @@
 /* JSON in and out. Reading uses cJSON behind checks that it lacks: a size limit, a depth limit, no
- * duplicate keys in one object, nothing after the value. Writing is our own, because outputs must be
- * byte-identical everywhere: fixed order, shortest number that reads back, no locale. Thread rule:
- * a document or writer belongs to one thread at a time. */
+ * duplicate keys in one object, nothing after the value. Writing is our own, because outputs must
+ * be byte-identical everywhere: fixed order, shortest number that reads back, no locale. Thread
+ * rule: a document or writer belongs to one thread at a time. */
 #ifndef LQ_BASE_JSON_H
 #define LQ_BASE_JSON_H
 

@@ -69,7 +69,8 @@ static void *run_worker(void *user)
     struct lq_pool *pool = user;
     (void)pthread_mutex_lock(&pool->mutex);
     for (;;) {
-        /* Loops first: they are parts of steps that already run, and finishing those frees memory. */
+        /* Loops first: they are parts of steps that already run, and finishing those frees memory.
+         */
         struct loop *loop = find_open_loop(pool);
         if (loop != NULL) {
             work_on_loop(pool, loop);

@@ -13,8 +13,8 @@ bool lq_text_ends_with(const char *text, const char *suffix);
 bool lq_text_equal_nocase(const char *a, const char *b);
 /* '*' any run, '?' one character, everything else literal; the whole text must match. */
 bool lq_text_glob(const char *pattern, const char *text);
-/* The candidate nearest to `text` by edits (insert, delete, replace, swap neighbours; case is free),
- * or NULL when none is near enough to be a likely typing error. */
+/* The candidate nearest to `text` by edits (insert, delete, replace, swap neighbours; case is
+ * free), or NULL when none is near enough to be a likely typing error. */
 const char *lq_text_nearest(const char *text, const char *const *candidates, size_t count);
 /* "1.2 MiB", "15 s": at least 32 bytes of room each; return `out`. */
 char *lq_text_size(uint64_t size_bytes, char *out, size_t out_bytes);

@@ -44,8 +44,8 @@ struct lq_value {
 };
 
 /* One artifact. `values[i]` belongs to `rule->attrs[i]`; type NONE where it is unset and has no
- * default. PATH and OUT_PATH values hold the text as written; lq_attr_path joins it to `dir`. Only the
- * written text ever reaches a manifest, so results do not depend on where a recipe lies. */
+ * default. PATH and OUT_PATH values hold the text as written; lq_attr_path joins it to `dir`. Only
+ * the written text ever reaches a manifest, so results do not depend on where a recipe lies. */
 struct lq_artifact {
     const char *name;
     const struct lq_rule *rule;
@@ -58,15 +58,17 @@ struct lq_artifact {
 struct lq_recipe {
     struct lq_artifact *artifacts;
     size_t artifact_count;
-    const struct lq_artifact *const *defaults; /* `default a, b`; every artifact when there is none */
+    const struct lq_artifact *const
+        *defaults; /* `default a, b`; every artifact when there is none */
     size_t default_count;
     /* private to engine/lang */
     struct lq_recipe_store *store;
 };
 
 struct lq_define {
-    const char *name;  /* -D name=value */
-    const char *value; /* recipe syntax for numbers, true, false and quoted strings; else a string */
+    const char *name; /* -D name=value */
+    const char
+        *value; /* recipe syntax for numbers, true, false and quoted strings; else a string */
 };
 
 /* Reads, evaluates and checks. On failure err->message is the whole diagnostic: first line
@@ -77,7 +79,8 @@ struct lq_define {
 enum lq_status lq_recipe_load(struct lq_recipe **out, const char *path,
                               const struct lq_registry *registry, const struct lq_define *defines,
                               size_t define_count, struct lq_error *err);
-/* The same from memory; `name` stands for the file in messages, `dir` is what paths are relative to. */
+/* The same from memory; `name` stands for the file in messages, `dir` is what paths are relative
+ * to. */
 enum lq_status lq_recipe_parse(struct lq_recipe **out, const char *text, size_t size_bytes,
                                const char *name, const char *dir,
                                const struct lq_registry *registry, const struct lq_define *defines,

@@ -39,11 +39,11 @@ struct lq_gguf_string {
 
 struct lq_gguf_value {
     enum lq_gguf_type type;
-    enum lq_gguf_type element_type; /* of an array */
-    uint64_t count;                 /* elements of an array, else 1 */
-    uint64_t integer;               /* scalar integers and booleans, sign-extended */
-    double number;                  /* scalar numbers, integers too */
-    struct lq_gguf_string string;   /* scalar string */
+    enum lq_gguf_type element_type;       /* of an array */
+    uint64_t count;                       /* elements of an array, else 1 */
+    uint64_t integer;                     /* scalar integers and booleans, sign-extended */
+    double number;                        /* scalar numbers, integers too */
+    struct lq_gguf_string string;         /* scalar string */
     const struct lq_gguf_string *strings; /* array of strings */
     const void *elements; /* array of numbers: little-endian, packed, aligned for the type */
 };

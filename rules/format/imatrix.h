@@ -21,11 +21,11 @@ enum lq_importance_method {
 
 struct lq_imatrix_entry {
     const char *name;
-    size_t col_count; /* input columns of the weight */
-    size_t mat_count; /* experts; 1 for a plain weight */
+    size_t col_count;   /* input columns of the weight */
+    size_t mat_count;   /* experts; 1 for a plain weight */
     size_t count_count; /* 1 or mat_count */
-    float *sums;      /* mat_count x col_count: sum of x_j^2 over tokens */
-    float *counts;    /* count_count: tokens that were summed */
+    float *sums;        /* mat_count x col_count: sum of x_j^2 over tokens */
+    float *counts;      /* count_count: tokens that were summed */
 };
 
 struct lq_imatrix {
@@ -40,8 +40,8 @@ struct lq_imatrix {
 
 enum lq_imatrix_format { LQ_IMATRIX_GGUF, LQ_IMATRIX_IMAT, LQ_IMATRIX_DAT };
 
-/* Any of the three formats; malformed input gives LQ_EIMATRIX. All memory from the arena. Non-finite
- * or negative values are refused. */
+/* Any of the three formats; malformed input gives LQ_EIMATRIX. All memory from the arena.
+ * Non-finite or negative values are refused. */
 enum lq_status lq_imatrix_parse(const void *data, uint64_t size_bytes, const char *where,
                                 struct lq_arena *arena, struct lq_imatrix *out,
                                 enum lq_imatrix_format *format, struct lq_error *err);

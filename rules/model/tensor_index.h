@@ -1,9 +1,9 @@
-/* The tensor index: what the `model` rule says about the tensors of a model, whatever files they come
- * from. Names are GGUF names and order is the order of a GGUF file, so everything behind it knows one
- * world only. It is the artifact's output "tensors", written as canonical JSON: no paths, no times.
- * A model's other outputs are "meta", a GGUF file without tensors that holds all keys of the model
- * (architecture, hyperparameters, tokenizer), and "vocab", the same with the tokenizer.* keys only.
- * Thread rule: immutable after parsing. */
+/* The tensor index: what the `model` rule says about the tensors of a model, whatever files they
+ * come from. Names are GGUF names and order is the order of a GGUF file, so everything behind it
+ * knows one world only. It is the artifact's output "tensors", written as canonical JSON: no paths,
+ * no times. A model's other outputs are "meta", a GGUF file without tensors that holds all keys of
+ * the model (architecture, hyperparameters, tokenizer), and "vocab", the same with the tokenizer.*
+ * keys only. Thread rule: immutable after parsing. */
 #ifndef LQ_RULES_MODEL_TENSOR_INDEX_H
 #define LQ_RULES_MODEL_TENSOR_INDEX_H
 
@@ -21,8 +21,8 @@ struct lq_model_tensor {
     const char *source_name; /* name in the source file, "model.layers.0.self_attn.q_proj.weight" */
     enum lq_dtype dtype;     /* in the source */
     uint32_t dim_count;
-    uint64_t ne[4]; /* GGUF order: ne[0] input columns, ne[1] output rows */
-    size_t source;  /* number of the source file within the model artifact */
+    uint64_t ne[4];  /* GGUF order: ne[0] input columns, ne[1] output rows */
+    size_t source;   /* number of the source file within the model artifact */
     uint64_t offset; /* of the data in that file */
     uint64_t size_bytes;
     struct lq_digest digest; /* SHA-256 of the data bytes */
@@ -46,8 +46,8 @@ const struct lq_model_tensor *lq_tensor_index_find(const struct lq_tensor_index 
 /* The source row that holds GGUF row `row`. */
 uint64_t lq_model_tensor_source_row(const struct lq_model_tensor *tensor, uint64_t row);
 /* Decodes GGUF rows [row, row + row_count) of the tensor whose raw data is `data` into
- * row_count x ne[0] floats, undoing permute_heads. `data` is the whole tensor. LQ_EUNSUPPORTED for a
- * type without a decoder. Higher dimensions count as more rows. */
+ * row_count x ne[0] floats, undoing permute_heads. `data` is the whole tensor. LQ_EUNSUPPORTED for
+ * a type without a decoder. Higher dimensions count as more rows. */
 enum lq_status lq_model_tensor_rows(const struct lq_model_tensor *tensor, const void *data,
                                     uint64_t row, uint64_t row_count, float *out,
                                     struct lq_error *err);
