@@ -34,7 +34,8 @@ struct lq_pool {
     struct task **last;
     struct loop *loops;
     bool stopping;
-    unsigned thread_count;
+    unsigned thread_count; /* asked for: never changes */
+    unsigned started_count;
     pthread_t threads[];
 };
 
@@ -94,6 +95,25 @@ static void *run_worker(void *user)
     return NULL;
 }
 
+/* Threads start with the first piece of work, because a build that finds everything in the cache
+ * must not pay for them. Called with the mutex held; false when there is no thread at all. */
+static bool start_threads(struct lq_pool *pool)
+{
+    if (pool->started_count > 0) {
+        return true;
+    }
+    sigset_t all;
+    sigset_t before;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (pool->started_count < pool->thread_count &&
+           pthread_create(&pool->threads[pool->started_count], NULL, run_worker, pool) == 0) {
+        pool->started_count++;
+    }
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return pool->started_count > 0;
+}
+
 enum lq_status lq_pool_create(struct lq_pool **out, unsigned thread_count, struct lq_error *err)
 {
     *out = NULL;
@@ -109,19 +129,7 @@ enum lq_status lq_pool_create(struct lq_pool **out, unsigned thread_count, struc
     (void)pthread_cond_init(&pool->work, NULL);
     (void)pthread_cond_init(&pool->loop_done, NULL);
     pool->last = &pool->first;
-    sigset_t all;
-    sigset_t before;
-    (void)sigfillset(&all);
-    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (pool->thread_count < thread_count &&
-           pthread_create(&pool->threads[pool->thread_count], NULL, run_worker, pool) == 0) {
-        pool->thread_count++;
-    }
-    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (pool->thread_count == 0) {
-        lq_pool_destroy(pool);
-        return lq_error_set(err, LQ_EFAIL, "no worker thread could be started");
-    }
+    pool->thread_count = thread_count;
     *out = pool;
     return LQ_OK;
 }
@@ -135,7 +143,7 @@ void lq_pool_destroy(struct lq_pool *pool)
     pool->stopping = true;
     (void)pthread_cond_broadcast(&pool->work);
     (void)pthread_mutex_unlock(&pool->mutex);
-    for (unsigned i = 0; i < pool->thread_count; i++) {
+    for (unsigned i = 0; i < pool->started_count; i++) {
         (void)pthread_join(pool->threads[i], NULL);
     }
     while (pool->first != NULL) {
@@ -162,11 +170,16 @@ bool lq_pool_submit(struct lq_pool *pool, void (*run)(void *user), void *user)
     }
     *task = (struct task){.next = NULL, .run = run, .user = user};
     (void)pthread_mutex_lock(&pool->mutex);
-    *pool->last = task;
-    pool->last = &task->next;
-    (void)pthread_cond_signal(&pool->work);
+    bool started = start_threads(pool);
+    if (started) {
+        *pool->last = task;
+        pool->last = &task->next;
+        (void)pthread_cond_signal(&pool->work);
+    } else {
+        free(task);
+    }
     (void)pthread_mutex_unlock(&pool->mutex);
-    return true;
+    return started;
 }
 
 void lq_pool_for(struct lq_pool *pool, size_t count, void (*body)(void *user, size_t index),
@@ -180,6 +193,8 @@ void lq_pool_for(struct lq_pool *pool, size_t count, void (*body)(void *user, si
     }
     struct loop loop = {.body = body, .user = user, .count = count};
     (void)pthread_mutex_lock(&pool->mutex);
+    /* Without threads the caller does all the pieces itself. */
+    (void)start_threads(pool);
     loop.next = pool->loops;
     pool->loops = &loop;
     (void)pthread_cond_broadcast(&pool->work);

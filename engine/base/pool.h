@@ -14,12 +14,13 @@
 
 struct lq_pool;
 
-/* `thread_count` worker threads (at least 1). Signals are blocked in the workers. */
+/* A pool of `thread_count` worker threads (at least 1), which start with the first piece of work.
+ * Signals are blocked in the workers. */
 enum lq_status lq_pool_create(struct lq_pool **pool, unsigned thread_count, struct lq_error *err);
 /* Waits for running tasks; tasks that have not started are dropped. */
 void lq_pool_destroy(struct lq_pool *pool);
 unsigned lq_pool_thread_count(const struct lq_pool *pool);
-/* Queues `run(user)`; false when memory is out. */
+/* Queues `run(user)`; false when memory is out or no thread can be started. */
 bool lq_pool_submit(struct lq_pool *pool, void (*run)(void *user), void *user);
 /* Calls body(user, i) for every i in [0, count), on up to N threads, and returns when all are done.
  * `pool` may be NULL: then a plain loop. */
