@@ -1,0 +1,37 @@
+#include <pthread.h>
+
+#include "kernels/kernels.h"
+#include "kernels/table.h"
+
+static struct lq_kernels tables[LQ_CPU_LEVEL_COUNT];
+static enum lq_cpu_level level_best;
+static const struct lq_kernels *chosen;
+static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
+
+static void fill_tables(void)
+{
+    level_best = lq_cpu_level_best();
+    for (int level = LQ_CPU_REF; level < LQ_CPU_LEVEL_COUNT; level++) {
+        tables[level].level = (enum lq_cpu_level)level;
+        lq_kernels_fill_ref(&tables[level]);
+    }
+    chosen = &tables[level_best];
+}
+
+void lq_kernels_init(enum lq_cpu_level level_max)
+{
+    pthread_once(&tables_once, fill_tables);
+    chosen = &tables[level_max < level_best ? level_max : level_best];
+}
+
+const struct lq_kernels *lq_kernels(void)
+{
+    pthread_once(&tables_once, fill_tables);
+    return chosen;
+}
+
+const struct lq_kernels *lq_kernels_at(enum lq_cpu_level level)
+{
+    pthread_once(&tables_once, fill_tables);
+    return level <= level_best ? &tables[level] : NULL;
+}
