@@ -71,6 +71,7 @@ const char *lq_artifact_kind(const struct lq_artifact *artifact);
 const char *lq_artifact_dir(const struct lq_artifact *artifact);
 /* Getters of attributes by schema name. The schema has been checked: asking for an attribute that
  * is unset and has no default gives NULL, 0 or false. */
+/* True when the recipe itself gives the attribute; a default does not count. */
 bool lq_attr_is_set(const struct lq_artifact *artifact, const char *name);
 const char *lq_attr_string(const struct lq_artifact *artifact, const char *name);
 const char *lq_attr_path(const struct lq_artifact *artifact, const char *name);

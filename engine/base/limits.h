@@ -7,9 +7,11 @@
 
 enum {
     LQ_RECIPE_BYTES_MAX = 16 * 1024 * 1024,
-    LQ_RECIPE_DEPTH_MAX = 64,          /* nested expressions, loops and includes */
-    LQ_RECIPE_ARTIFACTS_MAX = 1000000, /* after `for` loops are unrolled */
-    LQ_NAME_BYTES_MAX = 255,           /* artifact, attribute and output names */
+    LQ_RECIPE_DEPTH_MAX = 64,             /* nested expressions, loops and includes */
+    LQ_RECIPE_ARTIFACTS_MAX = 1000000,    /* after `for` loops are unrolled */
+    LQ_RECIPE_EVALUATIONS_MAX = 50000000, /* expressions and rounds of loops */
+    LQ_RECIPE_VALUE_BYTES_MAX = 1 << 30,  /* memory for evaluated values */
+    LQ_NAME_BYTES_MAX = 255,              /* artifact, attribute and output names */
     LQ_JSON_DEPTH_MAX = 64,
     LQ_TENSOR_NAME_BYTES_MAX = 1024, /* in files we read; GGUF writes at most 63 */
     LQ_TENSOR_DIMS_MAX = 4,

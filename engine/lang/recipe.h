@@ -33,9 +33,11 @@ enum lq_value_type {
 
 struct lq_value {
     enum lq_value_type type;
-    const char *string;
+    const char *string; /* as written; for a REF the name of the artifact */
+    const char *path;   /* PATH and OUT_PATH: `string` joined to the artifact's folder */
     double number;
     bool boolean;
+    bool is_default; /* not written in the recipe: it comes from the schema's default_text */
     const struct lq_artifact *ref;
     struct lq_value *items;
     const char *const *keys;
@@ -53,6 +55,8 @@ struct lq_artifact {
     struct lq_position position;
     struct lq_value *values;
     size_t index; /* place in recipe->artifacts */
+    /* private to engine/lang */
+    const struct lq_recipe_store *store;
 };
 
 struct lq_recipe {
