@@ -65,11 +65,14 @@ struct lq_gguf_tensor {
 struct lq_gguf {
     uint32_t version;
     uint64_t alignment;
-    uint64_t data_offset; /* start of the data section */
+    uint64_t data_offset; /* start of the data section; without tensors at most the file's size */
     struct lq_gguf_kv *kvs;
     size_t kv_count;
     struct lq_gguf_tensor *tensors;
     size_t tensor_count;
+    /* Numbers of the keys and tensors sorted by name, which lookups search. */
+    const uint32_t *kv_order;
+    const uint32_t *tensor_order;
 };
 
 /* Parses the header out of the first `size_bytes` bytes of a file that is `file_bytes` long (both
@@ -90,7 +93,8 @@ bool lq_gguf_get_bool(const struct lq_gguf *gguf, const char *key, bool fallback
 const char *lq_gguf_get_string(const struct lq_gguf *gguf, const char *key);
 
 /* Writing: collect keys (in order) and tensors (in order), then make the header. The caller writes
- * the header, then each tensor's data followed by zero bytes up to the alignment. */
+ * the header, then each tensor's data followed by zero bytes up to the alignment. Files are version
+ * 3 with LQ_GGUF_ALIGNMENT, so a key "general.alignment" is dropped. */
 struct lq_gguf_writer {
     struct lq_buffer kvs;
     struct lq_buffer infos;
@@ -119,7 +123,9 @@ void lq_gguf_put_value(struct lq_gguf_writer *writer, const char *key,
 enum lq_status lq_gguf_put_tensor(struct lq_gguf_writer *writer, const char *name,
                                   enum lq_dtype dtype, uint32_t dim_count, const uint64_t ne[4],
                                   struct lq_error *err);
-/* Appends magic, counts, keys, infos and the padding before the data section. */
+/* Appends magic, counts, keys, infos and the padding before the data section (none without
+ * tensors). The result is parsed again: what the reader would refuse, for example a key that was
+ * put twice, is LQ_EFORMAT here. */
 enum lq_status lq_gguf_writer_header(const struct lq_gguf_writer *writer, struct lq_buffer *out,
                                      struct lq_error *err);
 
