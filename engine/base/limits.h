@@ -15,6 +15,7 @@ enum {
     LQ_JSON_DEPTH_MAX = 64,
     LQ_TENSOR_NAME_BYTES_MAX = 1024, /* in files we read; GGUF writes at most 63 */
     LQ_TENSOR_DIMS_MAX = 4,
+    LQ_SAFETENSORS_DIMS_MAX = 8,     /* vision towers have five; GGUF has four */
     LQ_MODEL_TENSORS_MAX = 1000000,
     LQ_MODEL_SHARDS_MAX = 10000,
     LQ_MODEL_LAYERS_MAX = 10000,
