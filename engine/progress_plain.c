@@ -1,0 +1,203 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/base/text.h"
+#include "engine/progress_sink.h"
+
+/* Length of a "file:12:8: " at the start of a message, or 0. */
+static size_t position_length(const char *message)
+{
+    size_t line_length = strcspn(message, "\n");
+    for (size_t i = 1; i < line_length; i++) {
+        if (message[i] != ':') {
+            continue;
+        }
+        size_t line_digits = strspn(message + i + 1, "0123456789");
+        const char *after = message + i + 1 + line_digits;
+        if (line_digits == 0 || *after != ':') {
+            continue;
+        }
+        size_t column_digits = strspn(after + 1, "0123456789");
+        if (column_digits > 0 && strncmp(after + 1 + column_digits, ": ", 2) == 0) {
+            return (size_t)(after + 1 + column_digits + 2 - message);
+        }
+    }
+    return 0;
+}
+
+size_t lq_progress_split_suggestion(const char *message, const char **suggestion)
+{
+    size_t length = strlen(message);
+    *suggestion = NULL;
+    /* A diagnostic shows its source line below: that is one piece. */
+    if (memchr(message, '\n', length) != NULL) {
+        return length;
+    }
+    for (size_t i = length; i > 1; i--) {
+        if (message[i - 2] == ';' && message[i - 1] == ' ') {
+            *suggestion = message + i;
+            return i - 2;
+        }
+    }
+    return length;
+}
+
+void lq_progress_print_message(FILE *stream, bool color, const char *severity, const char *message)
+{
+    const char *begin = "";
+    if (color) {
+        begin = strcmp(severity, "error") == 0 ? "\x1b[1;31m" : "\x1b[1;33m";
+    }
+    const char *end = color ? "\x1b[0m" : "";
+    if (position_length(message) == 0) {
+        (void)fprintf(stream, "lqbuild: %s%s:%s %s\n", begin, severity, end, message);
+    } else if (strcmp(severity, "error") == 0) {
+        /* A diagnostic of the recipe language is complete as it stands, and may be several. */
+        (void)fprintf(stream, "%s\n", message);
+    } else {
+        (void)fprintf(stream, "%s%s:%s %s\n", begin, severity, end, message);
+    }
+}
+
+static void print_explain(FILE *stream, const struct lq_event *event)
+{
+    (void)fprintf(stream, "%s %s\n", event->op == NULL ? "" : event->op,
+                  event->label == NULL ? "" : event->label);
+    for (const char *at = event->explain; *at != '\0';) {
+        size_t span = strcspn(at, "\n");
+        (void)fprintf(stream, "    %.*s\n", (int)span, at);
+        at += span;
+        at += *at == '\n';
+    }
+}
+
+bool lq_progress_is_lasting(const struct lq_progress *progress, const struct lq_event *event)
+{
+    bool verbose = progress->options.verbose;
+    switch (event->kind) {
+    case LQ_EVENT_STEP_STARTED:
+        return event->explain != NULL;
+    case LQ_EVENT_STEP_FINISHED:
+        return event->outcome == LQ_OUTCOME_WOULD_RUN ||
+               (verbose && event->outcome != LQ_OUTCOME_FAILED);
+    case LQ_EVENT_ARTIFACT_DONE:
+        return verbose && event->path != NULL;
+    case LQ_EVENT_SOURCE_HASHED:
+        return verbose;
+    case LQ_EVENT_WARNING:
+    case LQ_EVENT_ERROR:
+    case LQ_EVENT_SUMMARY_TEXT:
+        return true;
+    case LQ_EVENT_WAITING:
+        return true;
+    case LQ_EVENT_PLAN:
+    case LQ_EVENT_STEP_PROGRESS:
+        break;
+    }
+    return false;
+}
+
+static const char *outcome_word(enum lq_outcome outcome)
+{
+    switch (outcome) {
+    case LQ_OUTCOME_RAN:
+        return "ran";
+    case LQ_OUTCOME_CACHED:
+        return "cached";
+    case LQ_OUTCOME_SHARED:
+        return "built by another process";
+    case LQ_OUTCOME_WOULD_RUN:
+        return "would run";
+    case LQ_OUTCOME_FAILED:
+        break;
+    }
+    return "failed";
+}
+
+static void print_finished(const struct lq_progress *progress, const struct lq_event *event)
+{
+    char duration[32] = "";
+    const char *op = event->op == NULL ? "" : event->op;
+    const char *label = event->label == NULL ? "" : event->label;
+    FILE *stream = progress->options.err;
+    if (event->outcome == LQ_OUTCOME_RAN) {
+        (void)fprintf(stream, "[%llu/%llu] %s %s %s\n",
+                      (unsigned long long)progress->steps_finished,
+                      (unsigned long long)progress->steps_total, op, label,
+                      lq_text_duration(event->seconds, duration, sizeof duration));
+    } else {
+        (void)fprintf(stream, "%s: %s %s\n", outcome_word(event->outcome), op, label);
+    }
+}
+
+void lq_progress_print_lasting(const struct lq_progress *progress, const struct lq_event *event)
+{
+    const struct lq_progress_options *options = &progress->options;
+    const char *text = event->text == NULL ? "" : event->text;
+    switch (event->kind) {
+    case LQ_EVENT_STEP_STARTED:
+        print_explain(options->err, event);
+        break;
+    case LQ_EVENT_STEP_FINISHED:
+        print_finished(progress, event);
+        break;
+    case LQ_EVENT_ARTIFACT_DONE:
+        (void)fprintf(options->err, "%s -> %s\n", event->artifact, event->path);
+        break;
+    case LQ_EVENT_SOURCE_HASHED:
+        (void)fprintf(options->err, "read %s\n", event->label == NULL ? "" : event->label);
+        break;
+    case LQ_EVENT_WARNING:
+        lq_progress_print_message(options->err, options->color, "warning", text);
+        break;
+    case LQ_EVENT_ERROR:
+        lq_progress_print_message(options->err, options->color, "error", text);
+        break;
+    case LQ_EVENT_SUMMARY_TEXT:
+        (void)fputs(text, options->out);
+        if (text[0] != '\0' && text[strlen(text) - 1] != '\n') {
+            (void)fputc('\n', options->out);
+        }
+        (void)fflush(options->out);
+        break;
+    case LQ_EVENT_WAITING:
+        (void)fprintf(options->err, "waiting for another process to finish %s\n",
+                      event->label == NULL ? "a step" : event->label);
+        break;
+    case LQ_EVENT_PLAN:
+    case LQ_EVENT_STEP_PROGRESS:
+        break;
+    }
+    (void)fflush(options->err);
+}
+
+void lq_progress_print_result(const struct lq_progress *progress,
+                              const struct lq_build_result *result)
+{
+    FILE *stream = progress->options.err;
+    const char *plural = result->steps == 1 ? "" : "s";
+    if (progress->options.dry_run) {
+        (void)fprintf(stream, "%llu step%s: %llu would run, %llu cached\n",
+                      (unsigned long long)result->steps, plural,
+                      (unsigned long long)result->would_run, (unsigned long long)result->cached);
+    } else {
+        (void)fprintf(stream, "%llu step%s: %llu ran, %llu cached, %llu failed in %.2f s\n",
+                      (unsigned long long)result->steps, plural, (unsigned long long)result->ran,
+                      (unsigned long long)result->cached, (unsigned long long)result->failed,
+                      result->wall_seconds);
+    }
+    (void)fflush(stream);
+}
+
+void lq_progress_plain_event(struct lq_progress *progress, const struct lq_event *event)
+{
+    bool finished = event->kind == LQ_EVENT_STEP_FINISHED && event->outcome == LQ_OUTCOME_RAN;
+    if (finished || lq_progress_is_lasting(progress, event)) {
+        lq_progress_print_lasting(progress, event);
+    }
+}
+
+void lq_progress_plain_finish(struct lq_progress *progress, const struct lq_build_result *result)
+{
+    lq_progress_print_result(progress, result);
+}
