@@ -1,0 +1,111 @@
+/* One command of the command line and what it works with. The table of commands is in commands.c;
+ * each command has a file of its own. A command reads its words from cli->args, prints data with
+ * lq_cli_print, and returns a status with one sentence in err, which the caller shows. Memory in
+ * cli->arena lives until the process ends. Thread rule: the main thread. */
+#ifndef LQ_ENGINE_CLI_COMMAND_H
+#define LQ_ENGINE_CLI_COMMAND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "engine/base/arena.h"
+#include "engine/base/buffer.h"
+#include "engine/base/error.h"
+#include "engine/build.h"
+#include "engine/cli/cli.h"
+#include "engine/cli/options.h"
+#include "engine/lang/recipe.h"
+#include "engine/progress.h"
+
+struct lq_cache;
+struct lq_cli;
+
+struct lq_command {
+    const char *name;
+    const char *operands; /* "MODEL FORMAT": shown in help */
+    const char *help;     /* one line */
+    const char *details;  /* more of it for `lqbuild help NAME`; may be NULL */
+    const struct lq_option *options;
+    size_t option_count;
+    size_t operand_min;
+    size_t operand_max;
+    enum lq_status (*run)(struct lq_cli *cli, struct lq_error *err); /* NULL: only children */
+    const struct lq_command *children;
+    size_t child_count;
+};
+
+#define LQ_OPERANDS_ANY ((size_t)-1)
+
+struct lq_cli {
+    const struct lq_program *program;
+    const struct lq_command *command;
+    const struct lq_command *parent; /* of a nested command, else NULL */
+    struct lq_arena arena;
+    struct lq_args args;
+    /* Options that every command takes, read. */
+    const char *recipe_path;
+    struct lq_define *defines;
+    size_t define_count;
+    const char *cache_dir; /* NULL: the default */
+    unsigned jobs;
+    unsigned keep_going;
+    bool dry_run;
+    bool force;
+    bool explain;
+    bool json;
+    bool quiet;
+    bool verbose;
+    bool color_out;
+    bool color_err;
+    enum lq_progress_mode progress_mode;
+    /* What happened. */
+    bool error_shown;
+    struct lq_cache *cache; /* opened by lq_cli_open_cache */
+};
+
+/* Commands by name, for dispatch, help and suggestions. */
+extern const struct lq_command lq_commands[];
+extern const size_t lq_command_count;
+const struct lq_command *lq_command_find(const struct lq_command *commands, size_t count,
+                                         const char *name);
+const char *lq_command_nearest(const struct lq_command *commands, size_t count, const char *name);
+/* Options that every command takes. */
+extern const struct lq_option lq_common_options[];
+extern const size_t lq_common_option_count;
+
+/* Reads the common options out of cli->args; goes to the folder of -C. */
+enum lq_status lq_cli_settle(struct lq_cli *cli, struct lq_error *err);
+
+/* Help texts, from the tables. `command` NULL: the overview. */
+void lq_cli_print_help(struct lq_cli *cli, const struct lq_command *command);
+
+/* Writes bytes to stdout. */
+void lq_cli_print(const struct lq_buffer *text);
+/* Shows an error as the output mode wants it: a sentence on stderr or an object on stdout. */
+void lq_cli_show_error(struct lq_cli *cli, const struct lq_error *err);
+void lq_cli_warn(struct lq_cli *cli, const char *message);
+
+/* Loads cli->recipe_path; the caller destroys it. */
+enum lq_status lq_cli_load_recipe(struct lq_cli *cli, struct lq_recipe **out, struct lq_error *err);
+/* Opens the cache once; closed at the end of the process. */
+enum lq_status lq_cli_open_cache(struct lq_cli *cli, struct lq_error *err);
+void lq_cli_close_cache(struct lq_cli *cli);
+
+/* One build with progress, signals, cache and thread pool. Failures have been shown when it
+ * returns (cli->error_shown). `result` may be NULL. */
+struct lq_cli_build {
+    const struct lq_recipe *recipe;
+    const char *const *targets;
+    size_t target_count;
+    /* Text that targets want to show does not go to stdout. */
+    bool hide_summary;
+    /* Messages drop "NAME:line:column: " and the source lines: the user wrote no recipe. */
+    const char *hidden_name;
+    /* Called with the summary line pending: in JSON mode prints one more line. May be NULL. */
+    enum lq_status (*before_summary)(void *user, struct lq_error *err);
+    void *user;
+};
+enum lq_status lq_cli_build(struct lq_cli *cli, const struct lq_cli_build *build,
+                            struct lq_build_result *result, struct lq_error *err);
+
+#endif

@@ -1,0 +1,224 @@
+#include "engine/cli/commands.h"
+
+#include <string.h>
+
+#include "engine/base/text.h"
+
+enum { COMMANDS_MAX = 64 };
+
+static const struct lq_option fmt_options[] = {
+    {0, "check", NULL, NULL, false, "change nothing; fail when the layout is not canonical"},
+    {'w', "write", NULL, NULL, false, "rewrite the file in place"},
+};
+
+static const struct lq_option graph_options[] = {
+    {0, "format", "FORMAT", "dot json", false, "language of the output (dot)"},
+};
+
+static const struct lq_option inspect_options[] = {
+    {0, "format", "FORMAT", "human json", false, "language of the output (human)"},
+};
+
+static const struct lq_option quantize_options[] = {
+    {'q', "level", "LEVEL", NULL, false, "level or type, Q4_K_M for example; or 'dynamic'"},
+    {'o', "output", "FILE", NULL, false, "the file to write (MODEL-LEVEL.gguf)"},
+    {0, "imatrix", "FILE", NULL, false, "importance matrix: GGUF, IMAT or .dat"},
+    {0, "calibration-data", "FILE", NULL, false, "text to compute the importance matrix from"},
+    {0, "calibration-samples", "N", NULL, false, "samples of it (512)"},
+    {0, "sequence", "N", NULL, false, "tokens in a sample (the model's context, at most 512)"},
+    {0, "dynamic", NULL, NULL, false, "choose a type for each layer"},
+    {0, "profile", "NAME", NULL, false,
+     "attention-high, balanced, compression-max or a .dqprofile file"},
+    {0, "target-bpw", "X", NULL, false, "bits per weight that the profile aims at"},
+    {0, "protect-super-weights", NULL, NULL, false, "keep the most important weights exact"},
+    {0, "protection-coverage", "X", NULL, false, "part of the weights to protect (0.0001)"},
+    {0, "pure", NULL, NULL, false, "one type for every tensor, no mixture"},
+    {0, "output-tensor-type", "TYPE", NULL, false, "type of output.weight"},
+    {0, "token-embedding-type", "TYPE", NULL, false, "type of token_embd.weight"},
+    {0, "allow-requantize", NULL, NULL, false, "accept a model that is quantized already"},
+    {0, "quality-report", NULL, NULL, false, "compare the result with the original"},
+    {0, "format", "FORMAT", "human json", false, "language of the result (human)"},
+};
+
+static const struct lq_option analyze_options[] = {
+    {'o', "output", "FILE", NULL, false,
+     "the file to write: .imatrix, .gguf or .dat (MODEL.imatrix)"},
+    {0, "calibration-data", "FILE", NULL, false, "text to run through the model"},
+    {0, "calibration-samples", "N", NULL, false, "samples of it (512)"},
+    {0, "sequence", "N", NULL, false, "tokens in a sample (the model's context, at most 512)"},
+    {0, "method", "METHOD", "activation gradient fisher", false,
+     "how to measure importance (activation)"},
+    {0, "identify-super-weights", NULL, NULL, false, "also write the mask of the top weights"},
+    {0, "coverage", "X", NULL, false, "part of the weights in that mask (0.0001)"},
+    {0, "format", "FORMAT", "human json", false, "language of the result (human)"},
+};
+
+static const struct lq_option format_options[] = {
+    {0, "format", "FORMAT", "human json", false, "language of the output (human)"},
+};
+
+static const struct lq_option profile_create_options[] = {
+    {0, "imatrix", "FILE", NULL, false, "importance matrix (required)"},
+    {0, "name", "NAME", NULL, false, "name of the profile (required)"},
+    {0, "model", "MODEL", NULL, false, "the model it is for (required)"},
+    {0, "strategy", "NAME", "attention-high balanced compression-max", false,
+     "what to start from (balanced)"},
+    {0, "target-bpw", "X", NULL, false, "bits per weight to aim at"},
+    {0, "target-size", "X", NULL, false, "size to aim at, as a part of the original"},
+    {'o', "output", "FILE", NULL, false, "the file to write (NAME.dqprofile)"},
+};
+
+static const struct lq_option quality_report_options[] = {
+    {0, "calibration-data", "FILE", NULL, false, "text for the perplexity (required)"},
+    {0, "calibration-samples", "N", NULL, false, "windows of it (256)"},
+    {0, "include-layers", NULL, NULL, false, "show the errors of every tensor"},
+    {'o', "output", "FILE", NULL, false, "write the report here: .qreport, .json or .txt"},
+    {0, "format", "FORMAT", "human json", false, "language of the output (human)"},
+};
+
+static const struct lq_command cache_commands[] = {
+    {.name = "stats", .help = "count what the cache holds", .run = lq_command_cache_stats},
+};
+
+static const struct lq_command profile_commands[] = {
+    {.name = "list", .help = "list the preset profiles", .run = lq_command_profile_list},
+    {.name = "show",
+     .operands = "NAME|FILE",
+     .help = "show what a profile does",
+     .options = format_options,
+     .option_count = LQ_COUNT_OF(format_options),
+     .operand_min = 1,
+     .operand_max = 1,
+     .run = lq_command_profile_show},
+    {.name = "create",
+     .operands = "",
+     .help = "make a profile for a model from an importance matrix",
+     .options = profile_create_options,
+     .option_count = LQ_COUNT_OF(profile_create_options),
+     .run = lq_command_profile_create},
+    {.name = "validate",
+     .operands = "PROFILE MODEL",
+     .help = "check that a profile fits a model",
+     .operand_min = 2,
+     .operand_max = 2,
+     .run = lq_command_profile_validate},
+};
+
+static const struct lq_command quality_commands[] = {
+    {.name = "report",
+     .operands = "ORIGINAL QUANTIZED",
+     .help = "measure what quantization cost",
+     .options = quality_report_options,
+     .option_count = LQ_COUNT_OF(quality_report_options),
+     .operand_min = 2,
+     .operand_max = 2,
+     .run = lq_command_quality_report},
+};
+
+const struct lq_command lq_commands[] = {
+    {.name = "build",
+     .operands = "[TARGET...]",
+     .help = "build targets of the recipe; the default command",
+     .details = "A target is the name of an artifact or the path of its output. Without targets\n"
+                "the recipe's `default` is built, or everything when it has none.",
+     .operand_max = LQ_OPERANDS_ANY,
+     .run = lq_command_build},
+    {.name = "check",
+     .operands = "[RECIPE]",
+     .help = "read a recipe and report its errors",
+     .operand_max = 1,
+     .run = lq_command_check},
+    {.name = "fmt",
+     .operands = "[FILE]",
+     .help = "print a recipe in its canonical layout",
+     .options = fmt_options,
+     .option_count = LQ_COUNT_OF(fmt_options),
+     .operand_max = 1,
+     .run = lq_command_fmt},
+    {.name = "rules",
+     .operands = "[KIND]",
+     .help = "list the kinds of artifacts, or the attributes of one",
+     .operand_max = 1,
+     .run = lq_command_rules},
+    {.name = "graph",
+     .operands = "[TARGET...]",
+     .help = "print the artifacts and what they need",
+     .options = graph_options,
+     .option_count = LQ_COUNT_OF(graph_options),
+     .operand_max = LQ_OPERANDS_ANY,
+     .run = lq_command_graph},
+    {.name = "inspect",
+     .operands = "FILE",
+     .help = "show what a model, imatrix, mask, profile or report file holds",
+     .options = inspect_options,
+     .option_count = LQ_COUNT_OF(inspect_options),
+     .operand_min = 1,
+     .operand_max = 1,
+     .run = lq_command_inspect},
+    {.name = "clean",
+     .operands = "[TARGET...]",
+     .help = "remove the output files that the recipe names; never the cache",
+     .operand_max = LQ_OPERANDS_ANY,
+     .run = lq_command_clean},
+    {.name = "cache",
+     .operands = "COMMAND",
+     .help = "look after the cache",
+     .children = cache_commands,
+     .child_count = LQ_COUNT_OF(cache_commands)},
+    {.name = "quantize",
+     .operands = "MODEL gguf",
+     .help = "quantize a model without writing a recipe",
+     .details =
+         "MODEL is a Hugging Face folder or a GGUF file. The work is cached as in any build.",
+     .options = quantize_options,
+     .option_count = LQ_COUNT_OF(quantize_options),
+     .operand_min = 2,
+     .operand_max = 2,
+     .run = lq_command_quantize},
+    {.name = "analyze",
+     .operands = "MODEL",
+     .help = "compute an importance matrix without writing a recipe",
+     .options = analyze_options,
+     .option_count = LQ_COUNT_OF(analyze_options),
+     .operand_min = 1,
+     .operand_max = 1,
+     .run = lq_command_analyze},
+    {.name = "profile",
+     .operands = "COMMAND",
+     .help = "list, show, create and validate profiles",
+     .children = profile_commands,
+     .child_count = LQ_COUNT_OF(profile_commands)},
+    {.name = "quality",
+     .operands = "COMMAND",
+     .help = "measure the quality of a quantized model",
+     .children = quality_commands,
+     .child_count = LQ_COUNT_OF(quality_commands)},
+    {.name = "help",
+     .operands = "[COMMAND...]",
+     .help = "show help",
+     .operand_max = 2,
+     .run = lq_command_help},
+    {.name = "version", .help = "show the version", .run = lq_command_version},
+};
+const size_t lq_command_count = LQ_COUNT_OF(lq_commands);
+
+const struct lq_command *lq_command_find(const struct lq_command *commands, size_t count,
+                                         const char *name)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(commands[i].name, name) == 0) {
+            return &commands[i];
+        }
+    }
+    return NULL;
+}
+
+const char *lq_command_nearest(const struct lq_command *commands, size_t count, const char *name)
+{
+    const char *names[COMMANDS_MAX];
+    size_t used = 0;
+    for (size_t i = 0; i < count && used < COMMANDS_MAX; i++) {
+        names[used++] = commands[i].name;
+    }
+    return lq_text_nearest(name, names, used);
+}

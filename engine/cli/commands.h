@@ -1,0 +1,26 @@
+/* The functions behind the table of commands, one file each. They are called once by cli.c with
+ * the words already parsed. Ownership, errors and thread rule as in command.h. */
+#ifndef LQ_ENGINE_CLI_COMMANDS_H
+#define LQ_ENGINE_CLI_COMMANDS_H
+
+#include "engine/cli/command.h"
+
+enum lq_status lq_command_build(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_check(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_fmt(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_rules(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_graph(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_inspect(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_clean(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_cache_stats(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_quantize(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_analyze(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_profile_list(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_profile_show(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_profile_create(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_profile_validate(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_quality_report(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_help(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_version(struct lq_cli *cli, struct lq_error *err);
+
+#endif

@@ -1,0 +1,90 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/base/json.h"
+#include "engine/cli/command.h"
+
+void lq_cli_print(const struct lq_buffer *text)
+{
+    if (text->size_bytes > 0) {
+        (void)fwrite(text->data, 1, text->size_bytes, stdout);
+    }
+}
+
+/* What to try when the message itself says nothing. */
+static const char *default_suggestion(enum lq_status status)
+{
+    switch (status) {
+    case LQ_EUSAGE:
+        return "see 'lqbuild help'";
+    case LQ_ENOMEM:
+        return "use fewer threads with -j, or a machine with more memory";
+    case LQ_EQUALITY:
+        return "try --protect-super-weights or a less aggressive level";
+    case LQ_ECACHE:
+        return "choose another folder with --cache-dir";
+    default:
+        return NULL;
+    }
+}
+
+static void show_json(const struct lq_error *err, bool event)
+{
+    const char *suggestion = NULL;
+    size_t length = lq_progress_split_suggestion(err->message, &suggestion);
+    struct lq_buffer out;
+    struct lq_json_writer writer;
+    lq_buffer_init(&out);
+    lq_json_writer_init(&writer, &out, false);
+    lq_json_begin_object(&writer);
+    if (event) {
+        lq_json_put_string(&writer, "event", "error");
+    }
+    lq_json_put_string(&writer, "status", "error");
+    lq_json_put_int(&writer, "error_code", lq_status_exit_code(err->status));
+    lq_json_put_string(&writer, "error_type", lq_status_type(err->status));
+    lq_json_key(&writer, "message");
+    lq_json_string_sized(&writer, err->message, length);
+    if (suggestion == NULL) {
+        suggestion = default_suggestion(err->status);
+    }
+    if (suggestion != NULL) {
+        lq_json_put_string(&writer, "suggestion", suggestion);
+    }
+    lq_json_end_object(&writer);
+    lq_buffer_append_char(&out, '\n');
+    lq_cli_print(&out);
+    lq_buffer_fini(&out);
+}
+
+void lq_cli_show_error(struct lq_cli *cli, const struct lq_error *err)
+{
+    const char *format = lq_args_get(&cli->args, "format");
+    if (cli->json || (format != NULL && strcmp(format, "json") == 0)) {
+        show_json(err, cli->json);
+    } else {
+        lq_progress_print_message(stderr, cli->color_err, "error",
+                                  err->message[0] == '\0' ? lq_status_text(err->status)
+                                                          : err->message);
+    }
+    cli->error_shown = true;
+}
+
+void lq_cli_warn(struct lq_cli *cli, const char *message)
+{
+    if (!cli->json) {
+        lq_progress_print_message(stderr, cli->color_err, "warning", message);
+        return;
+    }
+    struct lq_buffer out;
+    struct lq_json_writer writer;
+    lq_buffer_init(&out);
+    lq_json_writer_init(&writer, &out, false);
+    lq_json_begin_object(&writer);
+    lq_json_put_string(&writer, "event", "warning");
+    lq_json_put_string(&writer, "text", message);
+    lq_json_end_object(&writer);
+    lq_buffer_append_char(&out, '\n');
+    lq_cli_print(&out);
+    lq_buffer_fini(&out);
+}

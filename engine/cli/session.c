@@ -1,0 +1,202 @@
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/cache.h"
+#include "engine/base/pool.h"
+#include "engine/cli/command.h"
+
+enum lq_status lq_cli_load_recipe(struct lq_cli *cli, struct lq_recipe **out, struct lq_error *err)
+{
+    return lq_recipe_load(out, cli->recipe_path, cli->program->registry, cli->defines,
+                          cli->define_count, err);
+}
+
+/* ---- cache ---- */
+
+static void warn_cache(void *user, const char *message)
+{
+    lq_cli_warn(user, message);
+}
+
+enum lq_status lq_cli_open_cache(struct lq_cli *cli, struct lq_error *err)
+{
+    if (cli->cache != NULL) {
+        return LQ_OK;
+    }
+    char *dir = NULL;
+    enum lq_status status = lq_cache_default_dir(cli->cache_dir, &cli->arena, &dir, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    struct lq_cache_options options = {.dir = dir, .warn = warn_cache, .warn_user = cli};
+    return lq_cache_open(&cli->cache, &options, err);
+}
+
+void lq_cli_close_cache(struct lq_cli *cli)
+{
+    lq_cache_close(cli->cache);
+    cli->cache = NULL;
+}
+
+/* ---- signals ---- */
+
+static atomic_bool cancel_flag;
+
+/* The first signal lets running steps stop in good order; the second does what it always does. */
+static void handle_signal(int number)
+{
+    if (atomic_exchange(&cancel_flag, true)) {
+        (void)signal(number, SIG_DFL);
+        (void)raise(number);
+    }
+}
+
+static void catch_signals(struct sigaction before[2])
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = handle_signal;
+    (void)sigemptyset(&action.sa_mask);
+    atomic_store(&cancel_flag, false);
+    (void)sigaction(SIGINT, &action, &before[0]);
+    (void)sigaction(SIGTERM, &action, &before[1]);
+}
+
+static void release_signals(const struct sigaction before[2])
+{
+    (void)sigaction(SIGINT, &before[0], NULL);
+    (void)sigaction(SIGTERM, &before[1], NULL);
+}
+
+/* ---- events ---- */
+
+struct event_filter {
+    const struct lq_cli_build *build;
+    struct lq_progress *progress;
+};
+
+/* Keeps the messages of a recipe that the user never wrote, without its positions and lines. */
+static void hide_positions(const char *name, const char *text, char *out, size_t out_bytes)
+{
+    size_t used = 0;
+    size_t name_length = strlen(name);
+    bool found = false;
+    out[0] = '\0';
+    for (const char *line = text; *line != '\0';) {
+        size_t span = strcspn(line, "\n");
+        if (strncmp(line, name, name_length) == 0 && line[name_length] == ':') {
+            size_t skip = name_length + strspn(line + name_length, ":0123456789");
+            skip += line[skip] == ' ';
+            int added = snprintf(out + used, out_bytes - used, "%s%.*s", found ? "; " : "",
+                                 (int)(span - skip), line + skip);
+            used += added < 0 || (size_t)added >= out_bytes - used ? 0 : (size_t)added;
+            found = true;
+        }
+        line += span;
+        line += *line == '\n';
+    }
+    if (!found) {
+        (void)snprintf(out, out_bytes, "%s", text);
+    }
+}
+
+static void filter_event(void *user, const struct lq_event *event)
+{
+    struct event_filter *filter = user;
+    char text[LQ_ERROR_BYTES];
+    struct lq_event copy = *event;
+    if (event->kind == LQ_EVENT_SUMMARY_TEXT && filter->build->hide_summary) {
+        return;
+    }
+    bool message = event->kind == LQ_EVENT_ERROR || event->kind == LQ_EVENT_WARNING;
+    if (message && filter->build->hidden_name != NULL && event->text != NULL) {
+        hide_positions(filter->build->hidden_name, event->text, text, sizeof text);
+        copy.text = text;
+    }
+    lq_progress_event(filter->progress, &copy);
+}
+
+/* ---- the build ---- */
+
+static enum lq_status run_build(struct lq_cli *cli, const struct lq_cli_build *build,
+                                struct lq_progress *progress, struct lq_build_result *result,
+                                struct lq_error *err)
+{
+    struct lq_pool *pool = NULL;
+    enum lq_status status = lq_cli_open_cache(cli, err);
+    if (status == LQ_OK) {
+        status = lq_pool_create(&pool, cli->jobs, err);
+    }
+    if (status != LQ_OK) {
+        return status;
+    }
+    struct event_filter filter = {.build = build, .progress = progress};
+    struct lq_build_options options = {
+        .targets = build->targets,
+        .target_count = build->target_count,
+        .keep_going = cli->keep_going,
+        .dry_run = cli->dry_run,
+        .force = cli->force,
+        .explain = cli->explain,
+        .cancel = &cancel_flag,
+        .on_event = filter_event,
+        .event_user = &filter,
+    };
+    struct sigaction before[2];
+    catch_signals(before);
+    status = lq_build_run(build->recipe, cli->program->registry, cli->cache, pool, &options, result,
+                          err);
+    release_signals(before);
+    lq_pool_destroy(pool);
+    return status;
+}
+
+/* Shows the first error, unless an event has shown it already. */
+static void show_failure(struct lq_cli *cli, const struct lq_cli_build *build,
+                         const struct lq_progress *progress, const struct lq_error *err)
+{
+    if (lq_progress_error_count(progress) > 0) {
+        cli->error_shown = true;
+        return;
+    }
+    struct lq_error shown = *err;
+    if (build->hidden_name != NULL) {
+        hide_positions(build->hidden_name, err->message, shown.message, sizeof shown.message);
+    }
+    lq_cli_show_error(cli, &shown);
+}
+
+enum lq_status lq_cli_build(struct lq_cli *cli, const struct lq_cli_build *build,
+                            struct lq_build_result *result, struct lq_error *err)
+{
+    struct lq_build_result own_result = {.steps = 0};
+    struct lq_build_result *filled = result == NULL ? &own_result : result;
+    struct lq_progress *progress = NULL;
+    struct lq_progress_options options = {
+        .mode = cli->progress_mode,
+        .out = stdout,
+        .err = stderr,
+        .color = cli->color_err,
+        .verbose = cli->verbose,
+        .dry_run = cli->dry_run,
+    };
+    *filled = (struct lq_build_result){.steps = 0};
+    enum lq_status status = lq_progress_create(&progress, &options, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    status = run_build(cli, build, progress, filled, err);
+    lq_progress_pause(progress);
+    if (status == LQ_OK && build->before_summary != NULL && !cli->dry_run) {
+        status = build->before_summary(build->user, err);
+    }
+    if (status != LQ_OK) {
+        show_failure(cli, build, progress, err);
+    }
+    lq_progress_finish(progress, filled);
+    lq_progress_destroy(progress);
+    return status;
+}
