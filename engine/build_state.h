@@ -1,0 +1,154 @@
+/* The state of one build, shared by the engine's files: plan.c moves nodes and tasks through their
+ * states, expand.c lets rules add tasks, run.c is what a running step sees, source.c finds digests
+ * of files, place.c puts outputs in place, schedule.c decides what runs next, build.c is the loop.
+ * Private to the engine. */
+#ifndef LQ_ENGINE_BUILD_STATE_H
+#define LQ_ENGINE_BUILD_STATE_H
+
+#include <pthread.h>
+
+#include "cache/cache.h"
+#include "engine/build.h"
+#include "engine/executor.h"
+#include "engine/graph.h"
+#include "engine/lang/recipe.h"
+
+enum { LQ_BUILD_KEY_BUCKETS = 1 << 14, LQ_BUILD_ATTEMPTS_MAX = 3 };
+
+struct lq_pending_warning {
+    struct lq_pending_warning *next;
+    char text[];
+};
+
+/* Ready tasks as a binary heap: highest priority first, then lowest number. */
+struct lq_ready_heap {
+    struct lq_task **items;
+    size_t count;
+    size_t capacity;
+};
+
+struct lq_build {
+    const struct lq_recipe *recipe;
+    struct lq_cache *cache;
+    struct lq_pool *pool;
+    struct lq_executor *executor;
+    const struct lq_build_options *options;
+    struct lq_build_result *result;
+    struct lq_arena arena;
+    struct lq_node *nodes; /* one for each artifact, same order */
+    size_t node_count;
+    struct lq_source *sources;
+    struct lq_task **by_key; /* LQ_BUILD_KEY_BUCKETS chains */
+    struct lq_node *node_queue;
+    struct lq_node **node_queue_end;
+    struct lq_ready_heap ready;
+    struct lq_task *woken;
+    struct lq_task **woken_end;
+    struct lq_task *locked;
+    uint64_t task_numbers;
+    unsigned jobs_under_way;
+    bool parallel_under_way;
+    uint64_t memory_under_way;
+    uint64_t memory_max;
+    uint64_t failures;
+    bool stopping;
+    enum lq_status first_status;
+    struct lq_error first_error;
+    /* Estimates. */
+    uint64_t started_ns;
+    uint64_t cost_left;
+    uint64_t cost_ran;
+    double seconds_ran;
+    /* Shared with workers. */
+    pthread_mutex_t mutex; /* maps of sources, warnings */
+    struct lq_pending_warning *warnings;
+};
+
+/* build.c: a build on any executor; lq_build_run is this on the CPU. For tests. */
+enum lq_status lq_build_run_on(struct lq_executor *executor, const struct lq_recipe *recipe,
+                               struct lq_cache *cache, struct lq_pool *pool,
+                               const struct lq_build_options *options,
+                               struct lq_build_result *result, struct lq_error *err);
+enum lq_status lq_build_submit(struct lq_build *build, struct lq_job *job,
+                               void (*perform)(struct lq_work *work));
+void lq_build_event(struct lq_build *build, struct lq_event *event);
+void lq_build_fail(struct lq_build *build, const struct lq_node *node, const struct lq_task *task,
+                   enum lq_status status, const struct lq_error *err);
+void lq_build_warn(struct lq_build *build, const char *text); /* any thread */
+bool lq_build_cancelled(const struct lq_build *build);        /* any thread */
+
+/* plan.c: nodes */
+enum lq_status lq_plan_create(struct lq_build *build, struct lq_error *err);
+struct lq_node *lq_plan_node(const struct lq_build *build, const struct lq_artifact *artifact);
+/* A finished or expanding node's output; NULL when there is none of that name. */
+struct lq_node_output *lq_plan_output(const struct lq_node *node, const char *name);
+
+/* node.c: the life of one node */
+void lq_node_queue(struct lq_build *build, struct lq_node *node);
+void lq_node_advance(struct lq_build *build, struct lq_node *node);
+void lq_node_hashed(struct lq_build *build, struct lq_job *job);
+void lq_node_placed(struct lq_build *build, struct lq_job *job);
+void lq_node_task_over(struct lq_build *build, struct lq_node *node);
+/* Makes a done node's outputs again, because one of them is gone; `task` waits for it. */
+void lq_node_remake(struct lq_build *build, struct lq_node *node, struct lq_task *task);
+/* True when the content can be read from the cache or from a source. */
+bool lq_node_has_content(const struct lq_build *build, const struct lq_digest *digest);
+
+/* task.c: the life of one task */
+void lq_task_start(struct lq_build *build, struct lq_task *task);
+void lq_task_wake(struct lq_build *build, struct lq_task *task);
+/* `task` goes on when `target` is over. False when memory is out. */
+bool lq_task_wait(struct lq_build *build, struct lq_task *task, struct lq_waiter **waiters);
+void lq_task_wake_all(struct lq_build *build, struct lq_waiter **waiters, bool doomed);
+/* Handles one task of the woken queue; false when it is empty. */
+bool lq_task_next_woken(struct lq_build *build);
+/* Starts ready tasks while there is room. */
+void lq_task_run_ready(struct lq_build *build);
+void lq_task_ran(struct lq_build *build, struct lq_job *job);
+/* Looks again at tasks that another process was building. */
+void lq_task_retry_locked(struct lq_build *build);
+
+/* expand.c */
+enum lq_status lq_expand_node(struct lq_build *build, struct lq_node *node, bool *lost,
+                              struct lq_error *err);
+
+/* run.c */
+enum lq_status lq_run_create(struct lq_build *build, struct lq_task *task, struct lq_error *err);
+void lq_run_perform(struct lq_work *work);
+void lq_run_destroy(struct lq_run *run);
+/* Borrowed from the run. */
+enum lq_status lq_run_get_verdict(const struct lq_run *run, const char **text);
+void lq_run_get_progress(const struct lq_run *run, uint64_t *done, uint64_t *total,
+                         const char **unit);
+
+/* source.c */
+enum lq_status lq_source_collect(struct lq_build *build, struct lq_node *node,
+                                 struct lq_error *err);
+/* Fills in digests that are known for unchanged files; *pending is how many must be hashed. */
+enum lq_status lq_source_check(struct lq_build *build, struct lq_node *node, size_t *pending,
+                               struct lq_error *err);
+void lq_source_perform(struct lq_work *work);
+/* The file's bytes, mapped for the rest of the build; checks that it is the file that was hashed.
+ */
+enum lq_status lq_source_map(struct lq_build *build, struct lq_source *source,
+                             const struct lq_map **map, struct lq_error *err);
+enum lq_status lq_source_unchanged(const struct lq_source *source, struct lq_error *err);
+/* A plain source whose content has this digest, or NULL. */
+struct lq_source *lq_source_by_digest(const struct lq_build *build, const struct lq_digest *digest);
+
+/* place.c */
+/* True when the file at the node's path is known to be the output already. */
+bool lq_place_is_current(struct lq_build *build, const struct lq_node *node);
+void lq_place_perform(struct lq_work *work);
+
+/* schedule.c */
+bool lq_ready_push(struct lq_build *build, struct lq_task *task);
+/* The best ready task that the resources allow now, or NULL. */
+struct lq_task *lq_ready_pop(struct lq_build *build);
+void lq_schedule_claim(struct lq_build *build, const struct lq_task *task);
+void lq_schedule_release(struct lq_build *build, const struct lq_task *task);
+/* Sets priorities of a node's tasks: the cost of the longest chain behind each. */
+void lq_schedule_prioritise(struct lq_node *node);
+uint64_t lq_schedule_default_memory(void);
+
+#endif

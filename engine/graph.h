@@ -1,0 +1,173 @@
+/* The build graph: nodes (artifacts of the recipe) and tasks (steps that a node expanded into),
+ * with explicit states. Private to the engine. Everything lives in the build's arena and dies with
+ * it. Thread rule: the build's thread owns all of it; a worker sees its own task's `run` and `work`
+ * and fields that no longer change (spec, key, manifest, sources). */
+#ifndef LQ_ENGINE_GRAPH_H
+#define LQ_ENGINE_GRAPH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/arena.h"
+#include "engine/base/digest.h"
+#include "engine/base/fs.h"
+#include "engine/base/limits.h"
+#include "engine/build.h"
+#include "engine/executor.h"
+#include "engine/rule.h"
+
+struct lq_build;
+struct lq_node;
+struct lq_task;
+
+/* One file that artifacts read; shared by all that read it in the same way. */
+struct lq_source {
+    const char *path;
+    const struct lq_source_kind *kind; /* NULL: plain */
+    enum lq_status missing_status;
+    struct lq_file_sig sig;
+    bool known; /* `digest` is set */
+    bool hashing;
+    struct lq_digest digest;
+    struct lq_map map; /* opened at first use, under the build's lock */
+    bool mapped;
+    struct lq_source *next;
+};
+
+struct lq_sources {
+    struct lq_build *build;
+    struct lq_node *node;
+};
+
+enum lq_job_kind { LQ_JOB_HASH, LQ_JOB_RUN, LQ_JOB_PLACE };
+
+/* A piece of work for the executor, with its result. */
+struct lq_job {
+    struct lq_work work; /* first: converted back from what the executor returns */
+    enum lq_job_kind kind;
+    struct lq_build *build;
+    struct lq_source *source;
+    struct lq_task *task;
+    struct lq_node *node;
+    enum lq_status status;
+    struct lq_error err;
+    bool lost; /* an input's blob turned out to be missing or altered */
+    double seconds;
+};
+
+enum lq_task_state {
+    LQ_TASK_WAITING,   /* for tasks or nodes whose outputs it reads */
+    LQ_TASK_FOLLOWING, /* another task with the same key is under way */
+    LQ_TASK_READY,     /* must run */
+    LQ_TASK_LOCKED,    /* another process is at it */
+    LQ_TASK_RUNNING,
+    LQ_TASK_DONE,
+    LQ_TASK_FAILED,
+    LQ_TASK_SKIPPED, /* something it needs failed */
+};
+
+struct lq_task_output {
+    const char *name;
+    bool transient;
+    struct lq_digest digest;
+    uint64_t size_bytes;
+    size_t readers_left; /* tasks that still may read it */
+};
+
+/* A list of tasks that wait for something. */
+struct lq_waiter {
+    struct lq_task *task;
+    struct lq_waiter *next;
+};
+
+struct lq_task {
+    struct lq_node *node;
+    size_t index;    /* within the node */
+    uint64_t number; /* within the build */
+    struct lq_step spec;
+    enum lq_task_state state;
+    size_t waiting_on;
+    struct lq_waiter *waiters;
+    struct lq_task_output *outputs;
+    char *manifest;
+    struct lq_digest key;
+    bool keyed;
+    bool counted;  /* `outcome` is in the result's counts */
+    bool must_run; /* its output is needed again: no look-up */
+    bool doomed;   /* something it needs failed */
+    bool would_run;
+    bool read_inputs; /* its readers_left have been given back */
+    enum lq_outcome outcome;
+    unsigned attempts;
+    uint64_t priority;
+    uint64_t eta_cost;
+    enum lq_status verdict;
+    const char *verdict_text;
+    const char *reason; /* why it runs; set when explanations are asked for */
+    struct lq_run *run;
+    struct lq_job job;
+    struct lq_task *key_next;   /* hash chain of tasks by key */
+    struct lq_task *queue_next; /* the woken queue or the locked list: never in both */
+};
+
+enum lq_node_state {
+    LQ_NODE_UNWANTED,
+    LQ_NODE_WAITING, /* for the nodes it refers to */
+    LQ_NODE_HASHING, /* for digests of its sources */
+    LQ_NODE_LOOKUP,
+    LQ_NODE_EXPANDING,
+    LQ_NODE_RUNNING, /* its tasks are under way */
+    LQ_NODE_PLACING, /* its output is being put in place */
+    LQ_NODE_DONE,
+    LQ_NODE_FAILED,
+    LQ_NODE_SKIPPED,
+};
+
+struct lq_node_output {
+    const char *name;
+    struct lq_ref ref; /* when expanded */
+    bool bound;
+    struct lq_digest digest;
+    uint64_t size_bytes;
+};
+
+struct lq_node_link {
+    struct lq_node *node;
+    struct lq_node_link *next;
+};
+
+struct lq_node {
+    const struct lq_artifact *artifact;
+    enum lq_node_state state;
+    bool target;
+    bool forced_expand; /* the shortcut through its own record is not to be taken */
+    bool would_run;
+    bool queued;
+    bool announced; /* its users have been told that it is done */
+    bool doomed;
+    bool broken; /* a task of it failed or was skipped */
+    size_t waiting_on;
+    struct lq_node_link *deps;
+    struct lq_node_link *users;
+    struct lq_waiter *waiters; /* tasks that wait for a lost output */
+    struct lq_source **sources;
+    size_t source_count;
+    size_t source_capacity;
+    struct lq_task **tasks;
+    size_t task_count;
+    size_t task_capacity;
+    size_t tasks_left;
+    struct lq_node_output outputs[LQ_STEP_OUTPUTS_MAX];
+    size_t output_count;
+    struct lq_digest key;
+    uint64_t depth_cost; /* cost of the longest chain of nodes behind it */
+    unsigned attempts;
+    const char *out_path; /* where "main" goes, joined; NULL when nowhere */
+    enum lq_status verdict;
+    const char *verdict_text;
+    struct lq_job job;
+    struct lq_node *queue_next;
+};
+
+#endif

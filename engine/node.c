@@ -1,0 +1,491 @@
+/* The life of one node: digests of its sources, its own key, a hit or an expansion into tasks, its
+ * outputs, and the file that the recipe wants. */
+#include <string.h>
+
+#include "engine/action.h"
+#include "engine/build_state.h"
+
+void lq_node_queue(struct lq_build *build, struct lq_node *node)
+{
+    if (!node->queued) {
+        node->queued = true;
+        node->queue_next = NULL;
+        *build->node_queue_end = node;
+        build->node_queue_end = &node->queue_next;
+    }
+}
+
+bool lq_node_has_content(const struct lq_build *build, const struct lq_digest *digest)
+{
+    uint64_t size_bytes = 0;
+    return lq_blob_exists(build->cache, digest, &size_bytes) ||
+           lq_source_by_digest(build, digest) != NULL;
+}
+
+/* ---- ends ---- */
+
+static void announce(struct lq_build *build, struct lq_node *node, bool doomed)
+{
+    lq_task_wake_all(build, &node->waiters, doomed);
+    if (node->announced) {
+        return;
+    }
+    node->announced = true;
+    for (const struct lq_node_link *link = node->users; link != NULL; link = link->next) {
+        struct lq_node *user = link->node;
+        user->doomed = user->doomed || doomed;
+        user->waiting_on--;
+        if (user->waiting_on == 0) {
+            lq_node_queue(build, user);
+        }
+    }
+}
+
+static void fail(struct lq_build *build, struct lq_node *node, enum lq_status status,
+                 const struct lq_error *err)
+{
+    node->state = LQ_NODE_FAILED;
+    lq_build_fail(build, node, NULL, status, err);
+    announce(build, node, true);
+}
+
+static void done(struct lq_build *build, struct lq_node *node)
+{
+    node->state = LQ_NODE_DONE;
+    struct lq_event event = {.kind = LQ_EVENT_ARTIFACT_DONE,
+                             .artifact = node->artifact->name,
+                             .rule = node->artifact->rule->kind,
+                             .path = node->out_path};
+    if (!node->would_run) {
+        lq_build_event(build, &event);
+    }
+    if (node->verdict != LQ_OK && !node->announced) {
+        struct lq_error err;
+        (void)lq_error_set(&err, node->verdict, "%s", node->verdict_text);
+        lq_build_fail(build, node, NULL, node->verdict, &err);
+    }
+    announce(build, node, false);
+}
+
+/* ---- putting the output in place ---- */
+
+static void place(struct lq_build *build, struct lq_node *node)
+{
+    if (node->out_path == NULL || node->would_run || build->options->dry_run ||
+        lq_place_is_current(build, node)) {
+        done(build, node);
+        return;
+    }
+    node->state = LQ_NODE_PLACING;
+    node->job.kind = LQ_JOB_PLACE;
+    node->job.node = node;
+    node->job.lost = false;
+    enum lq_status status = lq_build_submit(build, &node->job, lq_place_perform);
+    if (status != LQ_OK) {
+        fail(build, node, status, &node->job.err);
+    }
+}
+
+static void remake(struct lq_build *build, struct lq_node *node)
+{
+    node->forced_expand = true;
+    node->attempts++;
+    node->state = LQ_NODE_WAITING;
+    node->broken = false;
+    lq_node_queue(build, node);
+}
+
+void lq_node_placed(struct lq_build *build, struct lq_job *job)
+{
+    struct lq_node *node = job->node;
+    if (job->status == LQ_OK) {
+        done(build, node);
+    } else if (job->lost && node->attempts < LQ_BUILD_ATTEMPTS_MAX) {
+        remake(build, node);
+    } else {
+        fail(build, node, job->status, &job->err);
+    }
+}
+
+void lq_node_remake(struct lq_build *build, struct lq_node *node, struct lq_task *task)
+{
+    if (!lq_task_wait(build, task, &node->waiters)) {
+        task->doomed = true;
+    }
+    if (node->state == LQ_NODE_DONE && node->attempts < LQ_BUILD_ATTEMPTS_MAX) {
+        remake(build, node);
+    } else if (node->state == LQ_NODE_DONE) {
+        struct lq_error err;
+        enum lq_status status =
+            lq_error_set(&err, LQ_ECACHE,
+                         "'%s' can not be kept in the cache: its output was lost "
+                         "%d times; check the disk, or use another --cache-dir",
+                         node->artifact->name, LQ_BUILD_ATTEMPTS_MAX);
+        fail(build, node, status, &err);
+    }
+}
+
+/* ---- the node's own key ---- */
+
+static void add_value(struct lq_manifest *manifest, const char *name, const struct lq_value *value,
+                      struct lq_buffer *text)
+{
+    switch (value->type) {
+    case LQ_VALUE_STRING:
+        lq_buffer_printf(text, "\"%s\"", value->string);
+        break;
+    case LQ_VALUE_NUMBER:
+        lq_buffer_printf(text, "%.17g", value->number);
+        break;
+    case LQ_VALUE_BOOL:
+        lq_buffer_append_string(text, value->boolean ? "true" : "false");
+        break;
+    case LQ_VALUE_REF:
+        lq_buffer_append_string(text, value->ref->name);
+        break;
+    case LQ_VALUE_LIST:
+    case LQ_VALUE_MAP:
+        for (size_t i = 0; i < value->count; i++) {
+            if (value->type == LQ_VALUE_MAP) {
+                lq_buffer_printf(text, "%s=", value->keys[i]);
+            }
+            add_value(NULL, NULL, &value->items[i], text);
+            lq_buffer_append_char(text, ';');
+        }
+        break;
+    default:
+        break;
+    }
+    if (manifest != NULL) {
+        lq_manifest_add(manifest, "attr", name, lq_buffer_text(text));
+    }
+}
+
+/* A path is where content comes from or goes to: only its extension can mean something. */
+static void add_attributes(struct lq_manifest *manifest, const struct lq_artifact *artifact)
+{
+    struct lq_buffer text;
+    lq_buffer_init(&text);
+    for (size_t i = 0; i < artifact->rule->attr_count; i++) {
+        const struct lq_attr_spec *spec = &artifact->rule->attrs[i];
+        const struct lq_value *value = &artifact->values[i];
+        if (value->type == LQ_VALUE_NONE) {
+            continue;
+        }
+        if (spec->type == LQ_ATTR_PATH || spec->type == LQ_ATTR_OUT_PATH) {
+            lq_manifest_add(manifest, "extension", spec->name, lq_path_extension(value->string));
+            continue;
+        }
+        lq_buffer_clear(&text);
+        add_value(manifest, spec->name, value, &text);
+    }
+    manifest->text.failed = manifest->text.failed || text.failed;
+    lq_buffer_fini(&text);
+}
+
+static enum lq_status make_key(struct lq_node *node, struct lq_error *err)
+{
+    const struct lq_artifact *artifact = node->artifact;
+    struct lq_manifest manifest;
+    lq_manifest_init(&manifest, "artifact");
+    lq_manifest_add_uint(&manifest, "rule", artifact->rule->kind, artifact->rule->version);
+    lq_manifest_add(&manifest, "name", "self", artifact->name);
+    add_attributes(&manifest, artifact);
+    for (size_t i = 0; i < node->source_count; i++) {
+        lq_manifest_add_digest(&manifest, "source", lq_path_base(node->sources[i]->path),
+                               &node->sources[i]->digest);
+    }
+    /* Rules may look at the attributes of what they refer to, so its whole key counts, besides the
+     * digests of what it really produced. */
+    for (const struct lq_node_link *link = node->deps; link != NULL; link = link->next) {
+        lq_manifest_add_digest(&manifest, "key", link->node->artifact->name, &link->node->key);
+        for (size_t i = 0; i < link->node->output_count; i++) {
+            lq_manifest_add_digest(&manifest, "input", link->node->outputs[i].name,
+                                   &link->node->outputs[i].digest);
+        }
+    }
+    bool made = lq_manifest_key(&manifest, &node->key);
+    lq_manifest_fini(&manifest);
+    return made ? LQ_OK : lq_error_nomem(err, "a manifest");
+}
+
+/* ---- hit or expansion ---- */
+
+static bool take_record(struct lq_build *build, struct lq_node *node)
+{
+    struct lq_action_record record = {0};
+    bool found = false;
+    struct lq_error err;
+    if (lq_action_get(build->cache, &node->key, &build->arena, &record, &found, &err) != LQ_OK) {
+        lq_build_warn(build, err.message);
+        return false;
+    }
+    if (!found || record.output_count > LQ_STEP_OUTPUTS_MAX) {
+        return false;
+    }
+    for (size_t i = 0; i < record.output_count; i++) {
+        if (!lq_node_has_content(build, &record.outputs[i].digest)) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < record.output_count; i++) {
+        node->outputs[i] = (struct lq_node_output){.name = record.outputs[i].name,
+                                                   .digest = record.outputs[i].digest,
+                                                   .size_bytes = record.outputs[i].size_bytes};
+    }
+    node->output_count = record.output_count;
+    node->verdict = record.verdict;
+    node->verdict_text = record.verdict_text;
+    build->result->steps += record.step_count;
+    build->result->cached += record.step_count;
+    return true;
+}
+
+/* What a rule wanted to read is gone from the cache: sources are hashed again, nodes made again,
+ * and the expansion is tried once more afterwards. False when nothing is missing after all. */
+static bool recover_inputs(struct lq_build *build, struct lq_node *node)
+{
+    bool waits = false;
+    for (struct lq_node_link *link = node->deps; link != NULL; link = link->next) {
+        struct lq_node *dep = link->node;
+        bool lost = false;
+        for (size_t i = 0; i < dep->source_count; i++) {
+            struct lq_source *source = dep->sources[i];
+            uint64_t size_bytes = 0;
+            if (source->kind != NULL &&
+                !lq_blob_exists(build->cache, &source->digest, &size_bytes)) {
+                source->known = false;
+                lost = true;
+            }
+        }
+        for (size_t i = 0; i < dep->output_count; i++) {
+            lost = lost || !lq_node_has_content(build, &dep->outputs[i].digest);
+        }
+        if (lost && dep->announced && dep->attempts < LQ_BUILD_ATTEMPTS_MAX) {
+            dep->announced = false;
+            for (const struct lq_node_link *up = dep->users; up != NULL; up = up->next) {
+                up->node->waiting_on += up->node == node ? 1 : 0;
+            }
+            waits = true;
+            remake(build, dep);
+        }
+    }
+    return waits;
+}
+
+static void start_tasks(struct lq_build *build, struct lq_node *node)
+{
+    node->state = LQ_NODE_RUNNING;
+    node->tasks_left = node->task_count;
+    lq_schedule_prioritise(node);
+    build->result->steps += node->task_count;
+    for (size_t i = 0; i < node->task_count; i++) {
+        build->cost_left += node->tasks[i]->eta_cost;
+    }
+    for (size_t i = 0; i < node->task_count; i++) {
+        lq_task_start(build, node->tasks[i]);
+    }
+    struct lq_event event = {.kind = LQ_EVENT_PLAN, .artifact = node->artifact->name};
+    lq_build_event(build, &event);
+    if (node->task_count == 0) {
+        lq_node_queue(build, node);
+    }
+}
+
+static void look_up_or_expand(struct lq_build *build, struct lq_node *node)
+{
+    struct lq_error err;
+    for (const struct lq_node_link *link = node->deps; link != NULL; link = link->next) {
+        if (link->node->would_run) {
+            /* A dry run can not see further: at least one step would run here. */
+            node->would_run = true;
+            build->result->steps++;
+            build->result->would_run++;
+            done(build, node);
+            return;
+        }
+    }
+    enum lq_status status = make_key(node, &err);
+    bool shortcut =
+        !build->options->force && !node->artifact->rule->always_expand && !node->forced_expand;
+    if (status == LQ_OK && shortcut && take_record(build, node)) {
+        place(build, node);
+        return;
+    }
+    bool lost = false;
+    node->state = LQ_NODE_EXPANDING;
+    if (status == LQ_OK) {
+        status = lq_expand_node(build, node, &lost, &err);
+    }
+    if (status == LQ_OK) {
+        start_tasks(build, node);
+    } else if (lost && recover_inputs(build, node)) {
+        node->state = LQ_NODE_WAITING;
+    } else {
+        fail(build, node, status, &err);
+    }
+}
+
+/* ---- from tasks to outputs ---- */
+
+static enum lq_status resolve_output(struct lq_build *build, const struct lq_node *node,
+                                     struct lq_node_output *output, struct lq_error *err)
+{
+    const struct lq_ref *ref = &output->ref;
+    if (ref->kind == LQ_REF_STEP) {
+        const struct lq_task *task = node->tasks[ref->index];
+        for (size_t i = 0; i < task->spec.output_count; i++) {
+            if (strcmp(task->outputs[i].name, ref->name) == 0) {
+                output->digest = task->outputs[i].digest;
+                output->size_bytes = task->outputs[i].size_bytes;
+            }
+        }
+    } else if (ref->kind == LQ_REF_ARTIFACT) {
+        const struct lq_node_output *other =
+            lq_plan_output(lq_plan_node(build, ref->artifact), ref->name);
+        output->digest = other->digest;
+        output->size_bytes = other->size_bytes;
+    } else if (ref->kind == LQ_REF_SOURCE) {
+        const struct lq_source *source = lq_plan_node(build, ref->artifact)->sources[ref->index];
+        output->digest = source->digest;
+        output->size_bytes = source->sig.size_bytes;
+    } else if (ref->kind == LQ_REF_BYTES) {
+        output->size_bytes = ref->size_bytes;
+        return lq_blob_put(build->cache, ref->data, (size_t)ref->size_bytes, &output->digest, err);
+    } else {
+        return lq_error_set(err, LQ_EINTERNAL, "rule '%s' binds '%s' to a part of a file",
+                            node->artifact->rule->kind, output->name);
+    }
+    return LQ_OK;
+}
+
+static enum lq_status save_record(struct lq_build *build, const struct lq_node *node,
+                                  struct lq_error *err)
+{
+    struct lq_action_output outputs[LQ_STEP_OUTPUTS_MAX];
+    for (size_t i = 0; i < node->output_count; i++) {
+        outputs[i] = (struct lq_action_output){.name = node->outputs[i].name,
+                                               .digest = node->outputs[i].digest,
+                                               .size_bytes = node->outputs[i].size_bytes};
+    }
+    const struct lq_action_record record = {
+        .outputs = outputs,
+        .output_count = node->output_count,
+        .verdict = node->verdict,
+        .verdict_text = node->verdict_text == NULL ? "" : node->verdict_text,
+        .numerics = "",
+        .step_count = node->task_count,
+    };
+    return lq_action_put(build->cache, &node->key, &record, NULL, NULL, err);
+}
+
+static void collect(struct lq_build *build, struct lq_node *node)
+{
+    if (node->broken) {
+        node->state = LQ_NODE_SKIPPED;
+        announce(build, node, true);
+        return;
+    }
+    struct lq_error err;
+    enum lq_status status = LQ_OK;
+    for (size_t i = 0; i < node->task_count; i++) {
+        if (node->tasks[i]->verdict != LQ_OK && node->verdict == LQ_OK) {
+            node->verdict = node->tasks[i]->verdict;
+            node->verdict_text = node->tasks[i]->verdict_text;
+        }
+    }
+    for (size_t i = 0; i < node->output_count && status == LQ_OK && !node->would_run; i++) {
+        status = resolve_output(build, node, &node->outputs[i], &err);
+    }
+    if (status == LQ_OK && !node->would_run && !node->artifact->rule->always_expand) {
+        status = save_record(build, node, &err);
+    }
+    if (status != LQ_OK) {
+        fail(build, node, status, &err);
+        return;
+    }
+    place(build, node);
+}
+
+void lq_node_task_over(struct lq_build *build, struct lq_node *node)
+{
+    node->tasks_left--;
+    if (node->tasks_left == 0) {
+        lq_node_queue(build, node);
+    }
+}
+
+/* ---- sources ---- */
+
+static void hash_sources(struct lq_build *build, struct lq_node *node)
+{
+    struct lq_error err;
+    size_t pending = 0;
+    enum lq_status status = lq_source_check(build, node, &pending, &err);
+    node->state = LQ_NODE_HASHING;
+    for (size_t i = 0; i < node->source_count && status == LQ_OK; i++) {
+        struct lq_source *source = node->sources[i];
+        if (source->known || source->hashing) {
+            continue;
+        }
+        struct lq_job *job = lq_arena_get(&build->arena, sizeof *job);
+        if (job == NULL) {
+            status = lq_error_nomem(&err, "a source file");
+            break;
+        }
+        job->kind = LQ_JOB_HASH;
+        job->source = source;
+        source->hashing = true;
+        status = lq_build_submit(build, job, lq_source_perform);
+        err = job->err;
+    }
+    if (status != LQ_OK) {
+        fail(build, node, status, &err);
+    } else if (pending == 0) {
+        look_up_or_expand(build, node);
+    }
+}
+
+void lq_node_hashed(struct lq_build *build, struct lq_job *job)
+{
+    struct lq_source *source = job->source;
+    source->hashing = false;
+    source->known = job->status == LQ_OK;
+    struct lq_event event = {.kind = LQ_EVENT_SOURCE_HASHED,
+                             .label = source->path,
+                             .seconds = job->seconds,
+                             .total = source->sig.size_bytes};
+    lq_build_event(build, &event);
+    for (size_t i = 0; i < build->node_count; i++) {
+        struct lq_node *node = &build->nodes[i];
+        if (node->state != LQ_NODE_HASHING) {
+            continue;
+        }
+        bool complete = true;
+        bool failed = false;
+        for (size_t k = 0; k < node->source_count; k++) {
+            complete = complete && node->sources[k]->known;
+            failed = failed || (node->sources[k] == source && job->status != LQ_OK);
+        }
+        if (failed) {
+            fail(build, node, job->status, &job->err);
+        } else if (complete) {
+            lq_node_queue(build, node);
+        }
+    }
+}
+
+void lq_node_advance(struct lq_build *build, struct lq_node *node)
+{
+    node->queued = false;
+    if (node->state == LQ_NODE_RUNNING && node->tasks_left == 0) {
+        collect(build, node);
+    } else if (node->state == LQ_NODE_WAITING || node->state == LQ_NODE_HASHING) {
+        if (node->doomed) {
+            node->state = LQ_NODE_SKIPPED;
+            announce(build, node, true);
+        } else {
+            hash_sources(build, node);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+/* Puts an output at the path that the recipe names: a stream out of the cache into a temporary file
+ * that replaces the old one only when every byte has been checked. */
+#include <stdlib.h>
+#include <time.h>
+
+#include "engine/build_state.h"
+
+bool lq_place_is_current(struct lq_build *build, const struct lq_node *node)
+{
+    struct lq_file_sig sig;
+    struct lq_digest digest;
+    bool exists = false;
+    struct lq_error err;
+    return lq_file_sig_get(node->out_path, &sig, &exists, &err) == LQ_OK && exists &&
+           lq_file_digest_get(build->cache, &sig, "plain", &digest) &&
+           lq_digest_equal(&digest, &lq_plan_output(node, "main")->digest);
+}
+
+/* Where the bytes of an output come from. */
+struct content {
+    struct lq_blob_reader *reader;
+    const unsigned char *bytes;
+    uint64_t size_bytes;
+};
+
+static enum lq_status open_content(struct lq_job *job, const struct lq_digest *digest,
+                                   struct content *content)
+{
+    struct lq_build *build = job->build;
+    *content = (struct content){0};
+    enum lq_status status = lq_blob_open(build->cache, digest, false, &content->reader, &job->err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    if (content->reader != NULL) {
+        content->size_bytes = lq_blob_size(content->reader);
+        return LQ_OK;
+    }
+    struct lq_source *source = lq_source_by_digest(build, digest);
+    if (source == NULL) {
+        job->lost = true;
+        return lq_error_set(&job->err, LQ_ECACHE, "%s: the output is no longer in the cache",
+                            job->node->out_path);
+    }
+    const struct lq_map *map = NULL;
+    status = lq_source_map(build, source, &map, &job->err);
+    if (status == LQ_OK) {
+        content->bytes = map->data;
+        content->size_bytes = map->size_bytes;
+    }
+    return status;
+}
+
+/* Copies everything and checks it against the digest on the way. */
+static enum lq_status copy_content(struct lq_job *job, const struct content *content,
+                                   const struct lq_digest *digest, struct lq_atomic_file *file)
+{
+    enum { PIECE_BYTES = 1 << 20 };
+    struct lq_hasher *hasher = lq_hasher_create();
+    unsigned char *piece = malloc(PIECE_BYTES);
+    enum lq_status status =
+        hasher == NULL || piece == NULL ? lq_error_nomem(&job->err, "a copy buffer") : LQ_OK;
+    for (uint64_t at = 0; status == LQ_OK && at < content->size_bytes; at += PIECE_BYTES) {
+        uint64_t left = content->size_bytes - at;
+        size_t size_bytes = left < PIECE_BYTES ? (size_t)left : PIECE_BYTES;
+        const unsigned char *bytes = content->bytes == NULL ? piece : content->bytes + at;
+        if (content->bytes == NULL) {
+            status = lq_blob_read(content->reader, at, piece, size_bytes, &job->err);
+            job->lost = status == LQ_ECACHE;
+        }
+        if (status == LQ_OK) {
+            lq_hasher_update(hasher, bytes, size_bytes);
+            status = lq_atomic_file_write(file, bytes, size_bytes, &job->err);
+        }
+        if (status == LQ_OK && lq_build_cancelled(job->build)) {
+            status = lq_error_set(&job->err, LQ_ECANCELLED, "cancelled");
+        }
+    }
+    struct lq_digest copied;
+    if (status == LQ_OK) {
+        lq_hasher_finish(hasher, &copied);
+        if (!lq_digest_equal(&copied, digest)) {
+            job->lost = true;
+            status = lq_error_set(&job->err, LQ_ECACHE,
+                                  "%s: the output in the cache does not have its digest",
+                                  job->node->out_path);
+        }
+    }
+    free(piece);
+    lq_hasher_destroy(hasher);
+    return status;
+}
+
+/* Lets the cache find out what is wrong with the blob and remove it, so that it is made again. */
+static void discard_altered(struct lq_job *job, const struct lq_digest *digest)
+{
+    struct lq_blob_reader *reader = NULL;
+    struct lq_error err;
+    if (lq_blob_open(job->build->cache, digest, true, &reader, &err) == LQ_OK) {
+        lq_blob_close(reader);
+    }
+}
+
+static enum lq_status remember(struct lq_job *job, struct lq_file_sig sig,
+                               const struct lq_digest *digest)
+{
+    /* Only a signature that no later write can repeat is worth remembering. */
+    for (int i = 0; i < 8 && lq_file_sig_is_fresh(&sig); i++) {
+        struct timespec pause = {.tv_nsec = 5 * 1000 * 1000};
+        (void)nanosleep(&pause, NULL);
+    }
+    struct lq_file_sig now;
+    bool exists = false;
+    enum lq_status status = lq_file_sig_get(job->node->out_path, &now, &exists, &job->err);
+    if (status != LQ_OK || !exists || !lq_file_sig_equal(&now, &sig)) {
+        return status;
+    }
+    return lq_file_digest_put(job->build->cache, &sig, "plain", digest, &job->err);
+}
+
+void lq_place_perform(struct lq_work *work)
+{
+    struct lq_job *job = (struct lq_job *)(void *)work;
+    const struct lq_digest *digest = &lq_plan_output(job->node, "main")->digest;
+    struct content content;
+    struct lq_atomic_file *file = NULL;
+    lq_error_clear(&job->err);
+    job->status = open_content(job, digest, &content);
+    if (job->status == LQ_OK) {
+        job->status = lq_atomic_file_begin(&file, job->node->out_path, &job->err);
+    }
+    if (job->status == LQ_OK) {
+        job->status = copy_content(job, &content, digest, file);
+    }
+    if (content.reader != NULL) {
+        lq_blob_close(content.reader);
+    }
+    if (job->status != LQ_OK) {
+        lq_atomic_file_abort(file);
+        if (job->lost) {
+            discard_altered(job, digest);
+        }
+        return;
+    }
+    struct lq_file_sig sig;
+    job->status = lq_atomic_file_commit(file, &sig, &job->err);
+    if (job->status == LQ_OK) {
+        job->status = remember(job, sig, digest);
+    }
+}
