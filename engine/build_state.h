@@ -96,6 +96,8 @@ bool lq_node_has_content(const struct lq_build *build, const struct lq_digest *d
 
 /* task.c: the life of one task */
 void lq_task_start(struct lq_build *build, struct lq_task *task);
+/* Takes a task of an expansion that is thrown away out of the result's counts. */
+void lq_task_uncount(struct lq_build *build, struct lq_task *task);
 void lq_task_wake(struct lq_build *build, struct lq_task *task);
 /* `task` goes on when `target` is over. False when memory is out. */
 bool lq_task_wait(struct lq_build *build, struct lq_task *task, struct lq_waiter **waiters);

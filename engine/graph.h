@@ -150,7 +150,8 @@ struct lq_node {
     size_t waiting_on;
     struct lq_node_link *deps;
     struct lq_node_link *users;
-    struct lq_waiter *waiters; /* tasks that wait for a lost output */
+    struct lq_waiter *waiters;          /* tasks that wait for a lost output */
+    struct lq_node_link *waiting_nodes; /* nodes that wait for a lost output */
     struct lq_source **sources;
     size_t source_count;
     size_t source_capacity;
@@ -161,7 +162,8 @@ struct lq_node {
     struct lq_node_output outputs[LQ_STEP_OUTPUTS_MAX];
     size_t output_count;
     struct lq_digest key;
-    uint64_t depth_cost; /* cost of the longest chain of nodes behind it */
+    uint64_t record_steps; /* steps counted because its own record was a hit */
+    uint64_t depth_cost;   /* cost of the longest chain of nodes behind it */
     unsigned attempts;
     const char *out_path; /* where "main" goes, joined; NULL when nowhere */
     enum lq_status verdict;

@@ -24,20 +24,29 @@ bool lq_node_has_content(const struct lq_build *build, const struct lq_digest *d
 
 /* ---- ends ---- */
 
+static void tell(struct lq_build *build, struct lq_node *user, bool doomed)
+{
+    user->doomed = user->doomed || doomed;
+    user->waiting_on--;
+    if (user->waiting_on == 0) {
+        lq_node_queue(build, user);
+    }
+}
+
 static void announce(struct lq_build *build, struct lq_node *node, bool doomed)
 {
     lq_task_wake_all(build, &node->waiters, doomed);
+    struct lq_node_link *again = node->waiting_nodes;
+    node->waiting_nodes = NULL;
+    for (; again != NULL; again = again->next) {
+        tell(build, again->node, doomed);
+    }
     if (node->announced) {
         return;
     }
     node->announced = true;
     for (const struct lq_node_link *link = node->users; link != NULL; link = link->next) {
-        struct lq_node *user = link->node;
-        user->doomed = user->doomed || doomed;
-        user->waiting_on--;
-        if (user->waiting_on == 0) {
-            lq_node_queue(build, user);
-        }
+        tell(build, link->node, doomed);
     }
 }
 
@@ -88,6 +97,12 @@ static void place(struct lq_build *build, struct lq_node *node)
 
 static void remake(struct lq_build *build, struct lq_node *node)
 {
+    build->result->steps -= node->record_steps;
+    build->result->cached -= node->record_steps;
+    node->record_steps = 0;
+    for (size_t i = 0; i < node->task_count; i++) {
+        lq_task_uncount(build, node->tasks[i]);
+    }
     node->forced_expand = true;
     node->attempts++;
     node->state = LQ_NODE_WAITING;
@@ -236,6 +251,7 @@ static bool take_record(struct lq_build *build, struct lq_node *node)
     node->output_count = record.output_count;
     node->verdict = record.verdict;
     node->verdict_text = record.verdict_text;
+    node->record_steps = record.step_count;
     build->result->steps += record.step_count;
     build->result->cached += record.step_count;
     return true;
@@ -261,12 +277,15 @@ static bool recover_inputs(struct lq_build *build, struct lq_node *node)
         for (size_t i = 0; i < dep->output_count; i++) {
             lost = lost || !lq_node_has_content(build, &dep->outputs[i].digest);
         }
-        if (lost && dep->announced && dep->attempts < LQ_BUILD_ATTEMPTS_MAX) {
-            dep->announced = false;
-            for (const struct lq_node_link *up = dep->users; up != NULL; up = up->next) {
-                up->node->waiting_on += up->node == node ? 1 : 0;
-            }
-            waits = true;
+        struct lq_node_link *again = lost ? lq_arena_get(&build->arena, sizeof *again) : NULL;
+        if (again == NULL || dep->attempts >= LQ_BUILD_ATTEMPTS_MAX) {
+            continue;
+        }
+        *again = (struct lq_node_link){.node = node, .next = dep->waiting_nodes};
+        dep->waiting_nodes = again;
+        node->waiting_on++;
+        waits = true;
+        if (dep->state == LQ_NODE_DONE) {
             remake(build, dep);
         }
     }

@@ -90,6 +90,15 @@ static void count_outcome(struct lq_build *build, struct lq_task *task, enum lq_
     (*counter(build, outcome))++;
 }
 
+void lq_task_uncount(struct lq_build *build, struct lq_task *task)
+{
+    if (task->counted) {
+        (*counter(build, task->outcome))--;
+        task->counted = false;
+    }
+    build->result->steps--;
+}
+
 static struct lq_task_output *input_output(const struct lq_task *task, size_t input)
 {
     const struct lq_ref *ref = &task->spec.inputs[input].ref;
