@@ -1,3 +1,4 @@
+#include "kernels/ref/decode_ref.h"
 #include "kernels/ref/rows_ref.h"
 #include "kernels/table.h"
 
@@ -11,4 +12,14 @@ void lq_kernels_fill_ref(struct lq_kernels *table)
     table->encode[LQ_DTYPE_F32] = lq_encode_f32_ref;
     table->encode[LQ_DTYPE_F16] = lq_encode_f16_ref;
     table->encode[LQ_DTYPE_BF16] = lq_encode_bf16_ref;
+    table->decode[LQ_DTYPE_Q4_0] = lq_decode_q4_0_ref;
+    table->decode[LQ_DTYPE_Q4_1] = lq_decode_q4_1_ref;
+    table->decode[LQ_DTYPE_Q5_0] = lq_decode_q5_0_ref;
+    table->decode[LQ_DTYPE_Q5_1] = lq_decode_q5_1_ref;
+    table->decode[LQ_DTYPE_Q8_0] = lq_decode_q8_0_ref;
+    table->decode[LQ_DTYPE_Q2_K] = lq_decode_q2_k_ref;
+    table->decode[LQ_DTYPE_Q3_K] = lq_decode_q3_k_ref;
+    table->decode[LQ_DTYPE_Q4_K] = lq_decode_q4_k_ref;
+    table->decode[LQ_DTYPE_Q5_K] = lq_decode_q5_k_ref;
+    table->decode[LQ_DTYPE_Q6_K] = lq_decode_q6_k_ref;
 }
