@@ -14,6 +14,11 @@ static void fill_tables(void)
     for (int level = LQ_CPU_REF; level < LQ_CPU_LEVEL_COUNT; level++) {
         tables[level].level = (enum lq_cpu_level)level;
         lq_kernels_fill_ref(&tables[level]);
+#if defined(__x86_64__)
+        if (level >= LQ_CPU_AVX2) {
+            lq_kernels_fill_avx2(&tables[level]);
+        }
+#endif
     }
     chosen = &tables[level_best];
 }

@@ -6,5 +6,6 @@
 #include "kernels/kernels.h"
 
 void lq_kernels_fill_ref(struct lq_kernels *table);
+void lq_kernels_fill_avx2(struct lq_kernels *table);
 
 #endif

@@ -94,3 +94,54 @@ Test(kernels, decode_is_bit_exact_on_golden_blocks)
     }
     cr_assert_geq(checked, 20);
 }
+
+static double weighted_rmse(const float *a, const float *b, const float *weights, size_t row_count,
+                            size_t col_count)
+{
+    double sum = 0.0;
+    double weight_sum = 0.0;
+    for (size_t i = 0; i < row_count * col_count; i++) {
+        double weight = weights == NULL ? 1.0 : (double)weights[i % col_count];
+        double error = (double)a[i] - (double)b[i];
+        sum += weight * error * error;
+        weight_sum += weight;
+    }
+    return sqrt(sum / weight_sum);
+}
+
+/* The weighted error that an encoder was asked to minimise is at most the golden one: with
+ * importance the weighted column of index.tsv, without it the plain one. */
+Test(kernels, encode_error_is_at_most_the_golden_error)
+{
+    struct golden_case cases[64];
+    size_t case_count = read_index(cases, 64);
+    float *weights = read_golden("weights.f32", GOLDEN_ELEMS * sizeof(float));
+    float *importance = read_golden("importance.f32", GOLDEN_COLS * sizeof(float));
+    size_t checked = 0;
+    for (size_t i = 0; i < case_count; i++) {
+        enum lq_dtype dtype = cases[i].dtype;
+        lq_encode_fn encode = lq_kernels()->encode[dtype];
+        if (encode == NULL) {
+            continue;
+        }
+        size_t row_bytes = lq_dtype_row_bytes(dtype, GOLDEN_COLS);
+        unsigned char *blocks = malloc(row_bytes * GOLDEN_ROWS);
+        float *decoded = malloc(GOLDEN_ELEMS * sizeof(float));
+        const float *weight = cases[i].has_importance ? importance : NULL;
+        for (size_t row = 0; row < GOLDEN_ROWS; row++) {
+            encode(weights + row * GOLDEN_COLS, blocks + row * row_bytes, GOLDEN_COLS, weight);
+        }
+        lq_kernels()->decode[dtype](blocks, decoded, GOLDEN_ELEMS);
+        double error = weighted_rmse(weights, decoded, weight, GOLDEN_ROWS, GOLDEN_COLS);
+        double limit = cases[i].has_importance ? cases[i].wrmse : cases[i].rmse;
+        /* index.tsv has seven digits. */
+        cr_expect_leq(error, limit * (1 + 1e-6), "%s %s: %.6e, golden %.6e", cases[i].name,
+                      weight == NULL ? "plain" : "imatrix", error, limit);
+        free(blocks);
+        free(decoded);
+        checked++;
+    }
+    free(weights);
+    free(importance);
+    cr_assert_geq(checked, 20);
+}

@@ -1,3 +1,4 @@
+#include "kernels/encode.h"
 #include "kernels/ref/decode_ref.h"
 #include "kernels/ref/rows_ref.h"
 #include "kernels/table.h"
@@ -22,4 +23,14 @@ void lq_kernels_fill_ref(struct lq_kernels *table)
     table->decode[LQ_DTYPE_Q4_K] = lq_decode_q4_k_ref;
     table->decode[LQ_DTYPE_Q5_K] = lq_decode_q5_k_ref;
     table->decode[LQ_DTYPE_Q6_K] = lq_decode_q6_k_ref;
+    table->encode[LQ_DTYPE_Q4_0] = lq_encode_q4_0_ref;
+    table->encode[LQ_DTYPE_Q4_1] = lq_encode_q4_1_ref;
+    table->encode[LQ_DTYPE_Q5_0] = lq_encode_q5_0_ref;
+    table->encode[LQ_DTYPE_Q5_1] = lq_encode_q5_1_ref;
+    table->encode[LQ_DTYPE_Q8_0] = lq_encode_q8_0_ref;
+    table->encode[LQ_DTYPE_Q2_K] = lq_encode_q2_k_ref;
+    table->encode[LQ_DTYPE_Q3_K] = lq_encode_q3_k_ref;
+    table->encode[LQ_DTYPE_Q4_K] = lq_encode_q4_k_ref;
+    table->encode[LQ_DTYPE_Q5_K] = lq_encode_q5_k_ref;
+    table->encode[LQ_DTYPE_Q6_K] = lq_encode_q6_k_ref;
 }

@@ -1,0 +1,3 @@
+/* The encoders with one lane: the reference. */
+#include "kernels/search/encode_k.h"
+#include "kernels/search/encode_small.h"

@@ -1,0 +1,84 @@
+/* One lane: plain floats. See kernels/lanes.h. */
+#ifndef LQ_KERNELS_REF_LANES_REF_H
+#define LQ_KERNELS_REF_LANES_REF_H
+
+#include <math.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "kernels/kernels.h"
+
+#define LANES 1
+#define LANE_NAME(name) name##_ref
+
+typedef float lane_f;
+typedef bool lane_m;
+
+static inline lane_f lane_set(float value)
+{
+    return value;
+}
+
+static inline lane_f lane_load(const float *in)
+{
+    return *in;
+}
+
+static inline void lane_store(float *out, lane_f value)
+{
+    *out = value;
+}
+
+static inline lane_f lane_min(lane_f a, lane_f b)
+{
+    return a < b ? a : b;
+}
+
+static inline lane_f lane_max(lane_f a, lane_f b)
+{
+    return a > b ? a : b;
+}
+
+static inline lane_f lane_abs(lane_f a)
+{
+    return fabsf(a);
+}
+
+static inline lane_m lane_less(lane_f a, lane_f b)
+{
+    return a < b;
+}
+
+static inline lane_m lane_and(lane_m a, lane_m b)
+{
+    return a && b;
+}
+
+static inline lane_f lane_select(lane_m mask, lane_f yes, lane_f no)
+{
+    return mask ? yes : no;
+}
+
+/* To the nearest integer, ties to even, for magnitudes below 2^22: adding 1.5 * 2^23 leaves no
+ * fraction bits. */
+static inline lane_f lane_round(lane_f a)
+{
+    return (a + 12582912.0f) - 12582912.0f;
+}
+
+/* To the nearest half; magnitudes beyond the largest half become that. */
+static inline lane_f lane_to_half(lane_f a)
+{
+    return lq_f16_to_f32(lq_f32_to_f16(lane_max(lane_min(a, 65504.0f), -65504.0f)));
+}
+
+/* out[i * LANES + lane] = in[lane * stride + i]; count is a multiple of 8. */
+static inline void lane_load_tile(float *out, const float *in, size_t stride, size_t count)
+{
+    (void)stride;
+    for (size_t i = 0; i < count; i++) {
+        out[i] = in[i];
+    }
+}
+
+#endif

@@ -1,0 +1,175 @@
+/* Encoders of the K types. Included once per CPU level after the lanes. Thread rule: pure. */
+#ifndef LQ_KERNELS_SEARCH_ENCODE_K_H
+#define LQ_KERNELS_SEARCH_ENCODE_K_H
+
+#include "kernels/bytes.h"
+#include "kernels/encode.h"
+#include "kernels/pack.h"
+#include "kernels/search/k_affine.h"
+#include "kernels/search/k_symmetric.h"
+
+static inline struct k_affine k_affine_encode(const struct k_affine_shape *shape, const float *row,
+                                              const float *importance, uint8_t *codes)
+{
+    struct tile tile = {.problem_count = shape->problem_count,
+                        .elem_count = shape->elem_count,
+                        .group_size = shape->problem_count};
+    tile_load(&tile, row, importance);
+    struct k_affine fit = k_affine_search(&tile, shape);
+    k_affine_codes(shape, &fit, row, tile.unit[0], codes);
+    return fit;
+}
+
+/* The scales and mins of Q4_K and Q5_K, behind d and dmin. */
+static inline void k_affine_put_head(unsigned char *out, const struct k_affine *fit)
+{
+    uint8_t scales[8];
+    uint8_t mins[8];
+    for (size_t p = 0; p < 8; p++) {
+        scales[p] = (uint8_t)fit->scale[p];
+        mins[p] = (uint8_t)fit->min[p];
+    }
+    lq_store_u16(out, fit->d.bits);
+    lq_store_u16(out + 2, fit->dmin.bits);
+    lq_pack_scales_q4_k(out + 4, scales, mins);
+}
+
+void LANE_NAME(lq_encode_q4_k)(const float *row, void *blocks, size_t col_count,
+                               const float *importance)
+{
+    static const struct k_affine_shape shape = {
+        8, 32, 63.0f, {15.0f, false, -1.5f, 0.178f, 14, 3}, 1};
+    unsigned char *out = blocks;
+    for (size_t i = 0; i < col_count; i += 256, out += 144) {
+        uint8_t codes[256];
+        struct k_affine fit =
+            k_affine_encode(&shape, row + i, importance == NULL ? NULL : importance + i, codes);
+        k_affine_put_head(out, &fit);
+        for (size_t j = 0; j < 128; j++) {
+            size_t at = j / 32 * 64 + j % 32;
+            out[16 + j] = (unsigned char)(codes[at] | codes[at + 32] << 4);
+        }
+    }
+}
+
+void LANE_NAME(lq_encode_q5_k)(const float *row, void *blocks, size_t col_count,
+                               const float *importance)
+{
+    static const struct k_affine_shape shape = {
+        8, 32, 63.0f, {31.0f, false, -1.5f, 0.178f, 14, 3}, 1};
+    unsigned char *out = blocks;
+    for (size_t i = 0; i < col_count; i += 256, out += 176) {
+        uint8_t codes[256];
+        struct k_affine fit =
+            k_affine_encode(&shape, row + i, importance == NULL ? NULL : importance + i, codes);
+        k_affine_put_head(out, &fit);
+        for (size_t j = 0; j < 32; j++) {
+            unsigned high = 0;
+            for (size_t p = 0; p < 8; p++) {
+                high |= (unsigned)(codes[p * 32 + j] >> 4) << p;
+            }
+            out[16 + j] = (unsigned char)high;
+        }
+        for (size_t j = 0; j < 128; j++) {
+            size_t at = j / 32 * 64 + j % 32;
+            out[48 + j] = (unsigned char)((codes[at] & 15) | codes[at + 32] << 4);
+        }
+    }
+}
+
+/* Bit pairs of 256 codes: 128 values share 32 bytes, the first 32 of them the lowest pairs. */
+static inline void k_put_pairs(unsigned char *out, const uint8_t *codes)
+{
+    for (size_t j = 0; j < 64; j++) {
+        const uint8_t *from = codes + j / 32 * 128 + j % 32;
+        out[j] = (unsigned char)((from[0] & 3) | (from[32] & 3) << 2 | (from[64] & 3) << 4 |
+                                 (from[96] & 3) << 6);
+    }
+}
+
+void LANE_NAME(lq_encode_q2_k)(const float *row, void *blocks, size_t col_count,
+                               const float *importance)
+{
+    static const struct k_affine_shape shape = {
+        16, 16, 15.0f, {3.0f, false, -1.5f, 0.178f, 14, 3}, 1};
+    unsigned char *out = blocks;
+    for (size_t i = 0; i < col_count; i += 256, out += 84) {
+        uint8_t codes[256];
+        struct k_affine fit =
+            k_affine_encode(&shape, row + i, importance == NULL ? NULL : importance + i, codes);
+        for (size_t p = 0; p < 16; p++) {
+            out[p] = (unsigned char)((unsigned)fit.scale[p] | (unsigned)fit.min[p] << 4);
+        }
+        k_put_pairs(out + 16, codes);
+        lq_store_u16(out + 80, fit.d.bits);
+        lq_store_u16(out + 82, fit.dmin.bits);
+    }
+}
+
+static inline struct k_symmetric k_symmetric_encode(const struct k_symmetric_shape *shape,
+                                                    const float *row, const float *importance,
+                                                    uint8_t *codes)
+{
+    struct tile tile = {.problem_count = K_SYMMETRIC_PROBLEMS,
+                        .elem_count = K_SYMMETRIC_ELEMS,
+                        .group_size = K_SYMMETRIC_PROBLEMS};
+    tile_load(&tile, row, importance);
+    struct k_symmetric fit = k_symmetric_search(&tile, shape);
+    k_symmetric_codes(shape, &fit, row, tile.unit[0], codes);
+    return fit;
+}
+
+void LANE_NAME(lq_encode_q3_k)(const float *row, void *blocks, size_t col_count,
+                               const float *importance)
+{
+    static const struct k_symmetric_shape shape = {
+        {-4.0f, 3.0f, -0.9f, 0.1f, 19, 1, true}, -32.0f, 31.0f, 1, 1};
+    unsigned char *out = blocks;
+    for (size_t i = 0; i < col_count; i += 256, out += 110) {
+        uint8_t codes[256];
+        struct k_symmetric fit =
+            k_symmetric_encode(&shape, row + i, importance == NULL ? NULL : importance + i, codes);
+        int8_t scales[16];
+        for (size_t p = 0; p < 16; p++) {
+            scales[p] = (int8_t)fit.scale[p];
+        }
+        for (size_t j = 0; j < 32; j++) {
+            unsigned high = 0;
+            for (size_t p = 0; p < 8; p++) {
+                high |= (unsigned)(codes[p * 32 + j] >> 2) << p;
+            }
+            out[j] = (unsigned char)high;
+        }
+        k_put_pairs(out + 32, codes);
+        lq_pack_scales_q3_k(out + 96, scales);
+        lq_store_u16(out + 108, fit.d.bits);
+    }
+}
+
+void LANE_NAME(lq_encode_q6_k)(const float *row, void *blocks, size_t col_count,
+                               const float *importance)
+{
+    static const struct k_symmetric_shape shape = {
+        {-32.0f, 31.0f, -0.9f, 0.1f, 19, 1, false}, -128.0f, 127.0f, 1, 1};
+    unsigned char *out = blocks;
+    for (size_t i = 0; i < col_count; i += 256, out += 210) {
+        uint8_t codes[256];
+        struct k_symmetric fit =
+            k_symmetric_encode(&shape, row + i, importance == NULL ? NULL : importance + i, codes);
+        for (size_t j = 0; j < 128; j++) {
+            size_t at = j / 64 * 128 + j % 64;
+            out[j] = (unsigned char)((codes[at] & 15) | codes[at + 64] << 4);
+        }
+        for (size_t j = 0; j < 64; j++) {
+            const uint8_t *from = codes + j / 32 * 128 + j % 32;
+            out[128 + j] = (unsigned char)(from[0] >> 4 | from[32] >> 4 << 2 | from[64] >> 4 << 4 |
+                                           from[96] >> 4 << 6);
+        }
+        for (size_t p = 0; p < 16; p++) {
+            out[192 + p] = (unsigned char)(int8_t)fit.scale[p];
+        }
+        lq_store_u16(out + 208, fit.d.bits);
+    }
+}
+
+#endif

@@ -1,0 +1,239 @@
+/* Q2_K, Q4_K, Q5_K: x ~ d * scale * code - dmin * min, with one half d and dmin per 256 values and
+ * small integers scale and min per problem. Real fits first (affine.h), then d and dmin, then the
+ * integers by trial: each trial re-quantizes every value and measures the true error. Included once
+ * per CPU level after the lanes. Thread rule: pure. */
+#ifndef LQ_KERNELS_SEARCH_K_AFFINE_H
+#define LQ_KERNELS_SEARCH_K_AFFINE_H
+
+#include "kernels/search/affine.h"
+#include "kernels/search/super.h"
+
+struct k_affine_shape {
+    size_t problem_count;
+    size_t elem_count;
+    float small_max; /* largest integer scale and min */
+    struct affine_trials trials;
+    int round_count; /* refits of d and dmin */
+};
+
+/* One super-block's parameters; arrays per problem. */
+struct k_affine {
+    struct super_half d, dmin;
+    float scale[TILE_PROBLEMS_MAX]; /* integers in floats */
+    float min[TILE_PROBLEMS_MAX];
+    float error[TILE_PROBLEMS_MAX];
+};
+
+/* Sums that the refit of d and dmin needs. */
+struct k_affine_normal {
+    float ss[TILE_PROBLEMS_MAX], sm[TILE_PROBLEMS_MAX], mm[TILE_PROBLEMS_MAX];
+    float xs[TILE_PROBLEMS_MAX], xm[TILE_PROBLEMS_MAX];
+};
+
+/* Tries the scale integers next to the present ones, each with the min that suits its codes. */
+static inline void k_affine_trials(const struct tile *tile, const struct k_affine_shape *shape,
+                                   struct k_affine *fit, size_t p)
+{
+    const float *x = tile->x + p * shape->elem_count;
+    const float *w = tile->w + p * shape->elem_count;
+    lane_f d = lane_set(fit->d.value);
+    lane_f dmin = lane_set(fit->dmin.value);
+    lane_f zero = lane_set(0.0f);
+    lane_f one = lane_set(1.0f);
+    lane_f top = lane_set(shape->trials.code_max);
+    lane_f small_max = lane_set(shape->small_max);
+    lane_f start_scale = lane_load(fit->scale + p);
+    lane_f start_min = lane_load(fit->min + p);
+    lane_f best_scale = start_scale;
+    lane_f best_min = start_min;
+    lane_f best_error = lane_load(fit->error + p);
+    for (int delta = -1; delta <= 1; delta++) {
+        lane_f small = lane_max(lane_min(start_scale + lane_set((float)delta), small_max), zero);
+        lane_f scale = d * small;
+        lane_m usable = lane_less(lane_set(0x1p-80f), scale);
+        lane_f inverse = lane_select(usable, one / lane_select(usable, scale, one), zero);
+        lane_f min = dmin * start_min;
+        lane_f sum_w = zero;
+        lane_f sum_r = zero;
+        lane_f sum_rr = zero;
+        for (size_t i = 0; i < shape->elem_count * LANES; i += LANES) {
+            lane_f weight = lane_load(w + i);
+            lane_f shifted = lane_load(x + i) + min;
+            lane_f residual = shifted - scale * affine_code(shifted * inverse, top);
+            lane_f weighted = weight * residual;
+            sum_w = sum_w + weight;
+            sum_r = sum_r + weighted;
+            sum_rr = sum_rr + weighted * residual;
+        }
+        /* With these codes the error is a parabola in the min. */
+        lane_m has_min = lane_less(lane_set(0x1p-80f), dmin);
+        lane_f move = zero - sum_r / (sum_w * lane_select(has_min, dmin, one));
+        move = lane_select(has_min, move, zero);
+        lane_f limit = lane_set(64.0f);
+        move = lane_round(lane_max(lane_min(move, limit), zero - limit));
+        lane_f new_min = lane_max(lane_min(start_min + move, small_max), zero);
+        lane_f shift = (new_min - start_min) * dmin;
+        lane_f error = sum_rr + shift * (sum_r + sum_r + shift * sum_w);
+        lane_m better = lane_less(error, best_error);
+        best_scale = lane_select(better, small, best_scale);
+        best_min = lane_select(better, new_min, best_min);
+        best_error = lane_select(better, error, best_error);
+    }
+    lane_store(fit->scale + p, best_scale);
+    lane_store(fit->min + p, best_min);
+    lane_store(fit->error + p, best_error);
+}
+
+/* Error of the present integers, with the sums for the refit. */
+static inline void k_affine_measure(const struct tile *tile, const struct k_affine_shape *shape,
+                                    struct k_affine *fit, struct k_affine_normal *normal, size_t p)
+{
+    const float *x = tile->x + p * shape->elem_count;
+    const float *w = tile->w + p * shape->elem_count;
+    lane_f zero = lane_set(0.0f);
+    lane_f one = lane_set(1.0f);
+    lane_f small_scale = lane_load(fit->scale + p);
+    lane_f small_min = lane_load(fit->min + p);
+    lane_f scale = lane_set(fit->d.value) * small_scale;
+    lane_f min = lane_set(fit->dmin.value) * small_min;
+    lane_m usable = lane_less(lane_set(0x1p-80f), scale);
+    lane_f inverse = lane_select(usable, one / lane_select(usable, scale, one), zero);
+    lane_f sum_w = zero, sum_l = zero, sum_ll = zero, sum_r = zero, sum_rl = zero, sum_rr = zero;
+    for (size_t i = 0; i < shape->elem_count * LANES; i += LANES) {
+        lane_f weight = lane_load(w + i);
+        lane_f shifted = lane_load(x + i) + min;
+        lane_f code = affine_code(shifted * inverse, lane_set(shape->trials.code_max));
+        lane_f residual = shifted - scale * code;
+        lane_f weighted = weight * residual;
+        lane_f weighted_code = weight * code;
+        sum_w = sum_w + weight;
+        sum_l = sum_l + weighted_code;
+        sum_ll = sum_ll + weighted_code * code;
+        sum_r = sum_r + weighted;
+        sum_rl = sum_rl + weighted * code;
+        sum_rr = sum_rr + weighted * residual;
+    }
+    lane_store(fit->error + p, sum_rr);
+    lane_store(normal->ss + p, small_scale * small_scale * sum_ll);
+    lane_store(normal->sm + p, zero - small_scale * small_min * sum_l);
+    lane_store(normal->mm + p, small_min * small_min * sum_w);
+    lane_store(normal->xs + p, small_scale * sum_rl);
+    lane_store(normal->xm + p, zero - small_min * sum_r);
+}
+
+static inline float k_affine_total(const struct k_affine *fit, size_t count)
+{
+    float total = 0.0f;
+    for (size_t p = 0; p < count; p++) {
+        total += fit->error[p];
+    }
+    return total;
+}
+
+/* d and dmin by least squares on the residuals of the present codes. */
+static inline void k_affine_refit(const struct k_affine_shape *shape,
+                                  const struct k_affine_normal *normal, struct k_affine *fit,
+                                  float unit)
+{
+    float ss = 0.0f, sm = 0.0f, mm = 0.0f, xs = 0.0f, xm = 0.0f;
+    for (size_t p = 0; p < shape->problem_count; p++) {
+        ss += normal->ss[p];
+        sm += normal->sm[p];
+        mm += normal->mm[p];
+        xs += normal->xs[p];
+        xm += normal->xm[p];
+    }
+    float det = ss * mm - sm * sm;
+    float d_move = 0.0f;
+    float dmin_move = 0.0f;
+    if (det > 0x1p-18f * ss * mm) {
+        d_move = (mm * xs - sm * xm) / det;
+        dmin_move = (ss * xm - sm * xs) / det;
+    } else if (ss > 0x1p-80f) {
+        d_move = xs / ss;
+    }
+    float d = fit->d.value + d_move;
+    float dmin = fit->dmin.value + dmin_move;
+    fit->d = super_half_of(d > 0.0f ? d : 0.0f, unit);
+    fit->dmin = super_half_of(dmin > 0.0f ? dmin : 0.0f, unit);
+}
+
+static inline void k_affine_start(const struct tile *tile, const struct k_affine_shape *shape,
+                                  struct k_affine *fit)
+{
+    float weight[TILE_PROBLEMS_MAX];
+    for (size_t p = 0; p < shape->problem_count; p += LANES) {
+        const float *x = tile->x + p * shape->elem_count;
+        const float *w = tile->w + p * shape->elem_count;
+        struct affine_fit real = affine_search(x, w, shape->elem_count, &shape->trials);
+        lane_store(fit->scale + p, real.scale);
+        lane_store(fit->min + p, lane_set(0.0f) - real.offset);
+        lane_f sum_w = lane_set(0.0f);
+        for (size_t i = 0; i < shape->elem_count * LANES; i += LANES) {
+            sum_w = sum_w + lane_load(w + i);
+        }
+        lane_store(weight + p, sum_w);
+    }
+    float unit = tile->unit[0];
+    fit->d = super_half_of(
+        super_step(fit->scale, weight, shape->problem_count, 0.0f, shape->small_max), unit);
+    fit->dmin = super_half_of(
+        super_step(fit->min, weight, shape->problem_count, 0.0f, shape->small_max), unit);
+    float d_inverse = fit->d.value > 0.0f ? 1.0f / fit->d.value : 0.0f;
+    float dmin_inverse = fit->dmin.value > 0.0f ? 1.0f / fit->dmin.value : 0.0f;
+    for (size_t p = 0; p < shape->problem_count; p += LANES) {
+        lane_f top = lane_set(shape->small_max);
+        lane_store(fit->scale + p,
+                   affine_code(lane_load(fit->scale + p) * lane_set(d_inverse), top));
+        lane_store(fit->min + p,
+                   affine_code(lane_load(fit->min + p) * lane_set(dmin_inverse), top));
+    }
+}
+
+static inline struct k_affine k_affine_search(const struct tile *tile,
+                                              const struct k_affine_shape *shape)
+{
+    struct k_affine fit;
+    struct k_affine_normal normal;
+    k_affine_start(tile, shape, &fit);
+    struct k_affine best = fit;
+    float total_best = 0.0f;
+    for (int round = 0; round <= shape->round_count; round++) {
+        for (size_t p = 0; p < shape->problem_count; p += LANES) {
+            k_affine_measure(tile, shape, &fit, &normal, p);
+            k_affine_trials(tile, shape, &fit, p);
+            k_affine_measure(tile, shape, &fit, &normal, p);
+        }
+        float total = k_affine_total(&fit, shape->problem_count);
+        if (round == 0 || total < total_best) {
+            best = fit;
+            total_best = total;
+        }
+        if (round < shape->round_count) {
+            k_affine_refit(shape, &normal, &fit, tile->unit[0]);
+        }
+    }
+    return best;
+}
+
+/* The codes of problem p in element order. */
+static inline void k_affine_codes(const struct k_affine_shape *shape, const struct k_affine *fit,
+                                  const float *row, float unit, uint8_t *codes)
+{
+    for (size_t p = 0; p < shape->problem_count; p++) {
+        float scale = fit->d.value * fit->scale[p];
+        float min = fit->dmin.value * fit->min[p];
+        float inverse = scale > 0x1p-80f ? 1.0f / scale : 0.0f;
+        for (size_t i = p * shape->elem_count; i < (p + 1) * shape->elem_count; i += LANES) {
+            lane_f value = lane_load(row + i) * lane_set(unit) + lane_set(min);
+            float out[LANES];
+            lane_store(out,
+                       affine_code(value * lane_set(inverse), lane_set(shape->trials.code_max)));
+            for (size_t k = 0; k < LANES; k++) {
+                codes[i + k] = (uint8_t)out[k];
+            }
+        }
+    }
+}
+
+#endif

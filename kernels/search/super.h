@@ -1,0 +1,70 @@
+/* The shared half-precision scale of a super-block: from the real scales of its problems to one
+ * half and a small integer per problem. Included once per CPU level after the lanes. Pure. */
+#ifndef LQ_KERNELS_SEARCH_SUPER_H
+#define LQ_KERNELS_SEARCH_SUPER_H
+
+#include "kernels/search/tile.h"
+
+#define SUPER_TRIALS 16
+
+/* A half and what it stands for in the units of the tile. */
+struct super_half {
+    uint16_t bits;
+    float value;
+};
+
+/* The half nearest to `value` (in tile units), never infinite. */
+static inline struct super_half super_half_of(float value, float unit)
+{
+    float real = value / unit;
+    real = real > 65504.0f ? 65504.0f : real < -65504.0f ? -65504.0f : real;
+    struct super_half half = {.bits = lq_f32_to_f16(real)};
+    half.value = lq_f16_to_f32(half.bits) * unit;
+    return half;
+}
+
+/* The step D that represents scales[p] ~ D * code best, codes low..high, over SUPER_TRIALS steps
+ * around peak / high. A scale of either sign is allowed when low < 0; then the largest magnitude
+ * gets the code `low`, and D takes the sign that makes it so. */
+static inline float super_step(const float *scales, const float *weights, size_t count, float low,
+                               float high)
+{
+    float peak = 0.0f;
+    for (size_t p = 0; p < count; p++) {
+        peak = fabsf(scales[p]) > fabsf(peak) ? scales[p] : peak;
+    }
+    if (fabsf(peak) < 0x1p-80f) {
+        return 0.0f;
+    }
+    float anchor = low < 0.0f ? low : high;
+    float steps[SUPER_TRIALS];
+    float gains[SUPER_TRIALS];
+    float offsets[SUPER_TRIALS];
+    for (size_t k = 0; k < SUPER_TRIALS; k++) {
+        float shrink = 0.5f - 0.5f * (float)k;
+        offsets[k] = (anchor < 0.0f ? anchor - shrink : anchor + shrink) / peak;
+    }
+    for (size_t k = 0; k < SUPER_TRIALS; k += LANES) {
+        lane_f inverse = lane_load(offsets + k);
+        lane_f cross = lane_set(0.0f);
+        lane_f square = lane_set(0x1p-100f);
+        for (size_t p = 0; p < count; p++) {
+            lane_f scale = lane_set(scales[p]);
+            lane_f code = lane_min(scale * inverse, lane_set(high));
+            code = lane_round(lane_max(code, lane_set(low)));
+            lane_f weighted = lane_set(weights[p]) * code;
+            cross = cross + weighted * scale;
+            square = square + weighted * code;
+        }
+        lane_f step = cross / square;
+        lane_store(steps + k, step);
+        lane_store(gains + k, step * cross);
+    }
+    size_t best = 0;
+    for (size_t k = 1; k < SUPER_TRIALS; k++) {
+        best = gains[k] > gains[best] ? k : best;
+    }
+    return steps[best];
+}
+
+#endif

@@ -1,0 +1,98 @@
+/* A tile: the problems of one super-block (or of several small blocks) laid out for lanes, scaled
+ * to a safe range. Element i of problem p lies at x[(p / LANES * elems + i) * LANES + p % LANES].
+ * Values are scaled by a power of two per group of problems so that the largest magnitude is in
+ * [1, 2) (up to 4 beyond 2^127), weights likewise: squares then neither overflow nor vanish,
+ * whatever the input. Included once per CPU level after the lanes. Thread rule: pure. */
+#ifndef LQ_KERNELS_SEARCH_TILE_H
+#define LQ_KERNELS_SEARCH_TILE_H
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/lanes.h"
+
+#define TILE_ELEMS_MAX 256
+#define TILE_PROBLEMS_MAX 16
+
+struct tile {
+    size_t problem_count; /* a multiple of LANES */
+    size_t elem_count;    /* per problem, a multiple of 8 */
+    size_t group_size;    /* problems that share one power of two: divides problem_count */
+    float x[TILE_ELEMS_MAX];
+    float w[TILE_ELEMS_MAX];
+    float unit[TILE_PROBLEMS_MAX]; /* the power of two that x was multiplied by */
+};
+
+/* Added to every normalised weight: an element without importance still gets its nearest code, and
+ * a problem without any falls back to equal weights. */
+#define TILE_WEIGHT_FLOOR 0x1p-40f
+
+/* The power of two that brings `magnitude` to [1, 2); 1 for zero. */
+static inline float tile_unit(float magnitude)
+{
+    uint32_t bits;
+    memcpy(&bits, &magnitude, sizeof bits);
+    if (bits == 0) {
+        return 1.0f;
+    }
+    uint32_t exponent = bits >> 23;
+    exponent = exponent < 1 ? 1 : exponent > 253 ? 253 : exponent;
+    bits = (254 - exponent) << 23;
+    float unit;
+    memcpy(&unit, &bits, sizeof unit);
+    return unit;
+}
+
+/* Multiplies the values of each group by its unit; keeps the units in `unit`. */
+static inline void tile_scale_groups(const struct tile *tile, float *values, float *unit)
+{
+    size_t batch_elems = tile->elem_count * LANES;
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
+        const float *batch = values + p * tile->elem_count;
+        lane_f peak = lane_set(0.0f);
+        for (size_t i = 0; i < batch_elems; i += LANES) {
+            peak = lane_max(peak, lane_abs(lane_load(batch + i)));
+        }
+        lane_store(unit + p, peak);
+    }
+    for (size_t g = 0; g < tile->problem_count; g += tile->group_size) {
+        float peak = 0.0f;
+        for (size_t p = g; p < g + tile->group_size; p++) {
+            peak = unit[p] > peak ? unit[p] : peak;
+        }
+        for (size_t p = g; p < g + tile->group_size; p++) {
+            unit[p] = tile_unit(peak);
+        }
+    }
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
+        float *batch = values + p * tile->elem_count;
+        lane_f factor = lane_load(unit + p);
+        for (size_t i = 0; i < batch_elems; i += LANES) {
+            lane_store(batch + i, lane_load(batch + i) * factor);
+        }
+    }
+}
+
+static inline void tile_load(struct tile *tile, const float *row, const float *importance)
+{
+    size_t batch_elems = tile->elem_count * LANES;
+    float weight_unit[TILE_PROBLEMS_MAX];
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
+        size_t at = p * tile->elem_count;
+        lane_load_tile(tile->x + at, row + at, tile->elem_count, tile->elem_count);
+        if (importance != NULL) {
+            lane_load_tile(tile->w + at, importance + at, tile->elem_count, tile->elem_count);
+        }
+    }
+    tile_scale_groups(tile, tile->x, tile->unit);
+    if (importance != NULL) {
+        tile_scale_groups(tile, tile->w, weight_unit);
+    }
+    for (size_t i = 0; i < tile->problem_count * tile->elem_count; i += LANES) {
+        lane_f weight = importance == NULL ? lane_set(1.0f) : lane_load(tile->w + i);
+        lane_store(tile->w + i, weight + lane_set(TILE_WEIGHT_FLOOR));
+    }
+    (void)batch_elems;
+}
+
+#endif

@@ -1,0 +1,109 @@
+/* Eight lanes in an AVX2 register. See kernels/lanes.h. Min and max return their second operand
+ * when both compare equal, as the comparisons of the reference do. */
+#ifndef LQ_KERNELS_X86_LANES_AVX2_H
+#define LQ_KERNELS_X86_LANES_AVX2_H
+
+#if defined(__AVX2__)
+
+#include <immintrin.h>
+#include <stddef.h>
+
+#define LANES 8
+#define LANE_NAME(name) name##_avx2
+
+typedef __m256 lane_f;
+typedef __m256 lane_m;
+
+static inline lane_f lane_set(float value)
+{
+    return _mm256_set1_ps(value);
+}
+
+static inline lane_f lane_load(const float *in)
+{
+    return _mm256_loadu_ps(in);
+}
+
+static inline void lane_store(float *out, lane_f value)
+{
+    _mm256_storeu_ps(out, value);
+}
+
+static inline lane_f lane_min(lane_f a, lane_f b)
+{
+    return _mm256_min_ps(a, b);
+}
+
+static inline lane_f lane_max(lane_f a, lane_f b)
+{
+    return _mm256_max_ps(a, b);
+}
+
+static inline lane_f lane_abs(lane_f a)
+{
+    return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
+}
+
+static inline lane_m lane_less(lane_f a, lane_f b)
+{
+    return _mm256_cmp_ps(a, b, _CMP_LT_OQ);
+}
+
+static inline lane_m lane_and(lane_m a, lane_m b)
+{
+    return _mm256_and_ps(a, b);
+}
+
+static inline lane_f lane_select(lane_m mask, lane_f yes, lane_f no)
+{
+    return _mm256_blendv_ps(no, yes, mask);
+}
+
+static inline lane_f lane_round(lane_f a)
+{
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+static inline lane_f lane_to_half(lane_f a)
+{
+    lane_f limit = lane_set(65504.0f);
+    lane_f inside = lane_max(lane_min(a, limit), lane_set(-65504.0f));
+    return _mm256_cvtph_ps(_mm256_cvtps_ph(inside, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+static inline void lane_transpose(__m256 rows[8])
+{
+    __m256 pairs[8];
+    for (int i = 0; i < 4; i++) {
+        pairs[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+        pairs[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+    }
+    __m256 quads[8];
+    for (int i = 0; i < 8; i += 4) {
+        quads[i] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
+        quads[i + 1] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0xee);
+        quads[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
+        quads[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        rows[i] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x20);
+        rows[i + 4] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x31);
+    }
+}
+
+static inline void lane_load_tile(float *out, const float *in, size_t stride, size_t count)
+{
+    for (size_t i = 0; i < count; i += 8) {
+        __m256 rows[8];
+        for (size_t lane = 0; lane < 8; lane++) {
+            rows[lane] = _mm256_loadu_ps(in + lane * stride + i);
+        }
+        lane_transpose(rows);
+        for (size_t j = 0; j < 8; j++) {
+            _mm256_storeu_ps(out + (i + j) * 8, rows[j]);
+        }
+    }
+}
+
+#endif
+#endif
