@@ -1,0 +1,98 @@
+/* A device: the small table of operations on 32-bit floats that a transformer needs. The forward
+ * pass is written once against it; each backend fills the table. Pointers from `alloc` belong to
+ * the device: only its operations may look behind them, unless `host_visible` says that the host
+ * may too; adding offsets to them is always allowed. Matrices are row-major and dense.
+ *
+ * Errors are sticky: after a failure operations do nothing and `failure` gives one sentence, so a
+ * caller checks once per batch. Sizes may be zero. Operations are in order; a download waits.
+ *
+ * Determinism: work is cut into tiles whose size depends on nothing but the shapes, and every sum
+ * has one fixed order, so results do not depend on the number of threads. They may differ between
+ * backends and between CPU types within the tolerances of docs/numerics-model.md.
+ *
+ * Thread rule: one thread at a time per device; operations spread over `parallel` by themselves.
+ * Limits: a dimension of a matrix fits an int. */
+#ifndef LQ_KERNELS_DEVICE_H
+#define LQ_KERNELS_DEVICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* How a device spreads work: `run` calls body(user, i) for every i in [0, count) and returns when
+ * all are done. `run` NULL: a plain loop. */
+struct lq_parallel {
+    void (*run)(void *context, size_t count, void (*body)(void *user, size_t index), void *user);
+    void *context;
+};
+
+struct lq_device;
+
+/* Shapes of one attention call: `sample_count` sequences of `sequence` rows each, all starting at
+ * position 0. q and out: rows x (head_count * head_dim); k and v: rows x (kv_head_count *
+ * head_dim). head_count is a multiple of kv_head_count. */
+struct lq_attention_shape {
+    size_t sample_count;
+    size_t sequence;
+    size_t head_count;
+    size_t kv_head_count;
+    size_t head_dim;
+};
+
+struct lq_device_ops {
+    const char *numerics; /* "cpu-f32": what a result is marked with */
+    bool host_visible;
+    void (*destroy)(struct lq_device *device);
+    /* NULL while all is well. */
+    const char *(*failure)(const struct lq_device *device);
+    /* One sentence for the user, or NULL: the device works, but not as it could. */
+    const char *(*notice)(const struct lq_device *device);
+
+    /* Aligned for any vector unit, content undefined; NULL (and a failure) when memory is out. */
+    void *(*alloc)(struct lq_device *device, size_t size_bytes);
+    void (*release)(struct lq_device *device, void *memory);
+    void (*upload)(struct lq_device *device, void *to, const void *from, size_t size_bytes);
+    void (*download)(struct lq_device *device, void *to, const void *from, size_t size_bytes);
+    void (*zero)(struct lq_device *device, void *memory, size_t size_bytes);
+
+    /* c[rows x out_cols] = a[rows x in_cols] * transpose(b[out_cols x in_cols]). */
+    void (*matmul)(struct lq_device *device, const float *a, const float *b, float *c, size_t rows,
+                   size_t out_cols, size_t in_cols);
+    /* out = x / sqrt(mean(x^2) + eps) * weight, row by row; out may be x. */
+    void (*rms_norm)(struct lq_device *device, const float *x, const float *weight, float *out,
+                     size_t rows, size_t cols, float eps);
+    /* Turns the first 2 * pair_count values of each head: pair i of the row at position p, (x, y) =
+     * (x[2i], x[2i+1]), becomes (x cos - y sin, x sin + y cos). `table` holds cos and sin side by
+     * side, [sequence x pair_count x 2]; the position of row r is r % sequence. In place. */
+    void (*rope)(struct lq_device *device, float *x, const float *table, size_t rows,
+                 size_t sequence, size_t head_count, size_t head_dim, size_t pair_count);
+    /* out = softmax(q * transpose(k) / sqrt(head_dim), causal) * v per head; query head h reads
+     * key-value head h / (head_count / kv_head_count). Only one tile of scores exists at a time. */
+    void (*attention)(struct lq_device *device, const float *q, const float *k, const float *v,
+                      float *out, const struct lq_attention_shape *shape);
+    /* gate = gate / (1 + exp(-gate)) * up. */
+    void (*silu_mul)(struct lq_device *device, float *gate, const float *up, size_t count);
+    /* x += y. */
+    void (*add)(struct lq_device *device, float *x, const float *y, size_t count);
+    /* sums[j] += x[r][j]^2 over all rows in row order, products and sums in double. */
+    void (*add_squares)(struct lq_device *device, const float *x, size_t rows, size_t cols,
+                        double *sums);
+    /* nll[r] = log(sum exp(logit - max)) - (logits[r][targets[r]] - max): exp in float, sum and log
+     * in double. Targets are below cols. A row with a NaN gives NaN. */
+    void (*cross_entropy)(struct lq_device *device, const float *logits, const int32_t *targets,
+                          size_t rows, size_t cols, double *nll);
+};
+
+struct lq_device {
+    const struct lq_device_ops *ops;
+};
+
+enum lq_cpu_blas {
+    LQ_CPU_BLAS_AUTO, /* OpenBLAS when it can be loaded, else our own loops and a notice */
+    LQ_CPU_BLAS_OWN,  /* our own loops */
+};
+
+/* The CPU. NULL when memory is out. OpenBLAS is loaded at the first matmul. */
+struct lq_device *lq_device_cpu_create(struct lq_parallel parallel, enum lq_cpu_blas blas);
+
+#endif

@@ -1,0 +1,514 @@
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/blas/sgemm.h"
+#include "kernels/device.h"
+#include "kernels/device_rows.h"
+
+/* Tile sizes. They decide the order of sums and the shape of each BLAS call, and so the last bits
+ * of results: never derive them from the number of threads. */
+enum {
+    TILE_ROWS = 256,
+    TILE_COLS = 256,
+    ROW_GROUP = 16,         /* rows of a norm, rotation or entropy task */
+    ELEM_GROUP = 16 * 1024, /* elements of an elementwise task */
+    SQUARE_COLS = 64,       /* columns of a sum-of-squares task */
+    QUERY_TILE = 64,        /* rows of a tile of scores */
+    KEY_TILE = 256,         /* columns of a tile of scores */
+    ALIGNMENT_BYTES = 64,
+};
+
+struct cpu_device {
+    struct lq_device device; /* first: the table's functions get a pointer to it */
+    struct lq_parallel parallel;
+    const struct lq_device_rows *rows;
+    enum lq_cpu_blas blas;
+    lq_sgemm_fn sgemm; /* NULL until the first product */
+    const char *failure;
+    const char *notice;
+};
+
+static struct cpu_device *cpu_of(struct lq_device *device)
+{
+    return (struct cpu_device *)device;
+}
+
+static size_t divide_up(size_t value, size_t by)
+{
+    return (value + by - 1) / by;
+}
+
+static size_t min_size(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static void run_tiles(const struct cpu_device *cpu, size_t count,
+                      void (*body)(void *user, size_t index), void *user)
+{
+    if (cpu->failure != NULL) {
+        return;
+    }
+    if (cpu->parallel.run != NULL && count > 1) {
+        cpu->parallel.run(cpu->parallel.context, count, body, user);
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        body(user, i);
+    }
+}
+
+/* ---- memory ---- */
+
+static void cpu_destroy(struct lq_device *device)
+{
+    free(device);
+}
+
+static const char *cpu_failure(const struct lq_device *device)
+{
+    return ((const struct cpu_device *)device)->failure;
+}
+
+static const char *cpu_notice(const struct lq_device *device)
+{
+    return ((const struct cpu_device *)device)->notice;
+}
+
+static void *cpu_alloc(struct lq_device *device, size_t size_bytes)
+{
+    struct cpu_device *cpu = cpu_of(device);
+    void *memory = NULL;
+    if (size_bytes <= SIZE_MAX - ALIGNMENT_BYTES) {
+        size_t rounded = divide_up(size_bytes, ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
+        memory = aligned_alloc(ALIGNMENT_BYTES, rounded == 0 ? ALIGNMENT_BYTES : rounded);
+    }
+    if (memory == NULL) {
+        cpu->failure = "out of memory for activations";
+    }
+    return memory;
+}
+
+static void cpu_release(struct lq_device *device, void *memory)
+{
+    (void)device;
+    free(memory);
+}
+
+static void cpu_copy(struct lq_device *device, void *to, const void *from, size_t size_bytes)
+{
+    if (cpu_of(device)->failure == NULL && size_bytes != 0 && to != from) {
+        memcpy(to, from, size_bytes);
+    }
+}
+
+static void cpu_zero(struct lq_device *device, void *memory, size_t size_bytes)
+{
+    if (cpu_of(device)->failure == NULL && size_bytes != 0) {
+        memset(memory, 0, size_bytes);
+    }
+}
+
+/* ---- products ---- */
+
+static void choose_sgemm(struct cpu_device *cpu)
+{
+    if (cpu->sgemm != NULL) {
+        return;
+    }
+    if (cpu->blas == LQ_CPU_BLAS_AUTO) {
+        cpu->sgemm = lq_openblas_load();
+        if (cpu->sgemm == NULL) {
+            cpu->notice =
+                "OpenBLAS (libopenblas.so.0) was not found: matrix products run on slower "
+                "built-in loops; install the package libopenblas0";
+        }
+    }
+    if (cpu->sgemm == NULL) {
+        cpu->sgemm = lq_sgemm_own;
+    }
+}
+
+struct matmul_job {
+    const struct cpu_device *cpu;
+    const float *a;
+    const float *b;
+    float *c;
+    size_t rows;
+    size_t out_cols;
+    size_t in_cols;
+    size_t row_tiles;
+};
+
+/* Tiles that share columns of b follow each other, so that b stays in the cache. */
+static void matmul_tile(void *user, size_t index)
+{
+    const struct matmul_job *job = user;
+    size_t row = index % job->row_tiles * TILE_ROWS;
+    size_t col = index / job->row_tiles * TILE_COLS;
+    struct lq_sgemm_args args = {
+        .m = min_size(TILE_ROWS, job->rows - row),
+        .n = min_size(TILE_COLS, job->out_cols - col),
+        .k = job->in_cols,
+        .alpha = 1.0f,
+        .a = job->a + row * job->in_cols,
+        .lda = job->in_cols,
+        .b = job->b + col * job->in_cols,
+        .ldb = job->in_cols,
+        .beta = 0.0f,
+        .c = job->c + row * job->out_cols + col,
+        .ldc = job->out_cols,
+    };
+    job->cpu->sgemm(true, &args);
+}
+
+static void cpu_matmul(struct lq_device *device, const float *a, const float *b, float *c,
+                       size_t rows, size_t out_cols, size_t in_cols)
+{
+    struct cpu_device *cpu = cpu_of(device);
+    if (rows > INT_MAX || out_cols > INT_MAX || in_cols > INT_MAX) {
+        cpu->failure = "a matrix has a dimension of 2^31 or more";
+        return;
+    }
+    choose_sgemm(cpu);
+    struct matmul_job job = {.cpu = cpu,
+                             .a = a,
+                             .b = b,
+                             .c = c,
+                             .rows = rows,
+                             .out_cols = out_cols,
+                             .in_cols = in_cols,
+                             .row_tiles = divide_up(rows, TILE_ROWS)};
+    run_tiles(cpu, job.row_tiles * divide_up(out_cols, TILE_COLS), matmul_tile, &job);
+}
+
+/* ---- rows ---- */
+
+struct norm_job {
+    const struct lq_device_rows *fn;
+    const float *x;
+    const float *weight;
+    float *out;
+    size_t rows;
+    size_t cols;
+    float eps;
+};
+
+static void norm_tile(void *user, size_t index)
+{
+    const struct norm_job *job = user;
+    size_t end = min_size((index + 1) * ROW_GROUP, job->rows);
+    for (size_t r = index * ROW_GROUP; r < end; r++) {
+        const float *x = job->x + r * job->cols;
+        double mean = job->fn->sum_squares(x, job->cols) / (double)job->cols;
+        float scale = (float)(1.0 / sqrt(mean + (double)job->eps));
+        job->fn->scale_weighted(x, job->weight, job->out + r * job->cols, job->cols, scale);
+    }
+}
+
+static void cpu_rms_norm(struct lq_device *device, const float *x, const float *weight, float *out,
+                         size_t rows, size_t cols, float eps)
+{
+    struct cpu_device *cpu = cpu_of(device);
+    struct norm_job job = {cpu->rows, x, weight, out, rows, cols, eps};
+    run_tiles(cpu, divide_up(rows, ROW_GROUP), norm_tile, &job);
+}
+
+struct rope_job {
+    float *x;
+    const float *table;
+    size_t rows;
+    size_t sequence;
+    size_t head_count;
+    size_t head_dim;
+    size_t pair_count;
+};
+
+static void rotate_head(float *x, const float *table, size_t pair_count)
+{
+    for (size_t i = 0; i < pair_count; i++) {
+        float cosine = table[2 * i];
+        float sine = table[2 * i + 1];
+        float first = x[2 * i];
+        float second = x[2 * i + 1];
+        x[2 * i] = first * cosine - second * sine;
+        x[2 * i + 1] = first * sine + second * cosine;
+    }
+}
+
+static void rope_tile(void *user, size_t index)
+{
+    const struct rope_job *job = user;
+    size_t end = min_size((index + 1) * ROW_GROUP, job->rows);
+    for (size_t r = index * ROW_GROUP; r < end; r++) {
+        const float *table = job->table + r % job->sequence * job->pair_count * 2;
+        float *row = job->x + r * job->head_count * job->head_dim;
+        for (size_t h = 0; h < job->head_count; h++) {
+            rotate_head(row + h * job->head_dim, table, job->pair_count);
+        }
+    }
+}
+
+static void cpu_rope(struct lq_device *device, float *x, const float *table, size_t rows,
+                     size_t sequence, size_t head_count, size_t head_dim, size_t pair_count)
+{
+    struct rope_job job = {x, table, rows, sequence, head_count, head_dim, pair_count};
+    run_tiles(cpu_of(device), divide_up(rows, ROW_GROUP), rope_tile, &job);
+}
+
+/* ---- attention ---- */
+
+struct attention_job {
+    const struct cpu_device *cpu;
+    const float *q;
+    const float *k;
+    const float *v;
+    float *out;
+    struct lq_attention_shape shape;
+    size_t query_tiles;
+    float scale;
+};
+
+/* What one task works on: rows [query, query + query_count) of one head of one sample. The running
+ * maximum and sum of each row make the softmax exact over any number of key tiles (Milakov and
+ * Gimelshein, "Online normalizer calculation for softmax", 2018). */
+struct attention_tile {
+    size_t query;
+    size_t query_count;
+    const float *q;
+    const float *k;
+    const float *v;
+    float *out;
+    size_t q_stride;
+    size_t kv_stride;
+    float max[QUERY_TILE];
+    float sum[QUERY_TILE];
+    float scores[QUERY_TILE * KEY_TILE];
+};
+
+/* Turns the scores of row `i` against keys [key, key + key_count) into weights and rescales what
+ * the row has gathered so far. Keys after the query get weight zero. */
+static void softmax_row(const struct attention_job *job, struct attention_tile *tile, size_t i,
+                        size_t key, size_t key_count)
+{
+    const struct lq_device_rows *fn = job->cpu->rows;
+    float *scores = tile->scores + i * KEY_TILE;
+    size_t position = tile->query + i;
+    size_t visible = position < key ? 0 : min_size(position + 1 - key, key_count);
+    memset(scores + visible, 0, (key_count - visible) * sizeof *scores);
+    if (visible == 0) {
+        return;
+    }
+    float max = fn->max(scores, visible) * job->scale;
+    if (key != 0) {
+        if (max <= tile->max[i]) {
+            max = tile->max[i];
+        } else {
+            float factor = expf(tile->max[i] - max);
+            tile->sum[i] *= factor;
+            fn->scale(tile->out + i * tile->q_stride, job->shape.head_dim, factor);
+        }
+    }
+    tile->max[i] = max;
+    float sum = fn->exp_scaled(scores, visible, job->scale, max);
+    tile->sum[i] = key == 0 ? sum : tile->sum[i] + sum;
+}
+
+static void attend_keys(const struct attention_job *job, struct attention_tile *tile, size_t key,
+                        size_t key_count)
+{
+    struct lq_sgemm_args product = {
+        .m = tile->query_count,
+        .n = key_count,
+        .k = job->shape.head_dim,
+        .alpha = 1.0f,
+        .a = tile->q,
+        .lda = tile->q_stride,
+        .b = tile->k + key * tile->kv_stride,
+        .ldb = tile->kv_stride,
+        .beta = 0.0f,
+        .c = tile->scores,
+        .ldc = KEY_TILE,
+    };
+    job->cpu->sgemm(true, &product);
+    for (size_t i = 0; i < tile->query_count; i++) {
+        softmax_row(job, tile, i, key, key_count);
+    }
+    struct lq_sgemm_args gather = {
+        .m = tile->query_count,
+        .n = job->shape.head_dim,
+        .k = key_count,
+        .alpha = 1.0f,
+        .a = tile->scores,
+        .lda = KEY_TILE,
+        .b = tile->v + key * tile->kv_stride,
+        .ldb = tile->kv_stride,
+        .beta = key == 0 ? 0.0f : 1.0f,
+        .c = tile->out,
+        .ldc = tile->q_stride,
+    };
+    job->cpu->sgemm(false, &gather);
+}
+
+static void attention_task(void *user, size_t index)
+{
+    const struct attention_job *job = user;
+    const struct lq_attention_shape *shape = &job->shape;
+    size_t query_tile = index % job->query_tiles;
+    size_t head = index / job->query_tiles % shape->head_count;
+    size_t sample = index / job->query_tiles / shape->head_count;
+    size_t kv_head = head / (shape->head_count / shape->kv_head_count);
+    struct attention_tile tile;
+    tile.query = query_tile * QUERY_TILE;
+    tile.query_count = min_size(QUERY_TILE, shape->sequence - tile.query);
+    tile.q_stride = shape->head_count * shape->head_dim;
+    tile.kv_stride = shape->kv_head_count * shape->head_dim;
+    size_t row = sample * shape->sequence;
+    size_t query_offset = (row + tile.query) * tile.q_stride + head * shape->head_dim;
+    tile.q = job->q + query_offset;
+    tile.out = job->out + query_offset;
+    tile.k = job->k + row * tile.kv_stride + kv_head * shape->head_dim;
+    tile.v = job->v + row * tile.kv_stride + kv_head * shape->head_dim;
+    size_t key_end = tile.query + tile.query_count;
+    for (size_t key = 0; key < key_end; key += KEY_TILE) {
+        attend_keys(job, &tile, key, min_size(KEY_TILE, key_end - key));
+    }
+    for (size_t i = 0; i < tile.query_count; i++) {
+        job->cpu->rows->scale(tile.out + i * tile.q_stride, shape->head_dim, 1.0f / tile.sum[i]);
+    }
+}
+
+static void cpu_attention(struct lq_device *device, const float *q, const float *k, const float *v,
+                          float *out, const struct lq_attention_shape *shape)
+{
+    struct cpu_device *cpu = cpu_of(device);
+    choose_sgemm(cpu);
+    struct attention_job job = {.cpu = cpu,
+                                .q = q,
+                                .k = k,
+                                .v = v,
+                                .out = out,
+                                .shape = *shape,
+                                .query_tiles = divide_up(shape->sequence, QUERY_TILE),
+                                .scale = (float)(1.0 / sqrt((double)shape->head_dim))};
+    run_tiles(cpu, shape->sample_count * shape->head_count * job.query_tiles, attention_task, &job);
+}
+
+/* ---- elementwise and sums ---- */
+
+struct pair_job {
+    float *x;
+    const float *y;
+    size_t count;
+    void (*combine)(float *x, const float *y, size_t count);
+};
+
+static void pair_tile(void *user, size_t index)
+{
+    const struct pair_job *job = user;
+    size_t first = index * ELEM_GROUP;
+    job->combine(job->x + first, job->y + first, min_size(ELEM_GROUP, job->count - first));
+}
+
+static void cpu_silu_mul(struct lq_device *device, float *gate, const float *up, size_t count)
+{
+    struct cpu_device *cpu = cpu_of(device);
+    struct pair_job job = {gate, up, count, cpu->rows->silu_mul};
+    run_tiles(cpu, divide_up(count, ELEM_GROUP), pair_tile, &job);
+}
+
+static void cpu_add(struct lq_device *device, float *x, const float *y, size_t count)
+{
+    struct cpu_device *cpu = cpu_of(device);
+    struct pair_job job = {x, y, count, cpu->rows->add};
+    run_tiles(cpu, divide_up(count, ELEM_GROUP), pair_tile, &job);
+}
+
+struct squares_job {
+    const struct lq_device_rows *fn;
+    const float *x;
+    size_t rows;
+    size_t cols;
+    double *sums;
+};
+
+static void squares_tile(void *user, size_t index)
+{
+    const struct squares_job *job = user;
+    size_t col = index * SQUARE_COLS;
+    job->fn->add_squares(job->x + col, job->rows, min_size(SQUARE_COLS, job->cols - col), job->cols,
+                         job->sums + col);
+}
+
+static void cpu_add_squares(struct lq_device *device, const float *x, size_t rows, size_t cols,
+                            double *sums)
+{
+    struct cpu_device *cpu = cpu_of(device);
+    struct squares_job job = {cpu->rows, x, rows, cols, sums};
+    run_tiles(cpu, divide_up(cols, SQUARE_COLS), squares_tile, &job);
+}
+
+struct entropy_job {
+    const struct lq_device_rows *fn;
+    const float *logits;
+    const int32_t *targets;
+    size_t rows;
+    size_t cols;
+    double *nll;
+};
+
+static void entropy_tile(void *user, size_t index)
+{
+    const struct entropy_job *job = user;
+    size_t end = min_size((index + 1) * ROW_GROUP, job->rows);
+    for (size_t r = index * ROW_GROUP; r < end; r++) {
+        const float *logits = job->logits + r * job->cols;
+        float max = job->fn->max(logits, job->cols);
+        double sum = job->fn->exp_sum(logits, job->cols, max);
+        job->nll[r] = log(sum) - (double)(logits[job->targets[r]] - max);
+    }
+}
+
+static void cpu_cross_entropy(struct lq_device *device, const float *logits, const int32_t *targets,
+                              size_t rows, size_t cols, double *nll)
+{
+    struct cpu_device *cpu = cpu_of(device);
+    struct entropy_job job = {cpu->rows, logits, targets, rows, cols, nll};
+    run_tiles(cpu, divide_up(rows, ROW_GROUP), entropy_tile, &job);
+}
+
+static const struct lq_device_ops cpu_ops = {
+    .numerics = "cpu-f32",
+    .host_visible = true,
+    .destroy = cpu_destroy,
+    .failure = cpu_failure,
+    .notice = cpu_notice,
+    .alloc = cpu_alloc,
+    .release = cpu_release,
+    .upload = cpu_copy,
+    .download = cpu_copy,
+    .zero = cpu_zero,
+    .matmul = cpu_matmul,
+    .rms_norm = cpu_rms_norm,
+    .rope = cpu_rope,
+    .attention = cpu_attention,
+    .silu_mul = cpu_silu_mul,
+    .add = cpu_add,
+    .add_squares = cpu_add_squares,
+    .cross_entropy = cpu_cross_entropy,
+};
+
+struct lq_device *lq_device_cpu_create(struct lq_parallel parallel, enum lq_cpu_blas blas)
+{
+    struct cpu_device *cpu = calloc(1, sizeof *cpu);
+    if (cpu == NULL) {
+        return NULL;
+    }
+    cpu->device.ops = &cpu_ops;
+    cpu->parallel = parallel;
+    cpu->rows = lq_device_rows();
+    cpu->blas = blas;
+    return &cpu->device;
+}

@@ -1,0 +1,37 @@
+/* Loops over rows of floats behind the CPU device: exponentials, norms, sums. One source, compiled
+ * once per CPU level, without fused multiply-add, and with sums in fixed lanes, so every level
+ * gives the same bits. Thread rule: pure functions. Limits: none. */
+#ifndef LQ_KERNELS_DEVICE_ROWS_H
+#define LQ_KERNELS_DEVICE_ROWS_H
+
+#include <stddef.h>
+
+struct lq_device_rows {
+    /* The largest value; NaN values are passed over. `count` is at least 1. */
+    float (*max)(const float *x, size_t count);
+    /* x[i] = exp(x[i] * scale - max); returns their sum. */
+    float (*exp_scaled)(float *x, size_t count, float scale, float max);
+    /* The sum of exp(x[i] - max), exponentials in float, sum in double. */
+    double (*exp_sum)(const float *x, size_t count, float max);
+    /* The sum of squares in double. */
+    double (*sum_squares)(const float *x, size_t count);
+    /* out = x * scale * weight, in this order; out may be x. */
+    void (*scale_weighted)(const float *x, const float *weight, float *out, size_t count,
+                           float scale);
+    /* x *= scale. */
+    void (*scale)(float *x, size_t count, float scale);
+    /* gate = gate / (1 + exp(-gate)) * up. */
+    void (*silu_mul)(float *gate, const float *up, size_t count);
+    /* sums[j] += x[r * stride + j]^2 for every row r in order. */
+    void (*add_squares)(const float *x, size_t rows, size_t cols, size_t stride, double *sums);
+    /* x += y. */
+    void (*add)(float *x, const float *y, size_t count);
+};
+
+/* The table for the CPU level that lq_kernels() chose. */
+const struct lq_device_rows *lq_device_rows(void);
+
+extern const struct lq_device_rows lq_device_rows_ref;
+extern const struct lq_device_rows lq_device_rows_avx2;
+
+#endif

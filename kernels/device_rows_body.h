@@ -1,0 +1,183 @@
+/* The body of every table in device_rows.h; included once by each file that compiles it for one CPU
+ * level, after it has defined LQ_DEVICE_ROWS_TABLE as the name of its table. Lanes are arrays of
+ * fixed length so that compilers may use vectors of any width without changing a sum's order.
+ * Thread rule: pure functions. Limits: none. */
+#ifndef LQ_KERNELS_DEVICE_ROWS_BODY_H
+#define LQ_KERNELS_DEVICE_ROWS_BODY_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/device_rows.h"
+
+enum { LANES = 16 };
+
+/* exp(x) for x in [-87, 88], relative error below 2.5e-7; outside, the value at the nearer end, so
+ * that the result is never zero, denormal or infinite. NaN stays NaN. x = n ln 2 + r with
+ * |r| <= ln 2 / 2 (ln 2 in two parts, the first with 9 trailing zero bits: Cody and Waite, Software
+ * Manual for the Elementary Functions, 1980), then Taylor's series to the 7th power, whose
+ * remainder is below 6e-9. Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits. */
+static inline float exp_f32(float x)
+{
+    const float round_constant = 12582912.0f;
+    float low = x < -87.0f ? -87.0f : x;
+    float y = low > 88.0f ? 88.0f : low;
+    float shifted = y * 1.44269504f + round_constant;
+    float n = shifted - round_constant;
+    float r = (y - n * 0.693359375f) - n * -2.12194440e-4f;
+    float p = 1.98412698e-4f;
+    p = p * r + 1.38888889e-3f;
+    p = p * r + 8.33333333e-3f;
+    p = p * r + 4.16666667e-2f;
+    p = p * r + 1.66666667e-1f;
+    p = p * r + 0.5f;
+    p = (p * r) * r + r;
+    p = p + 1.0f;
+    uint32_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits << 23) + 0x3f800000u;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return p * power;
+}
+
+static float rows_max(const float *x, size_t count)
+{
+    float best[LANES];
+    for (size_t l = 0; l < LANES; l++) {
+        best[l] = x[0];
+    }
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        for (size_t l = 0; l < LANES; l++) {
+            best[l] = x[i + l] > best[l] ? x[i + l] : best[l];
+        }
+    }
+    float result = best[0];
+    for (size_t l = 1; l < LANES; l++) {
+        result = best[l] > result ? best[l] : result;
+    }
+    for (; i < count; i++) {
+        result = x[i] > result ? x[i] : result;
+    }
+    return result;
+}
+
+static float rows_exp_scaled(float *x, size_t count, float scale, float max)
+{
+    float sums[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        for (size_t l = 0; l < LANES; l++) {
+            float e = exp_f32(x[i + l] * scale - max);
+            x[i + l] = e;
+            sums[l] += e;
+        }
+    }
+    for (; i < count; i++) {
+        x[i] = exp_f32(x[i] * scale - max);
+        sums[i % LANES] += x[i];
+    }
+    float sum = 0.0f;
+    for (size_t l = 0; l < LANES; l++) {
+        sum += sums[l];
+    }
+    return sum;
+}
+
+static double sum_lanes(const double *sums)
+{
+    double sum = 0.0;
+    for (size_t l = 0; l < LANES; l++) {
+        sum += sums[l];
+    }
+    return sum;
+}
+
+static double rows_exp_sum(const float *x, size_t count, float max)
+{
+    double sums[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        float e[LANES];
+        for (size_t l = 0; l < LANES; l++) {
+            e[l] = exp_f32(x[i + l] - max);
+        }
+        for (size_t l = 0; l < LANES; l++) {
+            sums[l] += (double)e[l];
+        }
+    }
+    for (; i < count; i++) {
+        sums[i % LANES] += (double)exp_f32(x[i] - max);
+    }
+    return sum_lanes(sums);
+}
+
+static double rows_sum_squares(const float *x, size_t count)
+{
+    double sums[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        for (size_t l = 0; l < LANES; l++) {
+            sums[l] += (double)x[i + l] * (double)x[i + l];
+        }
+    }
+    for (; i < count; i++) {
+        sums[i % LANES] += (double)x[i] * (double)x[i];
+    }
+    return sum_lanes(sums);
+}
+
+static void rows_scale_weighted(const float *x, const float *weight, float *out, size_t count,
+                                float scale)
+{
+    for (size_t i = 0; i < count; i++) {
+        out[i] = x[i] * scale * weight[i];
+    }
+}
+
+static void rows_scale(float *x, size_t count, float scale)
+{
+    for (size_t i = 0; i < count; i++) {
+        x[i] *= scale;
+    }
+}
+
+static void rows_silu_mul(float *restrict gate, const float *restrict up, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        gate[i] = gate[i] / (1.0f + exp_f32(-gate[i])) * up[i];
+    }
+}
+
+static void rows_add_squares(const float *restrict x, size_t rows, size_t cols, size_t stride,
+                             double *restrict sums)
+{
+    for (size_t r = 0; r < rows; r++) {
+        const float *row = x + r * stride;
+        for (size_t j = 0; j < cols; j++) {
+            sums[j] += (double)row[j] * (double)row[j];
+        }
+    }
+}
+
+static void rows_add(float *restrict x, const float *restrict y, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        x[i] += y[i];
+    }
+}
+
+const struct lq_device_rows LQ_DEVICE_ROWS_TABLE = {
+    .max = rows_max,
+    .exp_scaled = rows_exp_scaled,
+    .exp_sum = rows_exp_sum,
+    .sum_squares = rows_sum_squares,
+    .scale_weighted = rows_scale_weighted,
+    .scale = rows_scale,
+    .silu_mul = rows_silu_mul,
+    .add_squares = rows_add_squares,
+    .add = rows_add,
+};
+
+#endif
