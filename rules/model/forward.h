@@ -1,0 +1,95 @@
+/* The forward pass of a llama model, layer by layer: every sample passes one layer, then the next,
+ * so weights are read once and one layer is resident. The caller keeps the hidden states (rows of
+ * `width` floats, one per token) and hands them over in batches of whole samples; each sample
+ * starts at position 0 and sees only itself. Written once against kernels/device.h. Results depend
+ * neither on the number of threads nor on how samples are grouped into calls, as long as every call
+ * but the last has lq_forward_batch_samples samples. Ownership: the object owns its weights and
+ * scratch; the environment is borrowed and must outlive it. Thread rule: one thread at a time; work
+ * is spread over the pool. Limits: those of hparams.h. */
+#ifndef LQ_RULES_MODEL_FORWARD_H
+#define LQ_RULES_MODEL_FORWARD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/error.h"
+#include "engine/base/pool.h"
+#include "kernels/device.h"
+#include "rules/model/hparams.h"
+#include "rules/model/tensor_index.h"
+
+/* Where raw weights come from. `get` finds a tensor by its GGUF name and its whole data; both are
+ * borrowed until the next call. */
+struct lq_weight_source {
+    enum lq_status (*get)(void *user, const char *name, const struct lq_model_tensor **tensor,
+                          const void **data, struct lq_error *err);
+    void *user;
+};
+
+struct lq_forward_env {
+    struct lq_device *device;
+    struct lq_pool *pool; /* decodes weights; may be NULL */
+    struct lq_weight_source weights;
+    /* Asked between operations; true ends the call with LQ_ECANCELLED. May be NULL. */
+    bool (*cancelled)(void *user);
+    void *cancelled_user;
+    enum lq_status nonfinite_status; /* status for NaN or infinity in weights or activations */
+};
+
+/* The four distinct inputs of a layer's matrices. */
+enum lq_layer_input {
+    LQ_INPUT_ATTN,        /* attn_norm output: attn_q, attn_k, attn_v */
+    LQ_INPUT_ATTN_OUTPUT, /* attention output: attn_output */
+    LQ_INPUT_FFN,         /* ffn_norm output: ffn_gate, ffn_up */
+    LQ_INPUT_FFN_DOWN,    /* silu(gate) * up: ffn_down */
+    LQ_LAYER_INPUT_COUNT,
+};
+
+/* The input of a weight; LQ_LAYER_INPUT_COUNT for the norms. */
+enum lq_layer_input lq_layer_weight_input(enum lq_layer_weight weight);
+/* Columns of an input. */
+size_t lq_layer_input_cols(const struct lq_hparams *hparams, enum lq_layer_input input);
+
+struct lq_forward;
+
+/* For samples of `sequence` tokens (1 to LQ_SEQUENCE_MAX). Everything is copied but the pointers in
+ * `env`. */
+enum lq_status lq_forward_create(struct lq_forward **out, const struct lq_hparams *hparams,
+                                 const struct lq_forward_env *env, uint32_t sequence,
+                                 struct lq_error *err);
+void lq_forward_destroy(struct lq_forward *forward);
+/* The most samples that one call takes: about 2048 tokens, at least one sample. */
+size_t lq_forward_batch_samples(const struct lq_forward *forward);
+/* A guess at the memory that an object takes at its peak, besides raw weights. */
+uint64_t lq_forward_memory(const struct lq_hparams *hparams, uint32_t sequence, bool with_output);
+
+/* hidden[i] = the embedding of tokens[i]. Ids must be below vocab_size. */
+enum lq_status lq_forward_embed(struct lq_forward *forward, const int32_t *tokens, size_t count,
+                                float *hidden, struct lq_error *err);
+/* Reads, decodes and checks the weights of a layer, and sets the sums to zero. */
+enum lq_status lq_forward_load_layer(struct lq_forward *forward, uint32_t layer,
+                                     struct lq_error *err);
+/* Passes samples through the loaded layer, in place. With `collect` the squares of the four inputs
+ * are added to the sums. With `inputs_only` the layer stops after the last collected input and
+ * leaves `hidden` undefined. Values that are not finite are errors of env.nonfinite_status. */
+enum lq_status lq_forward_layer(struct lq_forward *forward, float *hidden, size_t sample_count,
+                                bool collect, bool inputs_only, struct lq_error *err);
+/* The sums of one input so far; an error when one is not finite. */
+enum lq_status lq_forward_sums(struct lq_forward *forward, enum lq_layer_input input, double *sums,
+                               struct lq_error *err);
+/* Reads the final norm and the output matrix; the layer is given up. */
+enum lq_status lq_forward_load_output(struct lq_forward *forward, struct lq_error *err);
+/* nll[i] = -log softmax(output(norm(hidden[i])))[targets[i]], for any number of rows; logits exist
+ * for one tile of rows at a time. Overwrites nothing. */
+enum lq_status lq_forward_score(struct lq_forward *forward, const float *hidden,
+                                const int32_t *targets, size_t row_count, double *nll,
+                                struct lq_error *err);
+/* Logits of rows, for tests and tools: logits[row_count x vocab_size]. */
+enum lq_status lq_forward_logits(struct lq_forward *forward, const float *hidden, size_t row_count,
+                                 float *logits, struct lq_error *err);
+
+/* A device's way to spread work over our pool. */
+struct lq_parallel lq_forward_parallel(struct lq_pool *pool);
+
+#endif

@@ -1,0 +1,292 @@
+#include "rules/model/tensor_index.h"
+
+#include <string.h>
+
+#include "engine/base/checked.h"
+#include "engine/base/json.h"
+#include "engine/base/limits.h"
+#include "kernels/kernels.h"
+
+/* The largest integer that JSON carries exactly. */
+#define JSON_INT_MAX ((int64_t)1 << 53)
+
+static const struct lq_json_scope scope = {"tensor index", LQ_EFORMAT};
+
+static enum lq_status parse_shape(const cJSON *object, struct lq_model_tensor *tensor,
+                                  struct lq_error *err)
+{
+    const cJSON *dims = NULL;
+    enum lq_status status = lq_json_get_array(&scope, object, "ne", &dims, NULL, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    int count = cJSON_GetArraySize(dims);
+    if (count < 1 || count > LQ_TENSOR_DIMS_MAX) {
+        return lq_error_set(err, LQ_EFORMAT,
+                            "tensor index: '%s' has %d dimensions, expected 1 to %d", tensor->name,
+                            count, LQ_TENSOR_DIMS_MAX);
+    }
+    tensor->dim_count = (uint32_t)count;
+    for (int i = 0; i < LQ_TENSOR_DIMS_MAX; i++) {
+        tensor->ne[i] = 1;
+    }
+    int i = 0;
+    const cJSON *item = NULL;
+    cJSON_ArrayForEach(item, dims)
+    {
+        double value = cJSON_IsNumber(item) ? item->valuedouble : -1.0;
+        if (!(value >= 0.0 && value <= (double)JSON_INT_MAX) || value != (double)(uint64_t)value) {
+            return lq_error_set(err, LQ_EFORMAT,
+                                "tensor index: 'ne' of '%s' has an entry that is no size",
+                                tensor->name);
+        }
+        tensor->ne[i++] = (uint64_t)value;
+    }
+    return LQ_OK;
+}
+
+/* Rows of ne[0] elements; false when the product overflows. */
+static bool count_rows(const struct lq_model_tensor *tensor, uint64_t *rows)
+{
+    return lq_mul_u64(tensor->ne[1], tensor->ne[2], rows) && lq_mul_u64(*rows, tensor->ne[3], rows);
+}
+
+static enum lq_status check_tensor(const struct lq_model_tensor *tensor, struct lq_error *err)
+{
+    const struct lq_dtype_info *info = lq_dtype_info(tensor->dtype);
+    uint64_t rows = 0;
+    uint64_t size_bytes = 0;
+    bool fits = tensor->ne[0] % info->block_elems == 0 && count_rows(tensor, &rows) &&
+                lq_mul_u64(tensor->ne[0] / info->block_elems, info->block_bytes, &size_bytes) &&
+                lq_mul_u64(size_bytes, rows, &size_bytes);
+    if (!fits || size_bytes != tensor->size_bytes) {
+        return lq_error_set(err, LQ_EFORMAT,
+                            "tensor index: '%s' has %llu bytes, which does not fit its shape as %s",
+                            tensor->name, (unsigned long long)tensor->size_bytes,
+                            lq_dtype_name(tensor->dtype));
+    }
+    uint64_t heads = tensor->permute_heads;
+    if (heads != 0 && (tensor->ne[1] % heads != 0 || tensor->ne[1] / heads % 2 != 0)) {
+        return lq_error_set(err, LQ_EFORMAT,
+                            "tensor index: %llu rows of '%s' do not divide into %llu heads of even "
+                            "size",
+                            (unsigned long long)tensor->ne[1], tensor->name,
+                            (unsigned long long)heads);
+    }
+    return LQ_OK;
+}
+
+static enum lq_status parse_name(const cJSON *object, const char *key, struct lq_arena *arena,
+                                 const char **out, struct lq_error *err)
+{
+    const char *text = NULL;
+    enum lq_status status = lq_json_get_string(&scope, object, key, &text, NULL, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    if (text[0] == '\0' || strlen(text) > LQ_TENSOR_NAME_BYTES_MAX) {
+        return lq_error_set(err, LQ_EFORMAT,
+                            "tensor index: '%s' has %zu characters, expected 1 to %d", key,
+                            strlen(text), LQ_TENSOR_NAME_BYTES_MAX);
+    }
+    *out = lq_arena_dup_string(arena, text);
+    return *out == NULL ? lq_error_nomem(err, "the tensor index") : LQ_OK;
+}
+
+static enum lq_status parse_place(const cJSON *object, struct lq_model_tensor *tensor,
+                                  struct lq_error *err)
+{
+    int64_t source = 0;
+    int64_t offset = 0;
+    int64_t size_bytes = 0;
+    int64_t heads = 0;
+    bool permuted = false;
+    enum lq_status status =
+        lq_json_get_int(&scope, object, "source", 0, LQ_MODEL_SHARDS_MAX, &source, NULL, err);
+    if (status == LQ_OK) {
+        status = lq_json_get_int(&scope, object, "offset", 0, JSON_INT_MAX, &offset, NULL, err);
+    }
+    if (status == LQ_OK) {
+        status =
+            lq_json_get_int(&scope, object, "size_bytes", 0, JSON_INT_MAX, &size_bytes, NULL, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_json_get_int(&scope, object, "permute_heads", 1, LQ_MODEL_DIM_MAX, &heads,
+                                 &permuted, err);
+    }
+    tensor->source = (size_t)source;
+    tensor->offset = (uint64_t)offset;
+    tensor->size_bytes = (uint64_t)size_bytes;
+    tensor->permute_heads = permuted ? (uint32_t)heads : 0;
+    return status;
+}
+
+static enum lq_status parse_tensor(const cJSON *object, struct lq_arena *arena,
+                                   struct lq_model_tensor *tensor, struct lq_error *err)
+{
+    enum lq_status status = parse_name(object, "name", arena, &tensor->name, err);
+    if (status == LQ_OK) {
+        status = parse_name(object, "source_name", arena, &tensor->source_name, err);
+    }
+    const char *type = NULL;
+    if (status == LQ_OK) {
+        status = lq_json_get_string(&scope, object, "dtype", &type, NULL, err);
+    }
+    if (status == LQ_OK && !lq_dtype_find(type, &tensor->dtype)) {
+        status = lq_error_set(err, LQ_EFORMAT, "tensor index: '%s' has the unknown type '%s'",
+                              tensor->name, type);
+    }
+    const char *hex = NULL;
+    if (status == LQ_OK) {
+        status = lq_json_get_string(&scope, object, "digest", &hex, NULL, err);
+    }
+    if (status == LQ_OK && !lq_digest_from_hex(hex, strlen(hex), &tensor->digest)) {
+        status = lq_error_set(err, LQ_EFORMAT, "tensor index: the digest of '%s' is no SHA-256",
+                              tensor->name);
+    }
+    if (status == LQ_OK) {
+        status = parse_shape(object, tensor, err);
+    }
+    if (status == LQ_OK) {
+        status = parse_place(object, tensor, err);
+    }
+    return status == LQ_OK ? check_tensor(tensor, err) : status;
+}
+
+static enum lq_status parse_tensors(const cJSON *root, struct lq_arena *arena,
+                                    struct lq_tensor_index *out, struct lq_error *err)
+{
+    const cJSON *list = NULL;
+    enum lq_status status = lq_json_get_array(&scope, root, "tensors", &list, NULL, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    int count = cJSON_GetArraySize(list);
+    if (count > LQ_MODEL_TENSORS_MAX) {
+        return lq_error_set(err, LQ_EFORMAT, "tensor index: %d tensors, expected at most %d", count,
+                            LQ_MODEL_TENSORS_MAX);
+    }
+    struct lq_model_tensor *tensors =
+        lq_arena_get_array(arena, (size_t)(count == 0 ? 1 : count), sizeof *tensors);
+    if (tensors == NULL) {
+        return lq_error_nomem(err, "the tensor index");
+    }
+    size_t i = 0;
+    const cJSON *item = NULL;
+    cJSON_ArrayForEach(item, list)
+    {
+        status = parse_tensor(item, arena, &tensors[i++], err);
+        if (status != LQ_OK) {
+            return status;
+        }
+    }
+    out->tensors = tensors;
+    out->tensor_count = (size_t)count;
+    return LQ_OK;
+}
+
+enum lq_status lq_tensor_index_parse(const void *data, uint64_t size_bytes, struct lq_arena *arena,
+                                     struct lq_tensor_index *out, struct lq_error *err)
+{
+    cJSON *root = NULL;
+    enum lq_status status =
+        lq_json_parse(data, (size_t)size_bytes, scope.where, scope.status, &root, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    status = parse_tensors(root, arena, out, err);
+    cJSON_Delete(root);
+    return status;
+}
+
+static void format_tensor(struct lq_json_writer *writer, const struct lq_model_tensor *tensor)
+{
+    char hex[LQ_DIGEST_HEX_BYTES];
+    lq_json_begin_object(writer);
+    lq_json_put_string(writer, "name", tensor->name);
+    lq_json_put_string(writer, "source_name", tensor->source_name);
+    lq_json_put_string(writer, "dtype", lq_dtype_name(tensor->dtype));
+    lq_json_key(writer, "ne");
+    lq_json_begin_array(writer);
+    for (uint32_t i = 0; i < tensor->dim_count; i++) {
+        lq_json_uint(writer, tensor->ne[i]);
+    }
+    lq_json_end_array(writer);
+    lq_json_put_int(writer, "source", (int64_t)tensor->source);
+    lq_json_put_int(writer, "offset", (int64_t)tensor->offset);
+    lq_json_put_int(writer, "size_bytes", (int64_t)tensor->size_bytes);
+    if (tensor->permute_heads != 0) {
+        lq_json_put_int(writer, "permute_heads", (int64_t)tensor->permute_heads);
+    }
+    lq_json_put_string(writer, "digest", lq_digest_to_hex(&tensor->digest, hex));
+    lq_json_end_object(writer);
+}
+
+enum lq_status lq_tensor_index_format(const struct lq_tensor_index *index, struct lq_buffer *out,
+                                      struct lq_error *err)
+{
+    struct lq_json_writer writer;
+    lq_json_writer_init(&writer, out, false);
+    lq_json_begin_object(&writer);
+    lq_json_key(&writer, "tensors");
+    lq_json_begin_array(&writer);
+    for (size_t i = 0; i < index->tensor_count; i++) {
+        format_tensor(&writer, &index->tensors[i]);
+    }
+    lq_json_end_array(&writer);
+    lq_json_end_object(&writer);
+    return out->failed ? lq_error_nomem(err, "the tensor index") : LQ_OK;
+}
+
+const struct lq_model_tensor *lq_tensor_index_find(const struct lq_tensor_index *index,
+                                                   const char *name)
+{
+    for (size_t i = 0; i < index->tensor_count; i++) {
+        if (strcmp(index->tensors[i].name, name) == 0) {
+            return &index->tensors[i];
+        }
+    }
+    return NULL;
+}
+
+uint64_t lq_model_tensor_source_row(const struct lq_model_tensor *tensor, uint64_t row)
+{
+    if (tensor->permute_heads == 0) {
+        return row;
+    }
+    uint64_t head_rows = tensor->ne[1] / tensor->permute_heads;
+    uint64_t within = row % head_rows;
+    return row - within + within % 2 * (head_rows / 2) + within / 2;
+}
+
+enum lq_status lq_model_tensor_rows(const struct lq_model_tensor *tensor, const void *data,
+                                    uint64_t row, uint64_t row_count, float *out,
+                                    struct lq_error *err)
+{
+    lq_decode_fn decode =
+        (unsigned)tensor->dtype < LQ_DTYPE_COUNT ? lq_kernels()->decode[tensor->dtype] : NULL;
+    if (decode == NULL) {
+        return lq_error_set(err, LQ_EUNSUPPORTED,
+                            "tensor '%s' has the type %s, which cannot be "
+                            "decoded",
+                            tensor->name, lq_dtype_name(tensor->dtype));
+    }
+    uint64_t rows = 0;
+    if (!count_rows(tensor, &rows) || row > rows || row_count > rows - row) {
+        return lq_error_set(err, LQ_EINTERNAL, "rows %llu to %llu of tensor '%s', which has %llu",
+                            (unsigned long long)row, (unsigned long long)(row + row_count),
+                            tensor->name, (unsigned long long)rows);
+    }
+    size_t cols = (size_t)tensor->ne[0];
+    size_t row_bytes = lq_dtype_row_bytes(tensor->dtype, cols);
+    const unsigned char *bytes = data;
+    if (tensor->permute_heads == 0) {
+        decode(bytes + row * row_bytes, out, (size_t)row_count * cols);
+        return LQ_OK;
+    }
+    for (uint64_t i = 0; i < row_count; i++) {
+        uint64_t source = lq_model_tensor_source_row(tensor, row + i);
+        decode(bytes + source * row_bytes, out + i * cols, cols);
+    }
+    return LQ_OK;
+}
