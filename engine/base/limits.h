@@ -32,6 +32,9 @@ enum {
     LQ_PROFILE_LAYERS_MAX = 1000000,
     LQ_REPORT_MODELS_MAX = 10000,
     LQ_STEP_OUTPUTS_MAX = 64,
+    LQ_BLOB_PARTS_MAX = 1 << 22, /* pieces of a concatenation: two a tensor and some */
+    LQ_VERDICT_BYTES_MAX = 1 << 20,
+    LQ_MANIFEST_BYTES_MAX = 1 << 28,
     LQ_THREADS_MAX = 1024,
 };
 

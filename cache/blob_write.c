@@ -1,0 +1,575 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/cache_internal.h"
+#include "engine/base/checked.h"
+#include "engine/base/limits.h"
+
+struct lq_blob_writer {
+    struct lq_cache *cache;
+    struct lq_hasher *hasher;
+    uint64_t size_bytes;   /* of the blob so far, parts included */
+    uint64_t stored_bytes; /* given to chunks so far, the buffer included */
+    uint64_t id;           /* 0 until chunks were flushed */
+    uint32_t flushed_count;
+    bool failed; /* a part was wrong or a flush failed: it can only be aborted */
+    unsigned char *buffer;
+    size_t buffered_bytes, buffer_capacity;
+    struct lq_blob_part *parts;
+    uint32_t part_count, part_capacity;
+    bool has_refs; /* some part is another blob */
+};
+
+static const size_t flush_bytes = (size_t)LQ_FLUSH_CHUNKS * LQ_CHUNK_BYTES;
+static const size_t first_buffer_bytes = 16 * 1024;
+
+static void free_writer(struct lq_blob_writer *writer)
+{
+    lq_hasher_destroy(writer->hasher);
+    free(writer->buffer);
+    free(writer->parts);
+    free(writer);
+}
+
+enum lq_status lq_blob_begin(struct lq_cache *cache, struct lq_blob_writer **out,
+                             struct lq_error *err)
+{
+    struct lq_blob_writer *writer = calloc(1, sizeof *writer);
+    *out = NULL;
+    if (writer == NULL) {
+        return lq_error_nomem(err, "a blob writer");
+    }
+    writer->cache = cache;
+    writer->hasher = lq_hasher_create();
+    if (writer->hasher == NULL) {
+        free_writer(writer);
+        return lq_error_nomem(err, "a blob writer");
+    }
+    *out = writer;
+    return LQ_OK;
+}
+
+/* ---- chunks ---- */
+
+struct flush {
+    struct lq_blob_writer *writer;
+    const unsigned char *data;
+    size_t size_bytes;
+    uint64_t id; /* in: the writer's, or 0; out: where the chunks are */
+};
+
+/* The chunks of an earlier flush are ours as long as the pending record has our token. */
+static enum lq_status check_pending(struct lq_txn *txn, struct lq_cache *cache, uint64_t id,
+                                    struct lq_error *err)
+{
+    unsigned char raw[LQ_ID_KEY_BYTES];
+    lq_id_key(id, raw);
+    struct lq_bytes key = {raw, sizeof raw};
+    struct lq_bytes value;
+    bool found = false;
+    enum lq_status status = lq_txn_get(txn, LQ_DB_PENDING, &key, &value, &found, err);
+    /* Clearing leaves the id as garbage of nobody. */
+    if (status == LQ_OK && (!found || value.size_bytes != LQ_ID_KEY_BYTES ||
+                            lq_id_from_key(value.data) != lq_locks_token(cache->locks))) {
+        return lq_error_set(err, LQ_ECACHE,
+                            "cache folder %s: it was cleared while a blob was written; build again",
+                            cache->dir);
+    }
+    return status;
+}
+
+static enum lq_status put_chunks(struct lq_txn *txn, uint64_t id, uint32_t index,
+                                 const unsigned char *data, size_t size_bytes, struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
+    while (size_bytes > 0 && status == LQ_OK) {
+        size_t chunk_bytes = size_bytes < LQ_CHUNK_BYTES ? size_bytes : LQ_CHUNK_BYTES;
+        unsigned char raw[LQ_CHUNK_KEY_BYTES];
+        lq_chunk_key(id, index, raw);
+        struct lq_bytes key = {raw, sizeof raw};
+        struct lq_bytes value = {data, chunk_bytes};
+        status = lq_txn_put(txn, LQ_DB_CHUNKS, &key, &value, err);
+        data += chunk_bytes;
+        size_bytes -= chunk_bytes;
+        index++;
+    }
+    return status;
+}
+
+static enum lq_status flush_change(struct lq_txn *txn, void *user, struct lq_error *err)
+{
+    struct flush *flush = user;
+    struct lq_blob_writer *writer = flush->writer;
+    enum lq_status status = LQ_OK;
+    flush->id = writer->id;
+    if (flush->id != 0) {
+        status = check_pending(txn, writer->cache, flush->id, err);
+    } else {
+        status = lq_blob_next_id(txn, &flush->id, err);
+        if (status == LQ_OK) {
+            status =
+                lq_blob_mark_pending(txn, flush->id, lq_locks_token(writer->cache->locks), err);
+        }
+    }
+    return status == LQ_OK ? put_chunks(txn, flush->id, writer->flushed_count, flush->data,
+                                        flush->size_bytes, err)
+                           : status;
+}
+
+/* `size_bytes` is a multiple of the chunk size. */
+static enum lq_status flush_chunks(struct lq_blob_writer *writer, const unsigned char *data,
+                                   size_t size_bytes, struct lq_error *err)
+{
+    struct flush flush = {.writer = writer, .data = data, .size_bytes = size_bytes};
+    uint32_t count = (uint32_t)(size_bytes / LQ_CHUNK_BYTES);
+    if (writer->flushed_count > UINT32_MAX - 1 - count) {
+        return lq_error_set(err, LQ_EUNSUPPORTED,
+                            "cache folder %s: a blob is larger than 2^32 chunks",
+                            writer->cache->dir);
+    }
+    enum lq_status status =
+        lq_store_write(writer->cache->store, 0, size_bytes, flush_change, &flush, err);
+    if (status == LQ_OK) {
+        writer->id = flush.id;
+        writer->flushed_count += count;
+    }
+    return status;
+}
+
+static bool grow_buffer(struct lq_blob_writer *writer, size_t wanted)
+{
+    if (wanted <= writer->buffer_capacity) {
+        return true;
+    }
+    size_t capacity = writer->buffer_capacity == 0 ? first_buffer_bytes : writer->buffer_capacity;
+    while (capacity < wanted) {
+        capacity *= 2;
+    }
+    capacity = capacity > flush_bytes ? flush_bytes : capacity;
+    unsigned char *grown = realloc(writer->buffer, capacity);
+    if (grown == NULL) {
+        return false;
+    }
+    writer->buffer = grown;
+    writer->buffer_capacity = capacity;
+    return true;
+}
+
+static enum lq_status store_bytes(struct lq_blob_writer *writer, const unsigned char *data,
+                                  size_t size_bytes, struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
+    while (size_bytes > 0 && status == LQ_OK) {
+        size_t taken = 0;
+        if (writer->buffered_bytes == 0 && size_bytes > flush_bytes) {
+            /* Whole chunks straight from the caller; never all, so that the last flush is the
+             * one that publishes. */
+            taken = flush_bytes;
+            status = flush_chunks(writer, data, taken, err);
+        } else {
+            size_t room = flush_bytes - writer->buffered_bytes;
+            taken = size_bytes < room ? size_bytes : room;
+            if (taken == 0) {
+                status = flush_chunks(writer, writer->buffer, flush_bytes, err);
+                writer->buffered_bytes = 0;
+            } else if (!grow_buffer(writer, writer->buffered_bytes + taken)) {
+                return lq_error_nomem(err, "the buffer of a blob writer");
+            } else {
+                memcpy(writer->buffer + writer->buffered_bytes, data, taken);
+                writer->buffered_bytes += taken;
+            }
+        }
+        data += taken;
+        size_bytes -= taken;
+        writer->stored_bytes += taken;
+    }
+    return status;
+}
+
+/* ---- parts ---- */
+
+/* The next bytes are part of `digest`, or inline when it is NULL. Neighbouring inline bytes are one
+ * part. */
+static enum lq_status add_part(struct lq_blob_writer *writer, const struct lq_digest *digest,
+                               uint64_t size_bytes, struct lq_error *err)
+{
+    struct lq_blob_part *last =
+        writer->part_count == 0 ? NULL : &writer->parts[writer->part_count - 1];
+    if (digest == NULL && last != NULL && lq_digest_is_zero(&last->digest)) {
+        last->size_bytes += size_bytes;
+        return LQ_OK;
+    }
+    if (writer->part_count == LQ_BLOB_PARTS_MAX) {
+        return lq_error_set(err, LQ_EUNSUPPORTED,
+                            "cache folder %s: a concatenation has more than %d parts",
+                            writer->cache->dir, (int)LQ_BLOB_PARTS_MAX);
+    }
+    if (writer->part_count == writer->part_capacity) {
+        uint32_t capacity = writer->part_capacity == 0 ? 4 : 2 * writer->part_capacity;
+        struct lq_blob_part *grown = realloc(writer->parts, capacity * sizeof *grown);
+        if (grown == NULL) {
+            return lq_error_nomem(err, "the parts of a blob");
+        }
+        writer->parts = grown;
+        writer->part_capacity = capacity;
+    }
+    struct lq_blob_part *part = &writer->parts[writer->part_count++];
+    memset(part, 0, sizeof *part);
+    part->size_bytes = size_bytes;
+    if (digest != NULL) {
+        part->digest = *digest;
+        writer->has_refs = true;
+    }
+    return LQ_OK;
+}
+
+static enum lq_status usable(const struct lq_blob_writer *writer, struct lq_error *err)
+{
+    return writer->failed ? lq_error_set(err, LQ_ECACHE,
+                                         "cache folder %s: writing a blob goes on after it failed",
+                                         writer->cache->dir)
+                          : LQ_OK;
+}
+
+enum lq_status lq_blob_write(struct lq_blob_writer *writer, const void *data, size_t size_bytes,
+                             struct lq_error *err)
+{
+    enum lq_status status = usable(writer, err);
+    if (status != LQ_OK || size_bytes == 0) {
+        return status;
+    }
+    status = add_part(writer, NULL, size_bytes, err);
+    if (status == LQ_OK) {
+        lq_hasher_update(writer->hasher, data, size_bytes);
+        writer->size_bytes += size_bytes;
+        status = store_bytes(writer, data, size_bytes, err);
+    }
+    writer->failed = status != LQ_OK;
+    return status;
+}
+
+/* Reads a whole part, and hashes it twice: for the concatenation, and to see that it is what its
+ * digest says. */
+static enum lq_status hash_part(struct lq_blob_writer *writer, const struct lq_digest *part,
+                                struct lq_blob_reader *reader, struct lq_error *err)
+{
+    uint64_t size_bytes = lq_blob_size(reader);
+    struct lq_hasher *own = lq_hasher_create();
+    unsigned char *bytes = malloc(LQ_CHUNK_BYTES);
+    enum lq_status status =
+        own == NULL || bytes == NULL ? lq_error_nomem(err, "a part of a blob") : LQ_OK;
+    for (uint64_t offset = 0; offset < size_bytes && status == LQ_OK;) {
+        uint64_t left = size_bytes - offset;
+        size_t step = left < LQ_CHUNK_BYTES ? (size_t)left : LQ_CHUNK_BYTES;
+        status = lq_blob_read(reader, offset, bytes, step, err);
+        if (status == LQ_OK) {
+            lq_hasher_update(own, bytes, step);
+            lq_hasher_update(writer->hasher, bytes, step);
+        }
+        offset += step;
+    }
+    if (status == LQ_OK) {
+        struct lq_digest digest;
+        lq_hasher_finish(own, &digest);
+        if (!lq_digest_equal(&digest, part)) {
+            bool intact = false;
+            char hex[LQ_DIGEST_HEX_BYTES];
+            /* Removes it, with a warning. */
+            (void)lq_blob_check(writer->cache, part, &intact, NULL);
+            status = lq_error_set(err, LQ_ECACHE,
+                                  "cache folder %s: blob %s was altered and is removed; build "
+                                  "again",
+                                  writer->cache->dir, lq_digest_to_hex(part, hex));
+        }
+    }
+    lq_hasher_destroy(own);
+    free(bytes);
+    return status;
+}
+
+static enum lq_status copy_inline(struct lq_blob_writer *writer, struct lq_blob_reader *reader,
+                                  uint64_t offset, uint64_t size_bytes, unsigned char *bytes,
+                                  struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
+    for (uint64_t done = 0; done < size_bytes && status == LQ_OK;) {
+        uint64_t left = size_bytes - done;
+        size_t step = left < LQ_CHUNK_BYTES ? (size_t)left : LQ_CHUNK_BYTES;
+        status = lq_blob_read(reader, offset + done, bytes, step, err);
+        status = status == LQ_OK ? lq_blob_write(writer, bytes, step, err) : status;
+        done += step;
+    }
+    return status;
+}
+
+/* A part that is a concatenation itself is taken apart, so that a record never refers to a record
+ * that refers: its inline pieces are copied, its parts are referred to. */
+static enum lq_status write_joined(struct lq_blob_writer *writer, struct lq_blob_reader *reader,
+                                   struct lq_error *err)
+{
+    struct lq_blob_part *parts = NULL;
+    uint32_t count = 0;
+    enum lq_status status = lq_blob_parts_get(reader, &parts, &count, err);
+    unsigned char *bytes = malloc(LQ_CHUNK_BYTES);
+    if (status == LQ_OK && bytes == NULL) {
+        status = lq_error_nomem(err, "a part of a blob");
+    }
+    uint64_t offset = 0;
+    for (uint32_t i = 0; i < count && status == LQ_OK; i++) {
+        status = lq_digest_is_zero(&parts[i].digest)
+                     ? copy_inline(writer, reader, offset, parts[i].size_bytes, bytes, err)
+                     : lq_blob_write_blob(writer, &parts[i].digest, err);
+        offset += parts[i].size_bytes;
+    }
+    free(bytes);
+    free(parts);
+    return status;
+}
+
+enum lq_status lq_blob_write_blob(struct lq_blob_writer *writer, const struct lq_digest *part,
+                                  struct lq_error *err)
+{
+    enum lq_status status = usable(writer, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    struct lq_blob_reader *reader = NULL;
+    /* A concatenation is checked as a whole before it is taken apart. */
+    bool joined = lq_blob_is_joined(writer->cache, part);
+    status = lq_blob_open(writer->cache, part, joined, &reader, err);
+    if (status == LQ_OK && reader == NULL) {
+        char hex[LQ_DIGEST_HEX_BYTES];
+        status = lq_error_set(
+            err, LQ_ECACHE, "cache folder %s: blob %s, a part of another, is missing; build again",
+            writer->cache->dir, lq_digest_to_hex(part, hex));
+    } else if (status == LQ_OK && joined) {
+        status = write_joined(writer, reader, err);
+    } else if (status == LQ_OK && lq_blob_size(reader) > 0) {
+        status = hash_part(writer, part, reader, err);
+        if (status == LQ_OK) {
+            status = add_part(writer, part, lq_blob_size(reader), err);
+            writer->size_bytes += lq_blob_size(reader);
+        }
+    }
+    lq_blob_close(reader);
+    writer->failed = status != LQ_OK;
+    return status;
+}
+
+/* ---- publishing ---- */
+
+struct commit {
+    struct lq_blob_writer *writer;
+    const struct lq_digest *digest;
+    uint64_t garbage_id; /* of a record that was replaced */
+    bool duplicate;      /* stored already: the writer's chunks are garbage */
+};
+
+static enum lq_status put_record(struct lq_txn *txn, struct commit *commit, uint64_t id,
+                                 struct lq_error *err)
+{
+    struct lq_blob_writer *writer = commit->writer;
+    struct lq_blob_record record = {
+        .kind = writer->has_refs ? LQ_BLOB_JOINED : LQ_BLOB_CHUNKS,
+        .size_bytes = writer->size_bytes,
+        .id = id,
+        .stored_bytes = writer->stored_bytes,
+        .chunk_bytes = LQ_CHUNK_BYTES,
+        .part_count = writer->part_count,
+    };
+    struct lq_buffer buffer;
+    lq_buffer_init(&buffer);
+    lq_blob_record_encode(commit->digest, &record, writer->parts, &buffer);
+    enum lq_status status = buffer.failed ? lq_error_nomem(err, "a blob record") : LQ_OK;
+    if (status == LQ_OK) {
+        struct lq_bytes key = {commit->digest->bytes, LQ_DIGEST_BYTES};
+        struct lq_bytes value = {buffer.data, buffer.size_bytes};
+        status = lq_txn_put(txn, LQ_DB_BLOBS, &key, &value, err);
+    }
+    lq_buffer_fini(&buffer);
+    return status;
+}
+
+/* Every part must still be there, and is kept from now on. */
+static enum lq_status refer_parts(struct lq_txn *txn, struct lq_blob_writer *writer,
+                                  struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
+    for (uint32_t i = 0; i < writer->part_count && status == LQ_OK && writer->has_refs; i++) {
+        const struct lq_blob_part *part = &writer->parts[i];
+        struct lq_blob_record record;
+        bool found = false;
+        if (lq_digest_is_zero(&part->digest)) {
+            continue;
+        }
+        status = lq_blob_find(NULL, txn, &part->digest, &record, &found, err);
+        if (status == LQ_OK && (!found || record.size_bytes != part->size_bytes)) {
+            char hex[LQ_DIGEST_HEX_BYTES];
+            return lq_error_set(err, LQ_ECACHE,
+                                "cache folder %s: blob %s, a part of another, was removed "
+                                "meanwhile; build again",
+                                writer->cache->dir, lq_digest_to_hex(&part->digest, hex));
+        }
+        status = status == LQ_OK ? lq_blob_refer(txn, &part->digest, 1, err) : status;
+    }
+    return status;
+}
+
+static enum lq_status commit_change(struct lq_txn *txn, void *user, struct lq_error *err)
+{
+    struct commit *commit = user;
+    struct lq_blob_writer *writer = commit->writer;
+    struct lq_blob_record old;
+    uint64_t id = writer->id;
+    commit->garbage_id = 0;
+    commit->duplicate = false;
+    enum lq_status status = LQ_OK;
+    if (id != 0) {
+        status = check_pending(txn, writer->cache, id, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_blob_find_whole(NULL, txn, commit->digest, &old, &commit->duplicate, err);
+    }
+    if (status != LQ_OK || commit->duplicate) {
+        return status == LQ_OK && id != 0 ? lq_blob_mark_pending(txn, id, 0, err) : status;
+    }
+    bool broken = false;
+    status = lq_blob_find(NULL, txn, commit->digest, &old, &broken, err);
+    if (status == LQ_OK && broken) {
+        status = lq_blob_forget(txn, commit->digest, &old, &commit->garbage_id, err);
+    }
+    if (status == LQ_OK && id == 0 && writer->stored_bytes > 0) {
+        status = lq_blob_next_id(txn, &id, err);
+    }
+    if (status == LQ_OK) {
+        status =
+            put_chunks(txn, id, writer->flushed_count, writer->buffer, writer->buffered_bytes, err);
+    }
+    if (status == LQ_OK && writer->id != 0) {
+        unsigned char raw[LQ_ID_KEY_BYTES];
+        lq_id_key(id, raw);
+        status = lq_txn_del(txn, LQ_DB_PENDING, &(struct lq_bytes){raw, sizeof raw}, NULL, err);
+    }
+    status = status == LQ_OK ? refer_parts(txn, writer, err) : status;
+    return status == LQ_OK ? put_record(txn, commit, id, err) : status;
+}
+
+static enum lq_status commit_large(struct lq_blob_writer *writer, const struct lq_digest *digest,
+                                   struct lq_error *err)
+{
+    struct commit commit = {.writer = writer, .digest = digest};
+    struct lq_store *store = writer->cache->store;
+    enum lq_status status =
+        lq_store_write(store, writer->has_refs ? LQ_STORE_WITH_LATER : 0,
+                       writer->buffered_bytes + 64 * 1024, commit_change, &commit, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    /* What is garbage is marked as such: if sweeping fails, the next open does it. */
+    if (commit.duplicate && writer->id != 0) {
+        (void)lq_blob_sweep(store, writer->id, NULL);
+    }
+    if (commit.garbage_id != 0) {
+        (void)lq_blob_sweep(store, commit.garbage_id, NULL);
+    }
+    writer->id = 0;
+    return LQ_OK;
+}
+
+/* *stored: the blob is there. *broken: a record is there that lacks parts. */
+static enum lq_status find_old(struct lq_blob_writer *writer, const struct lq_digest *digest,
+                               bool *stored, bool *broken, struct lq_error *err)
+{
+    struct lq_txn txn;
+    struct lq_blob_record record;
+    enum lq_status status = lq_store_read_begin(writer->cache->store, &txn, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    status = lq_blob_find_whole(NULL, &txn, digest, &record, stored, err);
+    if (status == LQ_OK && !*stored) {
+        status = lq_blob_find(NULL, &txn, digest, &record, broken, err);
+    }
+    lq_store_read_end(&txn);
+    return status;
+}
+
+/* Small blobs wait in memory for the action that they belong to. */
+static enum lq_status commit_small(struct lq_blob_writer *writer, const struct lq_digest *digest,
+                                   struct lq_error *err)
+{
+    struct lq_bytes key = {digest->bytes, LQ_DIGEST_BYTES};
+    bool broken = false;
+    bool stored = lq_store_has_later(writer->cache->store, LQ_DB_BLOBS, &key, NULL, 0);
+    enum lq_status status = stored ? LQ_OK : find_old(writer, digest, &stored, &broken, err);
+    if (status != LQ_OK || stored) {
+        return status;
+    }
+    if (broken) {
+        /* What the old record counts must be undone, in a transaction. */
+        return commit_large(writer, digest, err);
+    }
+    struct lq_blob_record record = {
+        .kind = LQ_BLOB_SMALL,
+        .size_bytes = writer->size_bytes,
+        .data = writer->buffer,
+    };
+    struct lq_buffer buffer;
+    lq_buffer_init(&buffer);
+    lq_blob_record_encode(digest, &record, NULL, &buffer);
+    status = buffer.failed ? lq_error_nomem(err, "a blob record") : LQ_OK;
+    if (status == LQ_OK) {
+        struct lq_bytes value = {buffer.data, buffer.size_bytes};
+        status = lq_store_later(writer->cache->store, LQ_DB_BLOBS, &key, &value, false, err);
+    }
+    lq_buffer_fini(&buffer);
+    return status;
+}
+
+enum lq_status lq_blob_commit(struct lq_blob_writer *writer, struct lq_digest *digest,
+                              uint64_t *size_bytes, struct lq_error *err)
+{
+    struct lq_digest own;
+    enum lq_status status = usable(writer, err);
+    if (status == LQ_OK) {
+        lq_hasher_finish(writer->hasher, &own);
+        status = !writer->has_refs && writer->size_bytes <= LQ_SMALL_BYTES_MAX
+                     ? commit_small(writer, &own, err)
+                     : commit_large(writer, &own, err);
+    }
+    if (status == LQ_OK && digest != NULL) {
+        *digest = own;
+    }
+    if (status == LQ_OK && size_bytes != NULL) {
+        *size_bytes = writer->size_bytes;
+    }
+    lq_blob_abort(writer);
+    return status;
+}
+
+void lq_blob_abort(struct lq_blob_writer *writer)
+{
+    if (writer == NULL) {
+        return;
+    }
+    if (writer->id != 0) {
+        (void)lq_blob_sweep(writer->cache->store, writer->id, NULL);
+    }
+    free_writer(writer);
+}
+
+enum lq_status lq_blob_put(struct lq_cache *cache, const void *data, size_t size_bytes,
+                           struct lq_digest *digest, struct lq_error *err)
+{
+    struct lq_blob_writer *writer = NULL;
+    enum lq_status status = lq_blob_begin(cache, &writer, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    status = lq_blob_write(writer, data, size_bytes, err);
+    if (status != LQ_OK) {
+        lq_blob_abort(writer);
+        return status;
+    }
+    return lq_blob_commit(writer, digest, NULL, err);
+}
