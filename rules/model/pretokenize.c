@@ -55,6 +55,7 @@ struct pre_row {
 
 static const struct pre_row pre_rows[] = {
     {"llama-bpe", "llama3 llama-v3", true, true, {LLAMA3_HEAD "\\p{N}{1,3}" LLAMA3_TAIL}},
+    {"smaug-bpe", "dbrx", false, false, {LLAMA3_HEAD "\\p{N}{1,3}" LLAMA3_TAIL}},
     {"gpt-2", "phi-2 olmo mpt", false, false, {LQ_PRE_BYTE_LEVEL}},
     {"qwen2", "deepseek-r1-qwen stablelm2", false, false, {LLAMA3_HEAD "\\p{N}" LLAMA3_TAIL}},
     {"starcoder",
@@ -246,21 +247,33 @@ static bool same_expression(const char *known, const char *given)
     return *known == *given;
 }
 
-const char *lq_pretokenizer_name_of(const char *const *expressions, size_t count)
+static bool same_expressions(const struct pre_row *row, const char *const *expressions,
+                             size_t count)
 {
+    size_t same = 0;
+    while (same < count && row->expressions[same] != NULL &&
+           same_expression(row->expressions[same], expressions[same])) {
+        same++;
+    }
+    bool ends = same == LQ_PRE_EXPRESSIONS_MAX || row->expressions[same] == NULL;
+    return count > 0 && same == count && ends;
+}
+
+const char *lq_pretokenizer_name_of(const char *const *expressions, size_t count,
+                                    bool ignore_merges)
+{
+    const char *name = NULL;
     for (size_t i = 0; i < LQ_COUNT_OF(pre_rows) && count <= LQ_PRE_EXPRESSIONS_MAX; i++) {
         const struct pre_row *row = &pre_rows[i];
-        size_t same = 0;
-        while (same < count && row->expressions[same] != NULL &&
-               same_expression(row->expressions[same], expressions[same])) {
-            same++;
+        if (!same_expressions(row, expressions, count)) {
+            continue;
         }
-        bool ends = same == LQ_PRE_EXPRESSIONS_MAX || row->expressions[same] == NULL;
-        if (count > 0 && same == count && ends) {
+        if (row->ignore_merges == ignore_merges) {
             return row->name;
         }
+        name = name == NULL ? row->name : name;
     }
-    return NULL;
+    return name;
 }
 
 size_t lq_utf8_length(const char *text, size_t length)

@@ -35,9 +35,10 @@ enum lq_status lq_pretokenizer_split(const struct lq_pretokenizer *pre, const ch
 
 /* The GGUF name for the expressions of a tokenizer.json, in order; NULL when they are unknown. The
  * ByteLevel step's own expression is spelled LQ_PRE_BYTE_LEVEL, and a Digits step is "\\p{N}" or
- * "\\p{N}+". */
+ * "\\p{N}+". Of two names with the same expressions the one with the same `ignore_merges` wins. */
 #define LQ_PRE_BYTE_LEVEL "ByteLevel"
-const char *lq_pretokenizer_name_of(const char *const *expressions, size_t count);
+const char *lq_pretokenizer_name_of(const char *const *expressions, size_t count,
+                                    bool ignore_merges);
 
 /* The length of the valid UTF-8 sequence at `text` (1 to 4), or 0 when the first byte does not
  * start one. */

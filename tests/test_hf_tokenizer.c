@@ -1,0 +1,305 @@
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/fs.h"
+#include "engine/base/json.h"
+#include "rules/format/gguf.h"
+#include "rules/model/hf_tokenizer.h"
+#include "rules/model/vocab.h"
+
+#define TINY LQ_SOURCE_DIR "/examples/tiny-llama/"
+
+/* What tokenizer.json texts become, through a GGUF file in memory. */
+struct converted {
+    struct lq_arena arena;
+    struct lq_gguf gguf;
+};
+
+static cJSON *parse(const char *text)
+{
+    struct lq_error err = {0};
+    cJSON *root = NULL;
+    cr_assert_eq(lq_json_parse(text, strlen(text), "test", LQ_EFORMAT, &root, &err), LQ_OK, "%s",
+                 err.message);
+    return root;
+}
+
+static enum lq_status convert(const char *tokenizer, const char *config, uint64_t vocab_size,
+                              struct converted *out, struct lq_error *err)
+{
+    struct lq_gguf_writer writer;
+    struct lq_buffer bytes;
+    lq_gguf_writer_init(&writer);
+    lq_buffer_init(&bytes);
+    lq_arena_init(&out->arena);
+    cJSON *tokenizer_json = parse(tokenizer);
+    cJSON *config_json = config == NULL ? NULL : parse(config);
+    struct lq_hf_documents documents = {.tokenizer = tokenizer_json,
+                                        .tokenizer_config = config_json};
+    enum lq_status status = lq_hf_tokenizer_put(&documents, vocab_size, &out->arena, &writer, err);
+    if (status == LQ_OK) {
+        cr_assert_eq(lq_gguf_writer_header(&writer, &bytes, err), LQ_OK, "%s", err->message);
+        cr_assert_eq(lq_gguf_parse(bytes.data, bytes.size_bytes, bytes.size_bytes, "test",
+                                   LQ_EFORMAT, &out->arena, &out->gguf, NULL, err),
+                     LQ_OK, "%s", err->message);
+    }
+    cJSON_Delete(tokenizer_json);
+    cJSON_Delete(config_json);
+    lq_gguf_writer_fini(&writer);
+    lq_buffer_fini(&bytes);
+    return status;
+}
+
+static char *read_text(const char *path)
+{
+    struct lq_error err = {0};
+    struct lq_buffer buffer;
+    lq_buffer_init(&buffer);
+    cr_assert_eq(lq_file_read(path, 64 << 20, &buffer, &err), LQ_OK, "%s", err.message);
+    return (char *)buffer.data; /* the caller frees */
+}
+
+static void expect_ids(const struct lq_vocab *vocab, const char *text, bool add_special,
+                       bool parse_special, const int32_t *ids, size_t count)
+{
+    struct lq_error err = {0};
+    struct lq_token_list list;
+    lq_token_list_init(&list);
+    cr_assert_eq(lq_tokenize(vocab, text, strlen(text), add_special, parse_special, &list, &err),
+                 LQ_OK, "%s", err.message);
+    cr_assert_eq(list.count, count, "'%s' gives %zu ids instead of %zu", text, list.count, count);
+    for (size_t i = 0; i < count; i++) {
+        cr_assert_eq(list.ids[i], ids[i], "'%s', id %zu: %d instead of %d", text, i, list.ids[i],
+                     ids[i]);
+    }
+    lq_token_list_fini(&list);
+}
+
+/* The pieces of all ids put together must be the text again: nothing may get lost. */
+static void expect_round_trip(const struct lq_vocab *vocab, const char *text, size_t length)
+{
+    struct lq_error err = {0};
+    struct lq_token_list list;
+    struct lq_buffer joined;
+    lq_token_list_init(&list);
+    lq_buffer_init(&joined);
+    cr_assert_eq(lq_tokenize(vocab, text, length, false, false, &list, &err), LQ_OK, "%s",
+                 err.message);
+    for (size_t i = 0; i < list.count; i++) {
+        size_t piece_length = 0;
+        const char *piece = lq_vocab_piece(vocab, list.ids[i], &piece_length);
+        cr_assert_not_null(piece);
+        lq_buffer_append(&joined, piece, piece_length);
+    }
+    cr_assert_eq(joined.size_bytes, length);
+    cr_assert(length == 0 || memcmp(joined.data, text, length) == 0);
+    lq_buffer_fini(&joined);
+    lq_token_list_fini(&list);
+}
+
+static struct lq_vocab *tiny_llama(struct converted *converted)
+{
+    struct lq_error err = {0};
+    char *tokenizer = read_text(TINY "tokenizer.json");
+    char *config = read_text(TINY "tokenizer_config.json");
+    cr_assert_eq(convert(tokenizer, config, 4096, converted, &err), LQ_OK, "%s", err.message);
+    free(tokenizer);
+    free(config);
+    struct lq_vocab *vocab = NULL;
+    cr_assert_eq(lq_vocab_load(&vocab, &converted->gguf, "tiny", &err), LQ_OK, "%s", err.message);
+    return vocab;
+}
+
+Test(hf_tokenizer, tiny_llama_has_the_keys_that_llama_cpp_reads)
+{
+    struct converted converted;
+    struct lq_vocab *vocab = tiny_llama(&converted);
+    const struct lq_gguf *gguf = &converted.gguf;
+    cr_assert_str_eq(lq_gguf_get_string(gguf, "tokenizer.ggml.model"), "gpt2");
+    cr_assert_str_eq(lq_gguf_get_string(gguf, "tokenizer.ggml.pre"), "llama-bpe");
+    cr_assert_eq(lq_gguf_find(gguf, "tokenizer.ggml.tokens")->count, 4096);
+    cr_assert_eq(lq_gguf_find(gguf, "tokenizer.ggml.token_type")->count, 4096);
+    cr_assert_eq(lq_gguf_find(gguf, "tokenizer.ggml.merges")->count, 3837);
+    cr_assert_eq(lq_gguf_get_uint(gguf, "tokenizer.ggml.bos_token_id", 0), 4093);
+    cr_assert_eq(lq_gguf_get_uint(gguf, "tokenizer.ggml.eos_token_id", 0), 4094);
+    cr_assert_eq(lq_gguf_get_uint(gguf, "tokenizer.ggml.padding_token_id", 0), 4095);
+    cr_assert(lq_gguf_get_bool(gguf, "tokenizer.ggml.add_bos_token", false));
+    cr_assert_not(lq_gguf_get_bool(gguf, "tokenizer.ggml.add_eos_token", true));
+    cr_assert_eq(lq_vocab_size(vocab), 4096);
+    cr_assert_eq(lq_vocab_bos(vocab), 4093);
+    cr_assert(lq_vocab_adds_bos(vocab));
+    cr_assert_eq(lq_vocab_type(vocab, 4093), LQ_TOKEN_CONTROL);
+    lq_vocab_destroy(vocab);
+    lq_arena_fini(&converted.arena);
+}
+
+/* llama.cpp's perplexity tool cuts this text into 249 chunks of 256. */
+Test(hf_tokenizer, tiny_llama_gives_249_chunks_of_the_evaluation_text)
+{
+    struct lq_error err = {0};
+    struct converted converted;
+    struct lq_vocab *vocab = tiny_llama(&converted);
+    struct lq_map map;
+    cr_assert_eq(lq_map_open(&map, LQ_SOURCE_DIR "/examples/text/eval.txt", LQ_EIO, &err), LQ_OK);
+    struct lq_token_list list;
+    lq_token_list_init(&list);
+    cr_assert_eq(
+        lq_tokenize(vocab, (const char *)map.data, map.size_bytes, true, false, &list, &err),
+        LQ_OK);
+    cr_assert_eq(list.ids[0], 4093);
+    cr_assert_eq(list.count / 256, 249);
+    lq_token_list_fini(&list);
+    expect_round_trip(vocab, (const char *)map.data, map.size_bytes);
+    lq_map_close(&map);
+    lq_vocab_destroy(vocab);
+    lq_arena_fini(&converted.arena);
+}
+
+Test(hf_tokenizer, control_tokens_need_parse_special)
+{
+    struct converted converted;
+    struct lq_vocab *vocab = tiny_llama(&converted);
+    const int32_t parsed[] = {4093, 4094};
+    expect_ids(vocab, "<|begin_of_text|><|end_of_text|>", false, true, parsed, 2);
+    struct lq_error err = {0};
+    struct lq_token_list list;
+    lq_token_list_init(&list);
+    cr_assert_eq(lq_tokenize(vocab, "<|end_of_text|>", 15, false, false, &list, &err), LQ_OK);
+    cr_assert_gt(list.count, 2);
+    for (size_t i = 0; i < list.count; i++) {
+        cr_assert_lt(list.ids[i], 4093);
+    }
+    lq_token_list_fini(&list);
+    lq_vocab_destroy(vocab);
+    lq_arena_fini(&converted.arena);
+}
+
+Test(hf_tokenizer, any_bytes_survive)
+{
+    struct converted converted;
+    struct lq_vocab *vocab = tiny_llama(&converted);
+    char bytes[1024];
+    uint32_t state = 12345;
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        state = state * 1664525u + 1013904223u;
+        bytes[i] = (char)(i < 256 ? i : state >> 24);
+    }
+    for (size_t length = 0; length <= sizeof bytes; length += 37) {
+        expect_round_trip(vocab, bytes, length);
+        expect_round_trip(vocab, bytes + length / 2, length / 2);
+    }
+    /* Cut code points, overlong forms, surrogates, too large, lone continuation. */
+    const char *const broken[] = {"a\xe2\x96",        "\xc0\x80",   "\xed\xa0\x80z",
+                                  "\xf4\x90\x80\x80", "\x80\x80 x", "\xf0\x9f\xa6",
+                                  "ok \xff\xfe end\n"};
+    for (size_t i = 0; i < sizeof broken / sizeof broken[0]; i++) {
+        expect_round_trip(vocab, broken[i], strlen(broken[i]));
+    }
+    lq_vocab_destroy(vocab);
+    lq_arena_fini(&converted.arena);
+}
+
+#define SPM_HEAD                                                                                   \
+    "{\"added_tokens\":[{\"id\":0,\"content\":\"<unk>\",\"special\":true},"                        \
+    "{\"id\":1,\"content\":\"<s>\",\"special\":true}],"                                            \
+    "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":"    \
+    "\"\xe2\x96\x81\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":"          \
+    "\"\xe2\x96\x81\"}]},\"pre_tokenizer\":null,"                                                  \
+    "\"model\":{\"type\":\"BPE\",\"unk_token\":\"<unk>\",\"byte_fallback\":true,\"vocab\":"        \
+    "{\"<unk>\":0,\"<s>\":1,\"<0x0A>\":2,\"<0xC3>\":3,\"<0xA9>\":4,\"\xe2\x96\x81\":5,\"a\":6,"    \
+    "\"b\":7,\"ab\":8,\"\xe2\x96\x81"                                                              \
+    "a\":9,\"ba\":10},"
+
+Test(hf_tokenizer, sentence_piece_merges_happen_in_the_order_of_their_ranks)
+{
+    struct lq_error err = {0};
+    struct converted converted;
+    /* "ba" before "ab": in " abab" the inner pair goes first. */
+    const char *text = SPM_HEAD "\"merges\":[\"b a\",\"a b\",[\"\xe2\x96\x81\",\"a\"]]}}";
+    cr_assert_eq(
+        convert(text, "{\"bos_token\":\"<s>\",\"add_bos_token\":true}", 0, &converted, &err), LQ_OK,
+        "%s", err.message);
+    cr_assert_str_eq(lq_gguf_get_string(&converted.gguf, "tokenizer.ggml.model"), "llama");
+    cr_assert(lq_gguf_get_bool(&converted.gguf, "tokenizer.ggml.add_space_prefix", false));
+    cr_assert_eq(lq_gguf_get_uint(&converted.gguf, "tokenizer.ggml.unknown_token_id", 9), 0);
+    struct lq_vocab *vocab = NULL;
+    cr_assert_eq(lq_vocab_load(&vocab, &converted.gguf, "spm", &err), LQ_OK, "%s", err.message);
+    cr_assert_eq(lq_vocab_type(vocab, 0), LQ_TOKEN_UNKNOWN);
+    cr_assert_eq(lq_vocab_type(vocab, 1), LQ_TOKEN_CONTROL);
+    cr_assert_eq(lq_vocab_type(vocab, 2), LQ_TOKEN_BYTE);
+    const int32_t inner[] = {1, 9, 10, 7};
+    expect_ids(vocab, "abab", true, false, inner, 4);
+    const int32_t accent[] = {5, 3, 4, 2, 5, 8};
+    expect_ids(vocab, "\xc3\xa9\n ab", false, false, accent, 6);
+    lq_vocab_destroy(vocab);
+    lq_arena_fini(&converted.arena);
+}
+
+static void expect_error(const char *tokenizer, const char *config, uint64_t vocab_size,
+                         enum lq_status status, const char *part)
+{
+    struct lq_error err = {0};
+    struct converted converted;
+    cr_assert_eq(convert(tokenizer, config, vocab_size, &converted, &err), status, "%s: %s", part,
+                 err.message);
+    cr_assert_not_null(strstr(err.message, part), "'%s' is not in: %s", part, err.message);
+    lq_arena_fini(&converted.arena);
+}
+
+#define BYTE_LEVEL                                                                                 \
+    "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true}"
+#define MODEL "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},"
+
+Test(hf_tokenizer, refuses_what_it_cannot_express)
+{
+    expect_error("{" MODEL "\"merges\":[]}," BYTE_LEVEL "}", NULL, 0, LQ_EFORMAT, "model.merges");
+    expect_error("{" MODEL "\"dropout\":null}," BYTE_LEVEL "}", NULL, 0, LQ_EFORMAT,
+                 "model.merges");
+    expect_error("{" MODEL "\"merges\":[\"ab\"]}," BYTE_LEVEL "}", NULL, 0, LQ_EFORMAT,
+                 "model.merges[0]");
+    expect_error("{" MODEL "\"merges\":[[\"a\"]]}," BYTE_LEVEL "}", NULL, 0, LQ_EFORMAT,
+                 "model.merges[0]");
+    expect_error("{}", NULL, 0, LQ_EFORMAT, "model");
+    expect_error("[]", NULL, 0, LQ_EFORMAT, "model");
+    expect_error("{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", NULL, 0, LQ_EUNSUPPORTED,
+                 "Unigram");
+    expect_error("{\"model\":{\"vocab\":{},\"merges\":[\"a b\"]}}", NULL, 0, LQ_EFORMAT, "empty");
+    expect_error("{\"model\":{\"vocab\":{\"a\":-1},\"merges\":[\"a b\"]}}", NULL, 0, LQ_EFORMAT,
+                 "'a'");
+    expect_error("{\"model\":{\"vocab\":{\"a\":1e300},\"merges\":[\"a b\"]}}", NULL, 0, LQ_EFORMAT,
+                 "'a'");
+    expect_error("{\"model\":{\"vocab\":{\"a\":0,\"b\":0},\"merges\":[\"a b\"]}," BYTE_LEVEL "}",
+                 NULL, 0, LQ_EFORMAT, "both have id 0");
+    expect_error("{" MODEL "\"merges\":[\"a b\"]}," BYTE_LEVEL "}", NULL, 2, LQ_EFORMAT,
+                 "vocab_size 2");
+    expect_error("{" MODEL "\"merges\":[\"a b\"]}}", NULL, 0, LQ_EUNSUPPORTED,
+                 "neither byte-level");
+    expect_error("{" MODEL "\"merges\":[\"a b\"]},\"pre_tokenizer\":{\"type\":\"Whitespace\"}}",
+                 NULL, 0, LQ_EUNSUPPORTED, "Whitespace");
+    expect_error("{" MODEL
+                 "\"merges\":[\"a b\"]},\"normalizer\":{\"type\":\"Lowercase\"}," BYTE_LEVEL "}",
+                 NULL, 0, LQ_EUNSUPPORTED, "Lowercase");
+    expect_error("{" MODEL "\"merges\":[\"a b\"]},\"pre_tokenizer\":{\"type\":\"Sequence\","
+                 "\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"x+y\"},"
+                 "\"behavior\":\"Isolated\",\"invert\":false},{\"type\":\"ByteLevel\","
+                 "\"add_prefix_space\":false,\"use_regex\":false}]}}",
+                 NULL, 0, LQ_EUNSUPPORTED, "'x+y'");
+    expect_error("{" MODEL "\"merges\":[\"a b\"]}," BYTE_LEVEL "}", "{\"add_bos_token\":true}", 0,
+                 LQ_EFORMAT, "adds BOS");
+}
+
+Test(hf_tokenizer, pads_to_the_rows_of_the_embedding)
+{
+    struct lq_error err = {0};
+    struct converted converted;
+    cr_assert_eq(
+        convert("{" MODEL "\"merges\":[\"a b\"]}," BYTE_LEVEL "}", NULL, 5, &converted, &err),
+        LQ_OK, "%s", err.message);
+    const struct lq_gguf_value *tokens = lq_gguf_find(&converted.gguf, "tokenizer.ggml.tokens");
+    cr_assert_eq(tokens->count, 5);
+    cr_assert_str_eq(tokens->strings[4].data, "[PAD4]");
+    cr_assert_str_eq(lq_gguf_get_string(&converted.gguf, "tokenizer.ggml.pre"), "gpt-2");
+    lq_arena_fini(&converted.arena);
+}
