@@ -105,6 +105,8 @@ struct lq_cli_build {
     enum lq_status (*before_summary)(void *user, struct lq_error *err);
     void *user;
 };
+/* Keeps of a diagnostic only what happened: drops "name:line:column: " and the source lines. */
+void lq_cli_hide_positions(const char *name, const char *text, char *out, size_t out_bytes);
 enum lq_status lq_cli_build(struct lq_cli *cli, const struct lq_cli_build *build,
                             struct lq_build_result *result, struct lq_error *err);
 

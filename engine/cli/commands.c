@@ -37,6 +37,8 @@ static const struct lq_option quantize_options[] = {
     {0, "token-embedding-type", "TYPE", NULL, false, "type of token_embd.weight"},
     {0, "allow-requantize", NULL, NULL, false, "accept a model that is quantized already"},
     {0, "quality-report", NULL, NULL, false, "compare the result with the original"},
+    {0, "smoothquant", NULL, NULL, false, "only for W8A8 formats, of which there are none yet"},
+    {0, "alpha", "X", NULL, false, "how much SmoothQuant moves; needs --smoothquant"},
     {0, "format", "FORMAT", "human json", false, "language of the result (human)"},
 };
 

@@ -1,5 +1,6 @@
 #include "engine/cli/options.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -290,5 +291,26 @@ enum lq_status lq_args_uint(const struct lq_args *args, const char *name, uint64
                             (unsigned long long)min, (unsigned long long)max, text);
     }
     *out = value;
+    return LQ_OK;
+}
+
+enum lq_status lq_args_number(const struct lq_args *args, const char *name, double *out,
+                              bool *given, struct lq_error *err)
+{
+    const char *text = lq_args_get(args, name);
+    *given = text != NULL;
+    if (text == NULL) {
+        return LQ_OK;
+    }
+    char *end = NULL;
+    /* strtod alone would also take "inf", hexadecimal and leading spaces. */
+    size_t span = strspn(text, "0123456789.eE+-");
+    double value = strtod(text, &end);
+    bool percent = strcmp(text + span, "%") == 0;
+    bool whole = span > 0 && end == text + span && (percent || text[span] == '\0');
+    if (!whole || !isfinite(value)) {
+        return lq_error_set(err, LQ_EUSAGE, "--%s expects a number, got '%s'", name, text);
+    }
+    *out = percent ? value / 100.0 : value;
     return LQ_OK;
 }

@@ -61,6 +61,9 @@ const char *lq_args_next(const struct lq_args *args, const char *name, size_t *p
 /* A whole number in [min, max]; `out` is untouched when the option is absent. */
 enum lq_status lq_args_uint(const struct lq_args *args, const char *name, uint64_t min,
                             uint64_t max, uint64_t *out, struct lq_error *err);
+/* A finite decimal number; "20%" is 0.2. *given tells whether the option is there. */
+enum lq_status lq_args_number(const struct lq_args *args, const char *name, double *out,
+                              bool *given, struct lq_error *err);
 /* True when `word` is one of the space-separated `choices`. */
 bool lq_choices_have(const char *choices, const char *word);
 /* The choice nearest to `word`, copied to the arena, or NULL. */

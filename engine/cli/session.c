@@ -79,7 +79,7 @@ struct event_filter {
 };
 
 /* Keeps the messages of a recipe that the user never wrote, without its positions and lines. */
-static void hide_positions(const char *name, const char *text, char *out, size_t out_bytes)
+void lq_cli_hide_positions(const char *name, const char *text, char *out, size_t out_bytes)
 {
     size_t used = 0;
     size_t name_length = strlen(name);
@@ -113,7 +113,7 @@ static void filter_event(void *user, const struct lq_event *event)
     }
     bool message = event->kind == LQ_EVENT_ERROR || event->kind == LQ_EVENT_WARNING;
     if (message && filter->build->hidden_name != NULL && event->text != NULL) {
-        hide_positions(filter->build->hidden_name, event->text, text, sizeof text);
+        lq_cli_hide_positions(filter->build->hidden_name, event->text, text, sizeof text);
         copy.text = text;
     }
     lq_progress_event(filter->progress, &copy);
@@ -164,7 +164,8 @@ static void show_failure(struct lq_cli *cli, const struct lq_cli_build *build,
     }
     struct lq_error shown = *err;
     if (build->hidden_name != NULL) {
-        hide_positions(build->hidden_name, err->message, shown.message, sizeof shown.message);
+        lq_cli_hide_positions(build->hidden_name, err->message, shown.message,
+                              sizeof shown.message);
     }
     lq_cli_show_error(cli, &shown);
 }

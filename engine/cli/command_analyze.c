@@ -1,0 +1,253 @@
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/base/fs.h"
+#include "engine/base/text.h"
+#include "engine/cli/commands.h"
+#include "engine/cli/quick_recipe.h"
+#include "rules/format/imatrix.h"
+#include "rules/format/mask.h"
+
+struct analysis {
+    struct lq_cli *cli;
+    const char *model;
+    const char *output;
+    const char *mask_output; /* NULL: no mask asked for */
+    const char *method;
+    double coverage;
+    uint64_t started_ns;
+};
+
+struct statistics {
+    double min;
+    double max;
+    double mean;
+    double deviation;
+};
+
+/* Over the mean square of every column of every entry. */
+static enum lq_status count_statistics(struct lq_arena *arena, const struct lq_imatrix *imatrix,
+                                       struct statistics *out, struct lq_error *err)
+{
+    double sum = 0.0;
+    double sum_squares = 0.0;
+    uint64_t count = 0;
+    *out = (struct statistics){.min = INFINITY, .max = -INFINITY};
+    for (size_t e = 0; e < imatrix->entry_count; e++) {
+        const struct lq_imatrix_entry *entry = &imatrix->entries[e];
+        float *means = lq_arena_get_array(arena, entry->col_count, sizeof *means);
+        if (means == NULL) {
+            return lq_error_nomem(err, "the statistics");
+        }
+        for (size_t mat = 0; mat < entry->mat_count; mat++) {
+            lq_imatrix_means(entry, mat, means);
+            for (size_t i = 0; i < entry->col_count; i++) {
+                double value = (double)means[i];
+                out->min = fmin(out->min, value);
+                out->max = fmax(out->max, value);
+                sum += value;
+                sum_squares += value * value;
+                count++;
+            }
+        }
+    }
+    if (count > 0) {
+        out->mean = sum / (double)count;
+        out->deviation = sqrt(fmax(0.0, sum_squares / (double)count - out->mean * out->mean));
+    }
+    return LQ_OK;
+}
+
+static int64_t count_layers(const struct lq_imatrix *imatrix)
+{
+    int64_t last = -1;
+    for (size_t i = 0; i < imatrix->entry_count; i++) {
+        unsigned layer = 0;
+        if (sscanf(imatrix->entries[i].name, "blk.%5u.", &layer) == 1 && (int64_t)layer > last) {
+            last = (int64_t)layer;
+        }
+    }
+    return last + 1;
+}
+
+static void write_result(const struct analysis *analysis, const struct lq_imatrix *imatrix,
+                         const struct lq_mask *mask, const struct statistics *stats,
+                         struct lq_json_writer *writer)
+{
+    /* The words of the command line contract for the methods. */
+    static const char *const methods[] = {"activation_magnitude", "gradient_sensitivity",
+                                          "fisher_information"};
+    unsigned method = (unsigned)imatrix->method;
+    lq_json_put_string(writer, "output_path", analysis->output);
+    lq_json_put_string(writer, "model_path", analysis->model);
+    lq_json_put_string(writer, "method",
+                       method < LQ_COUNT_OF(methods) ? methods[method] : methods[0]);
+    lq_json_put_int(writer, "num_layers", count_layers(imatrix));
+    lq_json_put_int(writer, "num_tensors", (int64_t)imatrix->entry_count);
+    lq_json_put_int(writer, "calibration_samples", (int64_t)imatrix->chunk_count);
+    lq_json_key(writer, "global_statistics");
+    lq_json_begin_object(writer);
+    lq_json_put_number(writer, "min", stats->min);
+    lq_json_put_number(writer, "max", stats->max);
+    lq_json_put_number(writer, "mean", stats->mean);
+    lq_json_put_number(writer, "std", stats->deviation);
+    lq_json_end_object(writer);
+    lq_json_key(writer, "super_weights");
+    lq_json_begin_object(writer);
+    lq_json_put_bool(writer, "identified", analysis->mask_output != NULL);
+    if (analysis->mask_output != NULL) {
+        lq_json_put_number(writer, "coverage", analysis->coverage);
+        lq_json_put_int(writer, "total_protected", (int64_t)mask->total_protected);
+        lq_json_put_string(writer, "mask_path", analysis->mask_output);
+    }
+    lq_json_end_object(writer);
+    lq_json_put_number(writer, "duration_seconds",
+                       (double)(lq_clock_ns() - analysis->started_ns) * 1e-9);
+}
+
+static enum lq_status read_mask(const char *path, struct lq_arena *arena, struct lq_mask *mask,
+                                struct lq_error *err)
+{
+    struct lq_map map;
+    enum lq_status status = lq_map_open(&map, path, LQ_EIO, err);
+    if (status == LQ_OK) {
+        status = lq_mask_parse(map.data, map.size_bytes, path, arena, mask, err);
+        lq_map_close(&map);
+    }
+    return status;
+}
+
+static enum lq_status print_analysis(void *user, struct lq_json_writer *writer,
+                                     struct lq_buffer *out, struct lq_error *err)
+{
+    const struct analysis *analysis = user;
+    struct lq_map map;
+    struct lq_imatrix imatrix;
+    struct lq_arena arena;
+    struct statistics stats;
+    struct lq_mask mask = {.total_protected = 0};
+    enum lq_imatrix_format format;
+    lq_arena_init(&arena);
+    enum lq_status status = lq_map_open(&map, analysis->output, LQ_EIMATRIX, err);
+    if (status == LQ_OK) {
+        status = lq_imatrix_parse(map.data, map.size_bytes, analysis->output, &arena, &imatrix,
+                                  &format, err);
+        lq_map_close(&map);
+    }
+    if (status == LQ_OK) {
+        status = count_statistics(&arena, &imatrix, &stats, err);
+    }
+    if (status == LQ_OK && analysis->mask_output != NULL) {
+        status = read_mask(analysis->mask_output, &arena, &mask, err);
+    }
+    if (status == LQ_OK && writer != NULL) {
+        write_result(analysis, &imatrix, &mask, &stats, writer);
+    } else if (status == LQ_OK) {
+        lq_buffer_printf(out, "%s: %zu tensors of %lld layers, %u samples of %u tokens\n",
+                         analysis->output, imatrix.entry_count, (long long)count_layers(&imatrix),
+                         imatrix.chunk_count, imatrix.chunk_size);
+        if (analysis->mask_output != NULL) {
+            lq_buffer_printf(out, "%s: %llu weights\n", analysis->mask_output,
+                             (unsigned long long)mask.total_protected);
+        }
+    }
+    lq_arena_fini(&arena);
+    return status;
+}
+
+static enum lq_status write_analysis(struct lq_cli *cli, const struct analysis *analysis,
+                                     struct lq_recipe_text *text, struct lq_error *err)
+{
+    lq_recipe_text_begin(text, "model", "base");
+    lq_recipe_text_string(text, "source", analysis->model);
+    lq_recipe_text_end(text);
+    enum lq_status status = lq_quick_add_calibration(cli, text, "base", 512, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    lq_recipe_text_begin(text, "imatrix", "im");
+    lq_recipe_text_word(text, "model", "base");
+    lq_recipe_text_word(text, "calibration", "calib");
+    lq_recipe_text_string(text, "method", analysis->method);
+    lq_recipe_text_string(text, "path", analysis->output);
+    lq_recipe_text_end(text);
+    if (analysis->mask_output != NULL) {
+        lq_recipe_text_begin(text, "mask", "super");
+        lq_recipe_text_word(text, "model", "base");
+        lq_recipe_text_word(text, "imatrix", "im");
+        lq_recipe_text_number(text, "coverage", analysis->coverage);
+        lq_recipe_text_string(text, "path", analysis->mask_output);
+        lq_recipe_text_end(text);
+    }
+    return LQ_OK;
+}
+
+/* FILE with another extension, for what goes beside it. */
+static const char *beside(struct lq_cli *cli, const char *path, const char *extension)
+{
+    size_t length = strlen(path) - strlen(lq_path_extension(path));
+    char *stem = lq_arena_dup(&cli->arena, path, length);
+    return stem == NULL ? NULL : lq_arena_printf(&cli->arena, "%s%s", stem, extension);
+}
+
+static enum lq_status prepare(struct lq_cli *cli, struct analysis *analysis, struct lq_error *err)
+{
+    const struct lq_args *args = &cli->args;
+    const char *name = NULL;
+    bool given = false;
+    *analysis = (struct analysis){
+        .cli = cli,
+        .model = args->operands[0],
+        .output = lq_args_get(args, "output"),
+        .method = lq_args_get(args, "method"),
+        .coverage = 0.0001,
+        .started_ns = lq_clock_ns(),
+    };
+    enum lq_status status = lq_args_number(args, "coverage", &analysis->coverage, &given, err);
+    if (status == LQ_OK && given && !lq_args_has(args, "identify-super-weights")) {
+        status = lq_error_set(err, LQ_EUSAGE,
+                              "--coverage means nothing without --identify-super-weights");
+    }
+    if (status == LQ_OK) {
+        status = lq_quick_check_model(analysis->model, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_quick_base_name(cli, analysis->model, &name, err);
+    }
+    if (status != LQ_OK) {
+        return status;
+    }
+    if (analysis->output == NULL) {
+        analysis->output = lq_arena_printf(&cli->arena, "%s.imatrix", name);
+    }
+    if (analysis->output != NULL && lq_args_has(args, "identify-super-weights")) {
+        analysis->mask_output = beside(cli, analysis->output, ".mask");
+        return analysis->mask_output == NULL ? lq_error_nomem(err, "the command") : LQ_OK;
+    }
+    return analysis->output == NULL ? lq_error_nomem(err, "the command") : LQ_OK;
+}
+
+enum lq_status lq_command_analyze(struct lq_cli *cli, struct lq_error *err)
+{
+    static const char *const targets[] = {"im", "super"};
+    struct analysis analysis;
+    struct lq_recipe_text text;
+    lq_recipe_text_init(&text);
+    enum lq_status status = prepare(cli, &analysis, err);
+    if (status == LQ_OK) {
+        status = write_analysis(cli, &analysis, &text, err);
+    }
+    if (status == LQ_OK) {
+        struct lq_quick_build build = {
+            .targets = targets,
+            .target_count = analysis.mask_output == NULL ? 1 : 2,
+            .hide_summary = true,
+            .print = print_analysis,
+            .user = &analysis,
+        };
+        status = lq_quick_run(cli, &text, &build, err);
+    }
+    lq_recipe_text_fini(&text);
+    return status;
+}

@@ -1,0 +1,276 @@
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/base/fs.h"
+#include "engine/cli/commands.h"
+#include "engine/cli/quick_recipe.h"
+#include "rules/format/dqprofile.h"
+
+struct preset {
+    const char *name;
+    const char *text;
+};
+
+static const struct preset presets[] = {
+    {"attention-high", "attention layers at 4 bits, the MLP at 2 bits"},
+    {"balanced", "bits where the importance matrix says they help most"},
+    {"compression-max", "as small as it stays coherent"},
+};
+static const char preset_names[] = "attention-high balanced compression-max";
+
+static const struct preset *find_preset(const char *name)
+{
+    for (size_t i = 0; i < LQ_COUNT_OF(presets); i++) {
+        if (strcmp(presets[i].name, name) == 0) {
+            return &presets[i];
+        }
+    }
+    return NULL;
+}
+
+static enum lq_status refuse_profile(struct lq_cli *cli, const char *name, struct lq_error *err)
+{
+    const char *nearest = lq_choices_nearest(preset_names, name, &cli->arena);
+    return lq_error_set(err, LQ_EPROFILE, "profile '%s' is neither a preset (%s) nor a file%s%s%s",
+                        name, preset_names, nearest == NULL ? "" : "; did you mean '",
+                        nearest == NULL ? "" : nearest, nearest == NULL ? "" : "'?");
+}
+
+static void write_preset(struct lq_buffer *out, const struct preset *preset, bool pretty)
+{
+    struct lq_json_writer writer;
+    lq_json_writer_init(&writer, out, pretty);
+    lq_json_begin_object(&writer);
+    lq_json_put_string(&writer, "profile_name", preset->name);
+    lq_json_put_string(&writer, "strategy", preset->name);
+    lq_json_put_string(&writer, "description", preset->text);
+    lq_json_put_bool(&writer, "preset", true);
+    lq_json_end_object(&writer);
+    if (out->size_bytes == 0 || out->data[out->size_bytes - 1] != '\n') {
+        lq_buffer_append_char(out, '\n');
+    }
+}
+
+enum lq_status lq_command_profile_list(struct lq_cli *cli, struct lq_error *err)
+{
+    (void)err;
+    struct lq_buffer out;
+    lq_buffer_init(&out);
+    for (size_t i = 0; i < LQ_COUNT_OF(presets); i++) {
+        if (cli->json) {
+            write_preset(&out, &presets[i], false);
+        } else {
+            lq_buffer_printf(&out, "%-17s %s\n", presets[i].name, presets[i].text);
+        }
+    }
+    lq_cli_print(&out);
+    lq_buffer_fini(&out);
+    return LQ_OK;
+}
+
+static void print_profile(const struct lq_dqprofile *profile, struct lq_buffer *out)
+{
+    lq_buffer_printf(out, "name      %s\nstrategy  %s\n", profile->profile_name,
+                     lq_profile_strategy_name(profile->strategy));
+    if (profile->description != NULL) {
+        lq_buffer_printf(out, "about     %s\n", profile->description);
+    }
+    if (!isnan(profile->target_bpw)) {
+        lq_buffer_printf(out, "target    %g bits per weight\n", profile->target_bpw);
+    }
+    lq_buffer_printf(out, "layers    %zu\n", profile->layer_count);
+    for (size_t i = 0; i < profile->layer_count; i++) {
+        const struct lq_dqprofile_layer *layer = &profile->layers[i];
+        lq_buffer_printf(out, "  %-40s %4g bits", layer->layer_name, layer->bit_width);
+        if (layer->has_type) {
+            lq_buffer_printf(out, "  %s", lq_dtype_name((uint32_t)layer->type));
+        }
+        lq_buffer_printf(out, "%s\n", layer->is_protected ? "  protected" : "");
+    }
+}
+
+static enum lq_status show_file(struct lq_cli *cli, const char *path, struct lq_buffer *out,
+                                struct lq_error *err)
+{
+    struct lq_map map;
+    struct lq_dqprofile profile;
+    enum lq_status status = lq_map_open(&map, path, LQ_EPROFILE, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    status = lq_dqprofile_parse(map.data, map.size_bytes, path, &cli->arena, &profile, err);
+    lq_map_close(&map);
+    if (status == LQ_OK && lq_quick_wants_json(cli)) {
+        status = lq_dqprofile_format(&profile, out, err);
+    } else if (status == LQ_OK) {
+        print_profile(&profile, out);
+    }
+    return status;
+}
+
+enum lq_status lq_command_profile_show(struct lq_cli *cli, struct lq_error *err)
+{
+    const char *name = cli->args.operands[0];
+    const struct preset *preset = find_preset(name);
+    enum lq_status status = LQ_OK;
+    struct lq_buffer out;
+    lq_buffer_init(&out);
+    if (preset != NULL && lq_quick_wants_json(cli)) {
+        write_preset(&out, preset, true);
+    } else if (preset != NULL) {
+        lq_buffer_printf(&out, "name      %s\nabout     %s\n", preset->name, preset->text);
+    } else if (lq_path_exists(name)) {
+        status = show_file(cli, name, &out, err);
+    } else {
+        status = refuse_profile(cli, name, err);
+    }
+    if (status == LQ_OK) {
+        lq_cli_print(&out);
+    }
+    lq_buffer_fini(&out);
+    return status;
+}
+
+/* ---- create ---- */
+
+struct creation {
+    const char *output;
+};
+
+static enum lq_status print_creation(void *user, struct lq_json_writer *writer,
+                                     struct lq_buffer *out, struct lq_error *err)
+{
+    const struct creation *creation = user;
+    (void)err;
+    if (writer != NULL) {
+        lq_json_put_string(writer, "output_path", creation->output);
+    } else {
+        lq_buffer_printf(out, "%s: written\n", creation->output);
+    }
+    return LQ_OK;
+}
+
+static enum lq_status write_creation(struct lq_cli *cli, const struct creation *creation,
+                                     struct lq_recipe_text *text, struct lq_error *err)
+{
+    const struct lq_args *args = &cli->args;
+    static const char *const numbers[][2] = {{"target-bpw", "target_bpw"},
+                                             {"target-size", "target_size"}};
+    const char *strategy = lq_args_get(args, "strategy");
+    lq_recipe_text_begin(text, "model", "base");
+    lq_recipe_text_string(text, "source", lq_args_get(args, "model"));
+    lq_recipe_text_end(text);
+    lq_recipe_text_begin(text, "imatrix", "im");
+    lq_recipe_text_word(text, "model", "base");
+    lq_recipe_text_string(text, "file", lq_args_get(args, "imatrix"));
+    lq_recipe_text_end(text);
+    lq_recipe_text_begin(text, "profile", "mix");
+    lq_recipe_text_word(text, "model", "base");
+    lq_recipe_text_word(text, "imatrix", "im");
+    lq_recipe_text_string(text, "name", lq_args_get(args, "name"));
+    lq_recipe_text_string(text, "strategy", strategy == NULL ? "balanced" : strategy);
+    for (size_t i = 0; i < LQ_COUNT_OF(numbers); i++) {
+        double value = 0.0;
+        bool given = false;
+        enum lq_status status = lq_args_number(args, numbers[i][0], &value, &given, err);
+        if (status != LQ_OK) {
+            return status;
+        }
+        if (given) {
+            lq_recipe_text_number(text, numbers[i][1], value);
+        }
+    }
+    lq_recipe_text_string(text, "path", creation->output);
+    lq_recipe_text_end(text);
+    return LQ_OK;
+}
+
+enum lq_status lq_command_profile_create(struct lq_cli *cli, struct lq_error *err)
+{
+    static const char *const required[] = {"imatrix", "name", "model"};
+    static const char *const targets[] = {"mix"};
+    const struct lq_args *args = &cli->args;
+    struct creation creation = {.output = lq_args_get(args, "output")};
+    for (size_t i = 0; i < LQ_COUNT_OF(required); i++) {
+        if (!lq_args_has(args, required[i])) {
+            return lq_error_set(err, LQ_EUSAGE,
+                                "'profile create' needs --%s; 'lqbuild help profile create' says "
+                                "what it takes",
+                                required[i]);
+        }
+    }
+    if (creation.output == NULL) {
+        creation.output = lq_arena_printf(&cli->arena, "%s.dqprofile", lq_args_get(args, "name"));
+    }
+    if (creation.output == NULL) {
+        return lq_error_nomem(err, "the command");
+    }
+    struct lq_recipe_text text;
+    lq_recipe_text_init(&text);
+    enum lq_status status = lq_quick_check_model(lq_args_get(args, "model"), err);
+    if (status == LQ_OK) {
+        status = write_creation(cli, &creation, &text, err);
+    }
+    if (status == LQ_OK) {
+        struct lq_quick_build build = {
+            .targets = targets, .target_count = 1, .print = print_creation, .user = &creation};
+        status = lq_quick_run(cli, &text, &build, err);
+    }
+    lq_recipe_text_fini(&text);
+    return status;
+}
+
+/* ---- validate ---- */
+
+struct validation {
+    const char *profile;
+    const char *model;
+};
+
+static enum lq_status print_validation(void *user, struct lq_json_writer *writer,
+                                       struct lq_buffer *out, struct lq_error *err)
+{
+    const struct validation *validation = user;
+    (void)err;
+    if (writer != NULL) {
+        lq_json_put_string(writer, "profile", validation->profile);
+        lq_json_put_string(writer, "model", validation->model);
+        lq_json_put_bool(writer, "valid", true);
+    } else {
+        lq_buffer_printf(out, "%s fits %s\n", validation->profile, validation->model);
+    }
+    return LQ_OK;
+}
+
+/* Resolving a profile against a model is what the profile rule does: a name that fits no tensor is
+ * its error. */
+enum lq_status lq_command_profile_validate(struct lq_cli *cli, struct lq_error *err)
+{
+    static const char *const targets[] = {"mix"};
+    struct validation validation = {cli->args.operands[0], cli->args.operands[1]};
+    bool preset = find_preset(validation.profile) != NULL;
+    if (!preset && !lq_path_exists(validation.profile)) {
+        return refuse_profile(cli, validation.profile, err);
+    }
+    struct lq_recipe_text text;
+    lq_recipe_text_init(&text);
+    enum lq_status status = lq_quick_check_model(validation.model, err);
+    if (status == LQ_OK) {
+        lq_recipe_text_begin(&text, "model", "base");
+        lq_recipe_text_string(&text, "source", validation.model);
+        lq_recipe_text_end(&text);
+        lq_recipe_text_begin(&text, "profile", "mix");
+        lq_recipe_text_word(&text, "model", "base");
+        lq_recipe_text_string(&text, preset ? "strategy" : "file", validation.profile);
+        lq_recipe_text_end(&text);
+        struct lq_quick_build build = {.targets = targets,
+                                       .target_count = 1,
+                                       .hide_summary = true,
+                                       .print = print_validation,
+                                       .user = &validation};
+        status = lq_quick_run(cli, &text, &build, err);
+    }
+    lq_recipe_text_fini(&text);
+    return status;
+}

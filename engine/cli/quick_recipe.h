@@ -1,0 +1,40 @@
+/* Commands without a recipe file: each writes a small recipe, builds it with the same engine and
+ * cache as any other, and prints a result. Paths in it are relative to the current folder. Memory
+ * comes from cli->arena. Thread rule: the main thread. */
+#ifndef LQ_ENGINE_CLI_QUICK_RECIPE_H
+#define LQ_ENGINE_CLI_QUICK_RECIPE_H
+
+#include "engine/base/json.h"
+#include "engine/cli/command.h"
+#include "engine/cli/recipe_text.h"
+
+/* "tiny-llama" for "models/tiny-llama/" and for "tiny-llama.gguf". */
+enum lq_status lq_quick_base_name(struct lq_cli *cli, const char *model, const char **name,
+                                  struct lq_error *err);
+/* `model` must exist: a folder or a file; the message is better than that of a rule. */
+enum lq_status lq_quick_check_model(const char *model, struct lq_error *err);
+/* The artifacts `words` and `calib` out of --calibration-data, --calibration-samples and
+ * --sequence; `model` is the name of the model artifact. */
+enum lq_status lq_quick_add_calibration(struct lq_cli *cli, struct lq_recipe_text *text,
+                                        const char *model, uint64_t samples_default,
+                                        struct lq_error *err);
+
+struct lq_quick_build {
+    const char *const *targets;
+    size_t target_count;
+    bool hide_summary;
+    /* Prints the result once everything is in place; `writer` is an open object that belongs to
+     * JSON output, NULL when people read. */
+    enum lq_status (*print)(void *user, struct lq_json_writer *writer, struct lq_buffer *out,
+                            struct lq_error *err);
+    void *user;
+};
+/* Parses the text, builds, prints. */
+enum lq_status lq_quick_run(struct lq_cli *cli, const struct lq_recipe_text *text,
+                            const struct lq_quick_build *build, struct lq_error *err);
+/* True for --format json and for --json. */
+bool lq_quick_wants_json(const struct lq_cli *cli);
+/* Bytes of the weight files of a model: the file, or every .safetensors file of a folder. */
+uint64_t lq_quick_model_bytes(struct lq_cli *cli, const char *model);
+
+#endif
