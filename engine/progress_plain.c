@@ -114,6 +114,19 @@ static const char *outcome_word(enum lq_outcome outcome)
     return "failed";
 }
 
+/* A failure says which artifact it belongs to, unless it points into the recipe itself. */
+static void print_failure(const struct lq_progress *progress, const struct lq_event *event,
+                          const char *text)
+{
+    char whole[LQ_ERROR_BYTES + LQ_PROGRESS_LABEL_BYTES];
+    if (event->artifact != NULL && position_length(text) == 0) {
+        (void)snprintf(whole, sizeof whole, "%.*s: %s", LQ_PROGRESS_LABEL_BYTES / 2,
+                       event->artifact, text);
+        text = whole;
+    }
+    lq_progress_print_message(progress->options.err, progress->options.color, "error", text);
+}
+
 static void print_finished(const struct lq_progress *progress, const struct lq_event *event)
 {
     char duration[32] = "";
@@ -151,7 +164,7 @@ void lq_progress_print_lasting(const struct lq_progress *progress, const struct 
         lq_progress_print_message(options->err, options->color, "warning", text);
         break;
     case LQ_EVENT_ERROR:
-        lq_progress_print_message(options->err, options->color, "error", text);
+        print_failure(progress, event, text);
         break;
     case LQ_EVENT_SUMMARY_TEXT:
         (void)fputs(text, options->out);

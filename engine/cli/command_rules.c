@@ -36,6 +36,36 @@ static const char *type_name(enum lq_attr_type type)
     return "unknown";
 }
 
+/* The same for programs. */
+static const char *type_id(enum lq_attr_type type)
+{
+    switch (type) {
+    case LQ_ATTR_STRING:
+        return "string";
+    case LQ_ATTR_PATH:
+        return "path";
+    case LQ_ATTR_OUT_PATH:
+        return "output-path";
+    case LQ_ATTR_INT:
+        return "integer";
+    case LQ_ATTR_NUMBER:
+        return "number";
+    case LQ_ATTR_BOOL:
+        return "boolean";
+    case LQ_ATTR_ENUM:
+        return "enum";
+    case LQ_ATTR_REF:
+        return "reference";
+    case LQ_ATTR_REF_LIST:
+        return "reference-list";
+    case LQ_ATTR_STRING_LIST:
+        return "string-list";
+    case LQ_ATTR_STRING_MAP:
+        return "string-map";
+    }
+    return "unknown";
+}
+
 static bool has_range(const struct lq_attr_spec *attr)
 {
     return (attr->type == LQ_ATTR_INT || attr->type == LQ_ATTR_NUMBER) && attr->min < attr->max;
@@ -105,7 +135,7 @@ static void write_rule(struct lq_json_writer *writer, const struct lq_rule *rule
         const struct lq_attr_spec *attr = &rule->attrs[i];
         lq_json_begin_object(writer);
         lq_json_put_string(writer, "name", attr->name);
-        lq_json_put_string(writer, "type", type_name(attr->type));
+        lq_json_put_string(writer, "type", type_id(attr->type));
         lq_json_put_bool(writer, "required", attr->required);
         if (attr->default_text != NULL) {
             lq_json_put_string(writer, "default", attr->default_text);

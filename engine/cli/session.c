@@ -115,6 +115,7 @@ static void filter_event(void *user, const struct lq_event *event)
     if (message && filter->build->hidden_name != NULL && event->text != NULL) {
         lq_cli_hide_positions(filter->build->hidden_name, event->text, text, sizeof text);
         copy.text = text;
+        copy.artifact = NULL;
     }
     lq_progress_event(filter->progress, &copy);
 }
