@@ -1,7 +1,8 @@
 #!/bin/sh
 # Runs the cases of tests/cli/ with the program given: each folder has `cmd`, shell lines that use
 # lqbuild, and the files they print: `stdout`, `stderr` (missing: nothing) and `exit` (missing: 0).
-# A case runs in a copy of its folder with an empty home and cache.
+# A case runs in a copy of its folder with an empty home and cache. `t lqbuild ...` in it prints the
+# words, what they print on both streams, and their exit code.
 #   cli.sh PROGRAM [--update] [CASE...]
 set -eu
 program=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
@@ -17,6 +18,14 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/bin"
 ln -s "$program" "$work/bin/lqbuild"
+cat > "$work/prelude" << 'END'
+t() {
+    echo "\$ $*"
+    code=0
+    "$@" 2>&1 || code=$?
+    [ "$code" -eq 0 ] || echo "exit $code"
+}
+END
 [ $# -gt 0 ] || set -- $(cd "$cases" && ls)
 
 # Times and places differ from run to run and machine to machine; nothing else may.
@@ -36,7 +45,7 @@ for name in "$@"; do
     rm -f "$work/run/stdout" "$work/run/stderr" "$work/run/exit"
     status=0
     (cd "$work/run" && env -i PATH="$work/bin:/usr/bin:/bin" HOME="$work/home" LC_ALL=C \
-        TERM=dumb EXAMPLES="$root/examples" ASAN_OPTIONS="${ASAN_OPTIONS-}" sh ./cmd \
+        TERM=dumb EXAMPLES="$root/examples" ASAN_OPTIONS="${ASAN_OPTIONS-}" sh -c ". $work/prelude; . ./cmd" \
         > "$work/out" 2> "$work/err" < /dev/null) || status=$?
     normalise "$work/out" > "$work/stdout"
     normalise "$work/err" > "$work/stderr"

@@ -151,7 +151,9 @@ enum lq_status lq_quick_run(struct lq_cli *cli, const struct lq_recipe_text *tex
         struct lq_error plain = *err;
         lq_cli_hide_positions(name, err->message, plain.message, sizeof plain.message);
         *err = plain;
-        return status;
+        /* Whoever wrote no recipe has used the command line wrongly. */
+        err->status = status == LQ_ERECIPE ? LQ_EUSAGE : status;
+        return err->status;
     }
     struct lq_cli_build whole = {
         .recipe = recipe,

@@ -5,11 +5,17 @@
 #include <string.h>
 
 #include "cache/cache.h"
+#include "engine/base/fs.h"
 #include "engine/base/pool.h"
 #include "engine/cli/command.h"
 
 enum lq_status lq_cli_load_recipe(struct lq_cli *cli, struct lq_recipe **out, struct lq_error *err)
 {
+    if (!lq_path_exists(cli->recipe_path)) {
+        return lq_error_set(err, LQ_ERECIPE,
+                            "%s: no such recipe; name one with --file, or see 'lqbuild help'",
+                            cli->recipe_path);
+    }
     return lq_recipe_load(out, cli->recipe_path, cli->program->registry, cli->defines,
                           cli->define_count, err);
 }
