@@ -7,6 +7,10 @@ const char *lq_quote(const char *text, size_t length, char out[LQ_QUOTE_BYTES])
     static const char dots[] = "...";
     size_t room = LQ_QUOTE_BYTES - sizeof dots;
     size_t shown = length > room ? room : length;
+    /* Do not cut a UTF-8 character in two. */
+    while (shown > 0 && shown < length && ((unsigned char)text[shown] & 0xc0) == 0x80) {
+        shown--;
+    }
     for (size_t i = 0; i < shown; i++) {
         unsigned char c = (unsigned char)text[i];
         out[i] = c < 0x20 || c == 0x7f ? '?' : text[i];
