@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <lmdb.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,6 +56,9 @@ struct lq_store {
     MDB_dbi dbis[LQ_DB_COUNT];
     uint64_t device, inode; /* of the folder */
     struct lq_store *next_open;
+    bool walking; /* these three while a file that was cut is looked through, by one thread */
+    jmp_buf walk_escape;
+    MDB_cursor *walk_cursor;
 
     pthread_mutex_t mutex; /* guards all below */
     pthread_cond_t changed;
@@ -371,7 +375,8 @@ enum lq_status lq_store_later(struct lq_store *store, enum lq_db db, const struc
                               const struct lq_bytes *value, bool keep_old, struct lq_error *err)
 {
     (void)pthread_mutex_lock(&store->mutex);
-    bool room = store->later_bytes + value->size_bytes <= LQ_STORE_LATER_BYTES;
+    bool room = store->later_bytes + value->size_bytes <= LQ_STORE_LATER_BYTES &&
+                store->later_count < LQ_STORE_LATER_COUNT;
     (void)pthread_mutex_unlock(&store->mutex);
     if (!room) {
         enum lq_status status = lq_store_flush(store, err);
@@ -425,11 +430,40 @@ static void later_forget(struct lq_store *store, uint64_t serial)
 
 /* ---- write transactions ---- */
 
+/* LMDB does not reuse what the newest transaction gave back. On a full disk that may be all there
+ * is: an empty step of history makes it the second newest. */
+static void age_free_pages(struct lq_store *store)
+{
+    static const char touched_key[] = "touched";
+    MDB_txn *handle = NULL;
+    MDB_val key = {sizeof touched_key - 1, (void *)(uintptr_t)touched_key};
+    MDB_val old = {0, NULL};
+    unsigned char count = 0;
+    if (gate_enter(store, NULL) != LQ_OK) {
+        return;
+    }
+    if (mdb_txn_begin(store->env, NULL, 0, &handle) == 0) {
+        MDB_dbi dbi = store->dbis[LQ_DB_META];
+        if (mdb_get(handle, dbi, &key, &old) == 0 && old.mv_size == 1) {
+            memcpy(&count, old.mv_data, 1);
+        }
+        count = (unsigned char)(count + 1);
+        MDB_val value = {1, &count};
+        if (mdb_put(handle, dbi, &key, &value, 0) == 0) {
+            (void)mdb_txn_commit(handle);
+        } else {
+            mdb_txn_abort(handle);
+        }
+    }
+    gate_leave(store);
+}
+
 /* Runs a list of changes in one transaction, again with a larger map when it was too small. The
  * error goes to the first of the list. */
 static enum lq_status run_list(struct lq_store *store, struct op *list, bool with_later)
 {
     enum lq_status status = LQ_OK;
+    bool aged = false;
     for (int attempt = 0; attempt < attempts_max; attempt++) {
         status = gate_enter(store, &list->err);
         if (status != LQ_OK) {
@@ -460,6 +494,11 @@ static enum lq_status run_list(struct lq_store *store, struct op *list, bool wit
                 later_forget(store, serial);
             }
             return LQ_OK;
+        }
+        if (!aged && txn.code != 0 && is_full(store, txn.code)) {
+            aged = true;
+            age_free_pages(store);
+            continue;
         }
         if (txn.code != MDB_MAP_FULL && txn.code != MDB_MAP_RESIZED) {
             return status;
@@ -727,18 +766,32 @@ static int walk_all(struct lq_store *store, MDB_txn *handle)
 {
     int code = 0;
     for (int i = -1; i < LQ_DB_COUNT && code == 0; i++) {
-        MDB_cursor *cursor = NULL;
-        code = mdb_cursor_open(handle, i < 0 ? 0 : store->dbis[i], &cursor);
-        if (code != 0) {
-            break;
-        }
+        code = mdb_cursor_open(handle, i < 0 ? 0 : store->dbis[i], &store->walk_cursor);
         MDB_val key;
         MDB_val value;
-        while ((code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {
+        while (code == 0) {
+            code = mdb_cursor_get(store->walk_cursor, &key, &value, MDB_NEXT);
         }
-        mdb_cursor_close(cursor);
+        mdb_cursor_close(store->walk_cursor);
+        store->walk_cursor = NULL;
         code = code == MDB_NOTFOUND ? 0 : code;
     }
+    return code;
+}
+
+/* LMDB asserts where it meets a page of zeros on its way to a neighbour; here, and only here,
+ * nothing is at stake, and the walk ends with an error instead of the process. */
+static int walk_guarded(struct lq_store *store, MDB_txn *handle)
+{
+    int code = MDB_CORRUPTED;
+    if (setjmp(store->walk_escape) == 0) {
+        store->walking = true;
+        code = walk_all(store, handle);
+    } else {
+        mdb_cursor_close(store->walk_cursor);
+        store->walk_cursor = NULL;
+    }
+    store->walking = false;
     return code;
 }
 
@@ -781,7 +834,7 @@ static enum lq_status check_trees(struct lq_store *store, bool cut, struct lq_er
     MDB_txn *handle = NULL;
     int code = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &handle);
     if (code == 0) {
-        code = walk_all(store, handle);
+        code = walk_guarded(store, handle);
         mdb_txn_abort(handle);
     }
     return code == 0 ? LQ_OK : fail(store, code, "open it: the file was cut short", err);
@@ -790,6 +843,9 @@ static enum lq_status check_trees(struct lq_store *store, bool cut, struct lq_er
 static void on_assert(MDB_env *env, const char *message)
 {
     struct lq_store *store = mdb_env_get_userctx(env);
+    if (store != NULL && store->walking) {
+        longjmp(store->walk_escape, 1);
+    }
     if (store != NULL && store->warn != NULL) {
         char text[LQ_ERROR_BYTES];
         (void)snprintf(text, sizeof text,

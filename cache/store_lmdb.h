@@ -11,7 +11,7 @@
  * another one on the same thread.
  *
  * Postponed records (lq_store_later) are small records that wait in memory for the next change
- * that asks for them, at most LQ_STORE_LATER_BYTES in all; whoever reads a key asks
+ * that asks for them, at most LQ_STORE_LATER_BYTES and LQ_STORE_LATER_COUNT in all; whoever reads a key asks
  * lq_store_has_later first.
  *
  * Thread rule: any thread; a transaction belongs to the thread that began it. A process opens a
@@ -41,6 +41,7 @@ enum lq_db {
 enum {
     LQ_STORE_KEY_BYTES_MAX = 511,
     LQ_STORE_LATER_BYTES = 4 * 1024 * 1024,
+    LQ_STORE_LATER_COUNT = 512,
     LQ_STORE_FORMAT = 1,
 };
 
