@@ -1,0 +1,653 @@
+/* The rule `gguf`: a model as a GGUF file at a quantization level or by a profile. One step for
+ * each tensor whose bytes change, and one that joins header and tensors without copying them. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/buffer.h"
+#include "engine/base/compiler.h"
+#include "engine/base/text.h"
+#include "kernels/kernels.h"
+#include "rules/format/dqprofile.h"
+#include "rules/format/mask.h"
+#include "rules/profile/resolve.h"
+#include "rules/quant/encode_tensor.h"
+#include "rules/quant/levels.h"
+#include "rules/quant/tensor_inputs.h"
+#include "rules/registry.h"
+
+static const struct lq_attr_spec attrs[] = {
+    {.name = "model",
+     .type = LQ_ATTR_REF,
+     .required = true,
+     .choices = "model",
+     .help = "what to quantize"},
+    {.name = "level",
+     .type = LQ_ATTR_STRING,
+     .help = "quantization level such as Q4_K_M; beside a profile: for tensors it does not name"},
+    {.name = "imatrix", .type = LQ_ATTR_REF, .choices = "imatrix", .help = "importance of weights"},
+    {.name = "profile", .type = LQ_ATTR_REF, .choices = "profile", .help = "types by layer"},
+    {.name = "protect",
+     .type = LQ_ATTR_REF,
+     .choices = "mask",
+     .help = "mask of weights that dominate the search of their blocks"},
+    {.name = "promote",
+     .type = LQ_ATTR_STRING_LIST,
+     .help = "globs of tensors to keep in promote_type; \"masked\" means those the mask touches"},
+    {.name = "promote_type",
+     .type = LQ_ATTR_ENUM,
+     .choices = "Q8_0 F16",
+     .help = "type of promoted tensors; by default that of the mask's precision, else Q8_0"},
+    {.name = "tensors",
+     .type = LQ_ATTR_STRING_MAP,
+     .help = "types by glob over GGUF names, first match wins: { \"blk.0.*\" = \"Q6_K\" }"},
+    {.name = "pure",
+     .type = LQ_ATTR_BOOL,
+     .default_text = "false",
+     .help = "the level's base type everywhere, no mixture"},
+    {.name = "output_type", .type = LQ_ATTR_STRING, .help = "type of output.weight"},
+    {.name = "embedding_type", .type = LQ_ATTR_STRING, .help = "type of token_embd.weight"},
+    {.name = "allow_requantize",
+     .type = LQ_ATTR_BOOL,
+     .default_text = "false",
+     .help = "quantize again what is quantized already"},
+    {.name = "path", .type = LQ_ATTR_OUT_PATH, .help = "where the file is put"},
+};
+
+/* ------------------------------------------------------------------- check ---- */
+
+static enum lq_status check_type(const struct lq_artifact *artifact, const char *attr,
+                                 const char *text, struct lq_error *err)
+{
+    enum lq_dtype dtype = LQ_DTYPE_F32;
+    if (lq_level_dtype_find(text, &dtype)) {
+        return LQ_OK;
+    }
+    const char *names[LQ_DTYPE_COUNT];
+    size_t count = 0;
+    for (uint32_t i = 0; i < LQ_DTYPE_COUNT; i++) {
+        if (lq_dtype_info(i) != NULL) {
+            names[count++] = lq_dtype_info(i)->name;
+        }
+    }
+    const char *nearest = lq_text_nearest(text, names, count);
+    return lq_attr_error(artifact, attr, err, LQ_ERECIPE, "unknown tensor type '%s'%s%s%s", text,
+                         nearest == NULL ? "" : "; did you mean '", nearest == NULL ? "" : nearest,
+                         nearest == NULL ? "" : "'?");
+}
+
+static enum lq_status check_level(const struct lq_artifact *artifact, struct lq_error *err)
+{
+    const char *text = lq_attr_string(artifact, "level");
+    if (text == NULL) {
+        return lq_attr_is_set(artifact, "profile")
+                   ? LQ_OK
+                   : lq_attr_error(artifact, NULL, err, LQ_ERECIPE,
+                                   "a gguf needs a level or a profile, for example level = "
+                                   "\"Q4_K_M\"");
+    }
+    if (lq_level_find(text) != NULL) {
+        return LQ_OK;
+    }
+    const char *nearest = lq_level_suggest(text);
+    return nearest != NULL
+               ? lq_attr_error(artifact, "level", err, LQ_ERECIPE,
+                               "unknown level '%s'; did you mean '%s'?", text, nearest)
+               : lq_attr_error(artifact, "level", err, LQ_ERECIPE,
+                               "unknown level '%s'; common ones are Q8_0, Q6_K, Q5_K_M, "
+                               "Q4_K_M, Q3_K_M and Q2_K",
+                               text);
+}
+
+static enum lq_status check(const struct lq_artifact *artifact, struct lq_error *err)
+{
+    enum lq_status status = check_level(artifact, err);
+    static const char *const single[] = {"output_type", "embedding_type"};
+    for (size_t i = 0; status == LQ_OK && i < LQ_COUNT_OF(single); i++) {
+        if (lq_attr_is_set(artifact, single[i])) {
+            status = check_type(artifact, single[i], lq_attr_string(artifact, single[i]), err);
+        }
+    }
+    for (size_t i = 0; status == LQ_OK && i < lq_attr_count(artifact, "tensors"); i++) {
+        status = check_type(artifact, "tensors", lq_attr_item(artifact, "tensors", i), err);
+    }
+    for (size_t i = 0; status == LQ_OK && i < lq_attr_count(artifact, "promote"); i++) {
+        bool masked = strcmp(lq_attr_item(artifact, "promote", i), "masked") == 0;
+        if (masked && !lq_attr_is_set(artifact, "protect")) {
+            status = lq_attr_error(artifact, "promote", err, LQ_ERECIPE,
+                                   "promote = [\"masked\"] needs a mask: add protect = NAME");
+        }
+    }
+    return status;
+}
+
+/* --------------------------------------------------------------- what is wanted ---- */
+
+/* Everything that is read while expanding, and the decision. All in the expand arena. */
+struct request {
+    struct lq_expand *expand;
+    const struct lq_artifact *artifact;
+    const struct lq_artifact *model;
+    struct lq_arena *arena;
+    struct lq_tensor_index index;
+    struct lq_gguf meta;
+    bool has_imatrix;
+    struct lq_imatrix imatrix;
+    bool has_mask;
+    struct lq_mask mask;
+    bool has_profile;
+    struct lq_dqprofile profile;
+    const struct lq_level *level; /* also the default beside a profile */
+    enum lq_dtype *types;
+};
+
+static enum lq_status read_mask(struct request *request, struct lq_error *err)
+{
+    const struct lq_artifact *mask = lq_attr_ref(request->artifact, "protect", 0);
+    if (mask == NULL) {
+        return LQ_OK;
+    }
+    request->has_mask = true;
+    const void *data = NULL;
+    uint64_t size_bytes = 0;
+    struct lq_ref ref = lq_ref_artifact(mask, "main");
+    enum lq_status status = lq_expand_read(request->expand, &ref, &data, &size_bytes, err);
+    if (status == LQ_OK) {
+        status = lq_mask_parse(data, size_bytes, lq_artifact_name(mask), request->arena,
+                               &request->mask, err);
+    }
+    for (size_t i = 0; status == LQ_OK && i < request->mask.tensor_count; i++) {
+        const struct lq_mask_tensor *entry = &request->mask.tensors[i];
+        const struct lq_model_tensor *tensor = lq_tensor_index_find(&request->index, entry->name);
+        if (tensor == NULL || tensor->ne[0] != entry->col_count ||
+            lq_level_tensor_elems(tensor) / entry->col_count != entry->row_count) {
+            status = lq_attr_error(request->artifact, "protect", err, LQ_EFORMAT,
+                                   "mask '%s' is of another model: it has '%s' with %" PRIu64
+                                   " x %" PRIu64 " weights, this model has not",
+                                   lq_artifact_name(mask), entry->name, entry->row_count,
+                                   entry->col_count);
+        }
+    }
+    return status;
+}
+
+static enum lq_status read_profile(struct request *request, struct lq_error *err)
+{
+    const struct lq_artifact *profile = lq_attr_ref(request->artifact, "profile", 0);
+    if (profile == NULL) {
+        return LQ_OK;
+    }
+    request->has_profile = true;
+    const void *data = NULL;
+    uint64_t size_bytes = 0;
+    struct lq_ref ref = lq_ref_artifact(profile, "main");
+    enum lq_status status = lq_expand_read(request->expand, &ref, &data, &size_bytes, err);
+    if (status == LQ_OK) {
+        status = lq_dqprofile_parse(data, size_bytes, lq_artifact_name(profile), request->arena,
+                                    &request->profile, err);
+    }
+    return status;
+}
+
+static enum lq_status read_inputs(struct request *request, struct lq_error *err)
+{
+    enum lq_status status =
+        lq_inputs_read_model(request->expand, request->model, &request->index, &request->meta, err);
+    const struct lq_artifact *imatrix = lq_attr_ref(request->artifact, "imatrix", 0);
+    if (status == LQ_OK && imatrix != NULL) {
+        request->has_imatrix = true;
+        status = lq_inputs_read_imatrix(request->expand, imatrix, &request->imatrix, err);
+    }
+    if (status == LQ_OK) {
+        status = read_mask(request, err);
+    }
+    return status == LQ_OK ? read_profile(request, err) : status;
+}
+
+/* Adds the profile's assignments behind the user's own patterns. */
+static enum lq_status add_profile_types(struct request *request,
+                                        const struct lq_level_request *level,
+                                        struct lq_level_override *overrides, size_t *count,
+                                        struct lq_error *err)
+{
+    size_t *layers =
+        lq_arena_get_array(request->arena, request->index.tensor_count + 1, sizeof *layers);
+    if (layers == NULL) {
+        return lq_error_nomem(err, "the types of a model");
+    }
+    const char *where = lq_artifact_name(lq_attr_ref(request->artifact, "profile", 0));
+    enum lq_status status =
+        lq_profile_resolve(&request->profile, where, &request->index, layers, err);
+    bool is_tied = lq_tensor_index_find(&request->index, "output.weight") == NULL;
+    for (size_t i = 0; status == LQ_OK && i < request->index.tensor_count; i++) {
+        const char *name = request->index.tensors[i].name;
+        bool is_embedding = lq_level_is_embedding(name);
+        bool is_output = lq_level_is_output(name) || (is_tied && is_embedding);
+        if (layers[i] == SIZE_MAX || (is_embedding && level->embedding_type != NULL) ||
+            (is_output && level->output_type != NULL)) {
+            continue;
+        }
+        enum lq_dtype dtype = lq_profile_layer_type(&request->profile.layers[layers[i]]);
+        overrides[(*count)++] = (struct lq_level_override){name, dtype};
+    }
+    return status;
+}
+
+static const enum lq_dtype *type_attr(const struct request *request, const char *attr)
+{
+    enum lq_dtype *dtype = NULL;
+    if (lq_attr_is_set(request->artifact, attr)) {
+        dtype = lq_arena_get(request->arena, sizeof *dtype);
+        if (dtype != NULL) {
+            (void)lq_level_dtype_find(lq_attr_string(request->artifact, attr), dtype);
+        }
+    }
+    return dtype;
+}
+
+/* Raises the tensors that `promote` names. */
+static enum lq_status promote(struct request *request, struct lq_error *err)
+{
+    const struct lq_artifact *artifact = request->artifact;
+    enum lq_dtype dtype = LQ_DTYPE_Q8_0;
+    if (lq_attr_is_set(artifact, "promote_type")) {
+        (void)lq_level_dtype_find(lq_attr_string(artifact, "promote_type"), &dtype);
+    } else if (request->has_mask && request->mask.protection_precision == 16) {
+        dtype = LQ_DTYPE_F16;
+    }
+    for (size_t p = 0; p < lq_attr_count(artifact, "promote"); p++) {
+        const char *pattern = lq_attr_item(artifact, "promote", p);
+        bool masked = strcmp(pattern, "masked") == 0;
+        bool matched = masked;
+        for (size_t i = 0; i < request->index.tensor_count; i++) {
+            const struct lq_model_tensor *tensor = &request->index.tensors[i];
+            bool hit = masked ? lq_mask_find(&request->mask, tensor->name) != NULL
+                              : lq_text_glob(pattern, tensor->name);
+            if (!hit || !lq_level_is_quantizable(tensor)) {
+                continue;
+            }
+            matched = true;
+            if (lq_dtype_bpw(request->types[i]) < lq_dtype_bpw(dtype)) {
+                request->types[i] = lq_level_fallback(dtype, tensor->ne[0]);
+            }
+        }
+        if (!matched) {
+            return lq_attr_error(artifact, "promote", err, LQ_ERECIPE,
+                                 "pattern '%s' matches no tensor that can be quantized", pattern);
+        }
+    }
+    return LQ_OK;
+}
+
+static enum lq_status decide_types(struct request *request, struct lq_error *err)
+{
+    const struct lq_artifact *artifact = request->artifact;
+    size_t map_count = lq_attr_count(artifact, "tensors");
+    size_t room = map_count + request->index.tensor_count + 1;
+    struct lq_level_override *overrides =
+        lq_arena_get_array(request->arena, room, sizeof *overrides);
+    request->types = lq_arena_get_array(request->arena, room, sizeof *request->types);
+    if (overrides == NULL || request->types == NULL) {
+        return lq_error_nomem(err, "the types of a model");
+    }
+    const char *level = lq_attr_string(artifact, "level");
+    request->level = lq_level_find(level == NULL ? "Q4_K_M" : level);
+    struct lq_level_request wanted = {.level = request->level,
+                                      .has_imatrix = request->has_imatrix,
+                                      .pure = lq_attr_bool(artifact, "pure"),
+                                      .output_type = type_attr(request, "output_type"),
+                                      .embedding_type = type_attr(request, "embedding_type"),
+                                      .overrides = overrides};
+    lq_level_model_read(&request->meta, &wanted.model);
+    for (size_t i = 0; i < map_count; i++) {
+        overrides[i].pattern = lq_attr_item_key(artifact, "tensors", i);
+        (void)lq_level_dtype_find(lq_attr_item(artifact, "tensors", i), &overrides[i].dtype);
+    }
+    wanted.override_count = map_count;
+    enum lq_status status = LQ_OK;
+    if (request->has_profile) {
+        status = add_profile_types(request, &wanted, overrides, &wanted.override_count, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_level_assign(&wanted, &request->index, request->types, err);
+        if (status == LQ_ERECIPE && err != NULL) {
+            struct lq_error cause = *err;
+            status = lq_attr_error(artifact, "tensors", err, status, "%s", cause.message);
+        }
+    }
+    return status == LQ_OK ? promote(request, err) : status;
+}
+
+/* Refuses what would give a useless or impossible file, before any work. */
+static enum lq_status check_types(const struct request *request, struct lq_error *err)
+{
+    const struct lq_artifact *artifact = request->artifact;
+    bool allow = lq_attr_bool(artifact, "allow_requantize");
+    const char *cause = lq_attr_is_set(artifact, "level") ? "level" : "profile";
+    for (size_t i = 0; i < request->index.tensor_count; i++) {
+        const struct lq_model_tensor *tensor = &request->index.tensors[i];
+        enum lq_dtype dtype = request->types[i];
+        if (dtype == tensor->dtype && tensor->permute_heads == 0) {
+            continue;
+        }
+        if (lq_level_is_quantized_type(tensor->dtype) && !allow) {
+            return lq_attr_error(
+                artifact, "model", err, LQ_ERECIPE,
+                "tensor '%s' is already %s; quantizing it again to %s loses "
+                "quality: start from the original model, or set allow_requantize = "
+                "true",
+                tensor->name, lq_dtype_name((uint32_t)tensor->dtype),
+                lq_dtype_name((uint32_t)dtype));
+        }
+        if (lq_kernels()->encode[dtype] == NULL) {
+            return lq_attr_error(artifact, cause, err, LQ_EUNSUPPORTED,
+                                 "tensor '%s' would be %s, which this version of lqbuild cannot "
+                                 "encode; choose another level or give the tensor another type "
+                                 "with `tensors`",
+                                 tensor->name, lq_dtype_name((uint32_t)dtype));
+        }
+        if (lq_level_needs_imatrix(request->level, tensor->name, dtype) &&
+            (!request->has_imatrix || lq_imatrix_find(&request->imatrix, tensor->name) == NULL)) {
+            return lq_attr_error(artifact, cause, err, LQ_EIMATRIX,
+                                 "%s at this size is unusable without an importance matrix and "
+                                 "tensor '%s' has none; declare `imatrix im { model = ... "
+                                 "calibration = ... }` and add imatrix = im",
+                                 lq_dtype_name((uint32_t)dtype), tensor->name);
+        }
+    }
+    return LQ_OK;
+}
+
+/* ------------------------------------------------------------------ the header ---- */
+
+static uint32_t file_type_of(const struct request *request)
+{
+    if (lq_attr_is_set(request->artifact, "level")) {
+        return lq_level_file_type(request->level);
+    }
+    uint64_t elems[LQ_DTYPE_COUNT] = {0};
+    for (size_t i = 0; i < request->index.tensor_count; i++) {
+        elems[request->types[i]] += lq_level_tensor_elems(&request->index.tensors[i]);
+    }
+    size_t most = 0;
+    for (size_t t = 1; t < LQ_DTYPE_COUNT; t++) {
+        most = elems[t] > elems[most] ? t : most;
+    }
+    return lq_level_file_type(lq_level_of_dtype((enum lq_dtype)most));
+}
+
+/* Keys that say how a file was made or laid out: they are written anew or have no meaning here. */
+static bool is_own_key(const char *key)
+{
+    return strcmp(key, "general.quantization_version") == 0 ||
+           strcmp(key, "general.file_type") == 0 || strcmp(key, "general.alignment") == 0 ||
+           strcmp(key, "lqbuild.protected_weights") == 0 || lq_text_starts_with(key, "split.") ||
+           lq_text_starts_with(key, "quantize.imatrix.");
+}
+
+enum { QUANTIZATION_VERSION = 2 }; /* of the block formats, docs/formats.md */
+
+static void put_keys(const struct request *request, struct lq_gguf_writer *writer)
+{
+    for (size_t i = 0; i < request->meta.kv_count; i++) {
+        if (!is_own_key(request->meta.kvs[i].key)) {
+            lq_gguf_put_value(writer, request->meta.kvs[i].key, &request->meta.kvs[i].value);
+        }
+    }
+    lq_gguf_put_u32(writer, "general.quantization_version", QUANTIZATION_VERSION);
+    lq_gguf_put_u32(writer, "general.file_type", file_type_of(request));
+    if (request->has_imatrix) {
+        const struct lq_imatrix *imatrix = &request->imatrix;
+        lq_gguf_put_string(writer, "quantize.imatrix.file",
+                           lq_artifact_name(lq_attr_ref(request->artifact, "imatrix", 0)));
+        if (imatrix->dataset_count > 0) {
+            lq_gguf_put_string(writer, "quantize.imatrix.dataset", imatrix->datasets[0]);
+        }
+        lq_gguf_put_u32(writer, "quantize.imatrix.entries_count", (uint32_t)imatrix->entry_count);
+        lq_gguf_put_u32(writer, "quantize.imatrix.chunks_count", imatrix->chunk_count);
+    }
+    if (request->has_mask) {
+        lq_gguf_put_uint(writer, "lqbuild.protected_weights", LQ_GGUF_U64,
+                         request->mask.total_protected);
+    }
+}
+
+static enum lq_status make_header(const struct request *request, struct lq_ref *ref,
+                                  struct lq_error *err)
+{
+    struct lq_gguf_writer writer;
+    struct lq_buffer header;
+    lq_gguf_writer_init(&writer);
+    lq_buffer_init(&header);
+    put_keys(request, &writer);
+    enum lq_status status = LQ_OK;
+    for (size_t i = 0; i < request->index.tensor_count && status == LQ_OK; i++) {
+        const struct lq_model_tensor *tensor = &request->index.tensors[i];
+        status = lq_gguf_put_tensor(&writer, tensor->name, request->types[i], tensor->dim_count,
+                                    tensor->ne, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_gguf_writer_header(&writer, &header, err);
+    }
+    if (status == LQ_OK) {
+        char *copy = lq_arena_dup(request->arena, header.data, header.size_bytes);
+        status = copy == NULL ? lq_error_nomem(err, "a GGUF header") : LQ_OK;
+        *ref = lq_ref_bytes(copy == NULL ? "" : copy, copy == NULL ? 0 : header.size_bytes);
+    }
+    lq_buffer_fini(&header);
+    lq_gguf_writer_fini(&writer);
+    return status;
+}
+
+/* ------------------------------------------------------------------- the steps ---- */
+
+struct tensor_state {
+    struct lq_model_tensor tensor;
+    enum lq_dtype dtype;
+};
+
+static enum lq_status write_data(void *user, const void *data, size_t size_bytes,
+                                 struct lq_error *err)
+{
+    return lq_run_write(user, "data", data, size_bytes, err);
+}
+
+static void report_rows(void *user, uint64_t done, uint64_t total)
+{
+    lq_run_progress(user, done, total, "rows");
+}
+
+static enum lq_status run_tensor(struct lq_run *run, struct lq_error *err)
+{
+    const struct tensor_state *state = lq_run_state(run);
+    struct lq_importance importance;
+    struct lq_encode_job job = {.tensor = &state->tensor,
+                                .dtype = state->dtype,
+                                .pool = lq_run_pool(run),
+                                .user = run,
+                                .write = write_data,
+                                .cancelled = lq_run_cancelled_user,
+                                .progress = report_rows};
+    enum lq_status status = lq_run_input_load(run, "weights", &job.data, &job.size_bytes, err);
+    if (status == LQ_OK) {
+        status = lq_run_load_importance(run, &state->tensor, &importance, err);
+    }
+    if (status == LQ_OK && lq_run_has_input(run, "mask")) {
+        const void *data = NULL;
+        uint64_t size_bytes = 0;
+        status = lq_run_input_load(run, "mask", &data, &size_bytes, err);
+        job.positions = data;
+        job.position_count = (size_t)(size_bytes / sizeof *job.positions);
+    }
+    if (status != LQ_OK) {
+        return status;
+    }
+    job.importance = importance.values;
+    job.mat_count = importance.mat_count;
+    return lq_encode_tensor(&job, err);
+}
+
+static enum lq_status add_inputs(const struct request *request, size_t number,
+                                 struct lq_step_input *inputs, size_t *count, struct lq_error *err)
+{
+    const struct lq_model_tensor *tensor = &request->index.tensors[number];
+    inputs[(*count)++] =
+        (struct lq_step_input){"weights", lq_inputs_weights_ref(request->model, tensor)};
+    if (!lq_encode_uses_importance(request->types[number])) {
+        return LQ_OK;
+    }
+    struct lq_importance importance = {0};
+    if (request->has_imatrix) {
+        enum lq_status status =
+            lq_inputs_importance(&request->imatrix, tensor, request->arena, &importance, err);
+        /* Embeddings may have entries of another shape: they are looked up, not multiplied. */
+        if (status != LQ_OK && !lq_level_is_embedding(tensor->name)) {
+            return status;
+        }
+    }
+    if (importance.values != NULL) {
+        inputs[(*count)++] =
+            (struct lq_step_input){"importance", lq_inputs_importance_ref(&importance, tensor)};
+    }
+    const struct lq_mask_tensor *mask =
+        request->has_mask ? lq_mask_find(&request->mask, tensor->name) : NULL;
+    if (mask != NULL) {
+        inputs[(*count)++] = (struct lq_step_input){
+            "mask", lq_ref_bytes(mask->positions, mask->position_count * sizeof *mask->positions)};
+    }
+    return LQ_OK;
+}
+
+/* Where a tensor's bytes in the file come from: the source itself, or a step that encodes it. */
+static enum lq_status tensor_ref(const struct request *request, size_t number, struct lq_ref *ref,
+                                 struct lq_error *err)
+{
+    const struct lq_model_tensor *tensor = &request->index.tensors[number];
+    enum lq_dtype dtype = request->types[number];
+    if (dtype == tensor->dtype && tensor->permute_heads == 0) {
+        *ref = lq_inputs_weights_ref(request->model, tensor);
+        return LQ_OK;
+    }
+    struct tensor_state *state = lq_arena_get(request->arena, sizeof *state);
+    if (state == NULL) {
+        return lq_error_nomem(err, "a step");
+    }
+    *state = (struct tensor_state){*tensor, dtype};
+    struct lq_step_param params[LQ_TENSOR_PARAMS_MAX + 1];
+    struct lq_step_input inputs[3];
+    struct lq_step_output output = {.name = "data"};
+    struct lq_step step = {.op = "gguf.tensor",
+                           .version = 1,
+                           .label = tensor->name,
+                           .run = run_tensor,
+                           .state = state,
+                           .params = params,
+                           .inputs = inputs,
+                           .outputs = &output,
+                           .output_count = 1,
+                           .memory_bytes = lq_encode_memory(tensor, dtype),
+                           .cost = 100 + lq_level_tensor_elems(tensor) / 8};
+    enum lq_status status =
+        lq_inputs_tensor_params(tensor, request->arena, params, &step.param_count, err);
+    params[step.param_count++] = (struct lq_step_param){"type", lq_dtype_name((uint32_t)dtype)};
+    if (status == LQ_OK) {
+        status = add_inputs(request, number, inputs, &step.input_count, err);
+    }
+    size_t index = 0;
+    if (status == LQ_OK) {
+        status = lq_expand_add_step(request->expand, &step, &index, err);
+    }
+    *ref = lq_ref_step(index, "data");
+    return status;
+}
+
+static enum lq_status run_assemble(struct lq_run *run, struct lq_error *err)
+{
+    static const unsigned char zeros[LQ_GGUF_ALIGNMENT];
+    enum lq_status status = lq_run_write_input(run, "main", "header", err);
+    char name[32];
+    for (size_t i = 0; status == LQ_OK; i++) {
+        (void)snprintf(name, sizeof name, "tensor%zu", i);
+        if (!lq_run_has_input(run, name)) {
+            break;
+        }
+        if (lq_run_cancelled(run)) {
+            return lq_error_set(err, LQ_ECANCELLED, "cancelled");
+        }
+        status = lq_run_write_input(run, "main", name, err);
+        size_t over = (size_t)(lq_run_input_size(run, name) % LQ_GGUF_ALIGNMENT);
+        if (status == LQ_OK && over > 0) {
+            status = lq_run_write(run, "main", zeros, LQ_GGUF_ALIGNMENT - over, err);
+        }
+    }
+    return status;
+}
+
+static enum lq_status add_assembly(const struct request *request, struct lq_step_input *inputs,
+                                   size_t input_count, struct lq_error *err)
+{
+    struct lq_step_output output = {.name = "main"};
+    struct lq_step step = {.op = "gguf.assemble",
+                           .version = 1,
+                           .label = lq_artifact_name(request->artifact),
+                           .run = run_assemble,
+                           .inputs = inputs,
+                           .input_count = input_count,
+                           .outputs = &output,
+                           .output_count = 1,
+                           .cost = 1000 + request->index.tensor_count * 20};
+    size_t index = 0;
+    enum lq_status status = lq_expand_add_step(request->expand, &step, &index, err);
+    if (status == LQ_OK) {
+        struct lq_ref ref = lq_ref_step(index, "main");
+        status = lq_expand_bind_output(request->expand, "main", &ref, err);
+    }
+    return status;
+}
+
+static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
+{
+    const struct lq_artifact *artifact = lq_expand_artifact(expand);
+    struct request *request = lq_arena_get(lq_expand_arena(expand), sizeof *request);
+    if (request == NULL) {
+        return lq_error_nomem(err, "a gguf");
+    }
+    request->expand = expand;
+    request->artifact = artifact;
+    request->arena = lq_expand_arena(expand);
+    request->model = lq_attr_ref(artifact, "model", 0);
+    enum lq_status status = read_inputs(request, err);
+    if (status == LQ_OK) {
+        status = decide_types(request, err);
+    }
+    if (status == LQ_OK) {
+        status = check_types(request, err);
+    }
+    size_t tensor_count = request->index.tensor_count;
+    struct lq_step_input *inputs =
+        lq_arena_get_array(request->arena, tensor_count + 1, sizeof *inputs);
+    if (status == LQ_OK && inputs == NULL) {
+        status = lq_error_nomem(err, "a gguf");
+    }
+    if (status == LQ_OK) {
+        inputs[0].name = "header";
+        status = make_header(request, &inputs[0].ref, err);
+    }
+    for (size_t i = 0; i < tensor_count && status == LQ_OK; i++) {
+        inputs[i + 1].name = lq_arena_printf(request->arena, "tensor%zu", i);
+        status = inputs[i + 1].name == NULL ? lq_error_nomem(err, "a gguf")
+                                            : tensor_ref(request, i, &inputs[i + 1].ref, err);
+    }
+    return status == LQ_OK ? add_assembly(request, inputs, tensor_count + 1, err) : status;
+}
+
+const struct lq_rule lq_rule_gguf = {
+    .kind = "gguf",
+    .version = 1,
+    .help = "a GGUF file of a model at a quantization level or by a profile",
+    .attrs = attrs,
+    .attr_count = LQ_COUNT_OF(attrs),
+    .check = check,
+    .expand = expand,
+};
