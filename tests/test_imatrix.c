@@ -159,7 +159,7 @@ Test(imatrix, experts_keep_their_counts)
     float counts[2] = {3, 0};
     struct lq_imatrix_entry entry = {"blk.0.ffn_up_exps.weight", 3, 2, 2, sums, counts};
     struct lq_imatrix imatrix = {&entry, 1, NULL, 0, 1, 3, LQ_IMPORTANCE_ACTIVATION};
-    float means[3];
+    float means[6];
     for (int format = LQ_IMATRIX_GGUF; format <= LQ_IMATRIX_DAT; format++) {
         struct lq_imatrix again;
         struct lq_buffer out;
