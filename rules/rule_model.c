@@ -1,0 +1,358 @@
+/* The rule "model": a model from a Hugging Face directory or a GGUF file. Its outputs say what the
+ * model is, not where: "main" and "tensors" are the tensor index, "meta" all keys as a GGUF file
+ * without tensors, "vocab" the tokenizer's keys alone. The sources are numbered with the tensor
+ * files first, in order of their names, then the JSON files: the tensor index counts on that. */
+#include <string.h>
+
+#include "engine/base/compiler.h"
+#include "engine/base/fs.h"
+#include "engine/base/limits.h"
+#include "engine/base/text.h"
+#include "engine/rule.h"
+#include "rules/format/safetensors.h"
+#include "rules/model/model_describe.h"
+#include "rules/model/model_scan.h"
+#include "rules/registry.h"
+
+#define SINGLE_FILE "model.safetensors"
+#define SHARD_INDEX "model.safetensors.index.json"
+
+/* The plain files of a directory, in the order of their source numbers behind the tensor files. */
+struct plain_file {
+    const char *name;
+    const char *input; /* name of the step's input */
+    bool required;
+};
+
+static const struct plain_file plain_files[] = {
+    {"config.json", "config", true},
+    {"tokenizer.json", "tokenizer", true},
+    {"tokenizer_config.json", "tokenizer_config", false},
+    {"generation_config.json", "generation_config", false},
+};
+
+static const struct lq_attr_spec attrs[] = {
+    {.name = "source",
+     .type = LQ_ATTR_PATH,
+     .required = true,
+     .help = "a Hugging Face model folder (config.json, tokenizer.json, safetensors) or a .gguf "
+             "file"},
+};
+
+static enum lq_status check_model(const struct lq_artifact *artifact, struct lq_error *err)
+{
+    const char *source = lq_attr_string(artifact, "source");
+    if (lq_text_starts_with(source, "hf:")) {
+        return lq_attr_error(artifact, "source", err, LQ_EUNSUPPORTED,
+                             "models are not downloaded yet; download '%s' (huggingface-cli "
+                             "download) and give the folder",
+                             source);
+    }
+    return LQ_OK;
+}
+
+/* All shards that the index names; it is read here because it decides what the sources are. */
+static enum lq_status add_shards(struct lq_sources *sources, struct lq_arena *arena,
+                                 const char *dir, const char *index_path, struct lq_error *err)
+{
+    struct lq_map map;
+    struct lq_shard_index index;
+    enum lq_status status = lq_map_open(&map, index_path, LQ_EMODEL, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    status =
+        lq_shard_index_parse(map.data, map.size_bytes, index_path, LQ_EFORMAT, arena, &index, err);
+    lq_map_close(&map);
+    for (size_t i = 0; status == LQ_OK && i < index.file_count; i++) {
+        const char *path = lq_path_join(arena, dir, index.files[i]);
+        status = path == NULL ? lq_error_nomem(err, "model")
+                              : lq_sources_add(sources, path, &lq_tensor_source, LQ_EMODEL, err);
+    }
+    return status;
+}
+
+static enum lq_status add_tensor_files(const struct lq_artifact *artifact,
+                                       struct lq_sources *sources, struct lq_arena *arena,
+                                       const char *dir, struct lq_error *err)
+{
+    const char *single = lq_path_join(arena, dir, SINGLE_FILE);
+    const char *shards = lq_path_join(arena, dir, SHARD_INDEX);
+    if (single == NULL || shards == NULL) {
+        return lq_error_nomem(err, "model");
+    }
+    /* A single file wins: half-deleted shards beside it are no part of the model. */
+    if (lq_path_exists(single)) {
+        return lq_sources_add(sources, single, &lq_tensor_source, LQ_EMODEL, err);
+    }
+    if (lq_path_exists(shards)) {
+        return add_shards(sources, arena, dir, shards, err);
+    }
+    return lq_attr_error(artifact, "source", err, LQ_EMODEL,
+                         "folder '%s' has neither " SINGLE_FILE " nor " SHARD_INDEX
+                         "; give the folder of a Hugging Face model with safetensors weights",
+                         dir);
+}
+
+static enum lq_status add_plain_files(const struct lq_artifact *artifact,
+                                      struct lq_sources *sources, struct lq_arena *arena,
+                                      const char *dir, struct lq_error *err)
+{
+    for (size_t i = 0; i < LQ_COUNT_OF(plain_files); i++) {
+        const char *path = lq_path_join(arena, dir, plain_files[i].name);
+        if (path == NULL) {
+            return lq_error_nomem(err, "model");
+        }
+        if (lq_path_exists(path)) {
+            enum lq_status status = lq_sources_add(sources, path, NULL, LQ_EMODEL, err);
+            if (status != LQ_OK) {
+                return status;
+            }
+        } else if (plain_files[i].required) {
+            return lq_attr_error(
+                artifact, "source", err, LQ_EMODEL,
+                "folder '%s' has no %s; give the complete folder of a Hugging Face "
+                "model",
+                dir, plain_files[i].name);
+        }
+    }
+    return LQ_OK;
+}
+
+static enum lq_status find_sources(const struct lq_artifact *artifact, struct lq_sources *sources,
+                                   struct lq_error *err)
+{
+    const char *path = lq_attr_path(artifact, "source");
+    if (!lq_path_exists(path)) {
+        return lq_attr_error(artifact, "source", err, LQ_EMODEL,
+                             "model '%s' does not exist: no such file or folder", path);
+    }
+    if (!lq_path_is_dir(path)) {
+        return lq_sources_add(sources, path, &lq_tensor_source, LQ_EMODEL, err);
+    }
+    struct lq_arena arena;
+    lq_arena_init(&arena);
+    enum lq_status status = add_tensor_files(artifact, sources, &arena, path, err);
+    if (status == LQ_OK) {
+        status = add_plain_files(artifact, sources, &arena, path, err);
+    }
+    lq_arena_fini(&arena);
+    return status;
+}
+
+/* What `run` must know besides its inputs; it follows from the sources. */
+struct describe_state {
+    size_t file_count;
+    const char *const *file_names; /* for messages */
+    bool is_gguf;
+};
+
+static enum lq_status load_scan(struct lq_run *run, size_t number, const char *where,
+                                struct lq_scanned_file *out, struct lq_error *err)
+{
+    const void *data = NULL;
+    uint64_t size = 0;
+    struct lq_arena *arena = lq_run_arena(run);
+    const char *name = lq_arena_printf(arena, "index.%zu", number);
+    if (name == NULL) {
+        return lq_error_nomem(err, "model");
+    }
+    enum lq_status status = lq_run_input_load(run, name, &data, &size, err);
+    return status == LQ_OK ? lq_scanned_file_parse(data, size, where, arena, out, err) : status;
+}
+
+static enum lq_status describe_gguf(struct lq_run *run, const struct describe_state *state,
+                                    struct lq_model_outputs *out, struct lq_error *err)
+{
+    struct lq_scanned_file scanned;
+    const void *data = NULL;
+    uint64_t size = 0;
+    enum lq_status status = load_scan(run, 0, state->file_names[0], &scanned, err);
+    if (status == LQ_OK) {
+        status = lq_run_input_load(run, "file", &data, &size, err);
+    }
+    return status == LQ_OK ? lq_model_describe_gguf(data, size, size, state->file_names[0],
+                                                    &scanned, lq_run_arena(run), out, err)
+                           : status;
+}
+
+static enum lq_status load_text(struct lq_run *run, const char *input, struct lq_model_text *out,
+                                struct lq_error *err)
+{
+    *out = (struct lq_model_text){0};
+    return lq_run_has_input(run, input)
+               ? lq_run_input_load(run, input, &out->data, &out->size_bytes, err)
+               : LQ_OK;
+}
+
+static enum lq_status describe_directory(struct lq_run *run, const struct describe_state *state,
+                                         struct lq_model_outputs *out, struct lq_error *err)
+{
+    struct lq_arena *arena = lq_run_arena(run);
+    struct lq_scanned_file *files = lq_arena_get_array(arena, state->file_count, sizeof *files);
+    if (files == NULL) {
+        return lq_error_nomem(err, "model");
+    }
+    struct lq_model_directory directory = {.files = files, .file_count = state->file_count};
+    struct lq_model_text *const texts[] = {&directory.config, &directory.tokenizer,
+                                           &directory.tokenizer_config,
+                                           &directory.generation_config};
+    enum lq_status status = LQ_OK;
+    for (size_t i = 0; i < state->file_count && status == LQ_OK; i++) {
+        status = load_scan(run, i, state->file_names[i], &files[i], err);
+    }
+    for (size_t i = 0; i < LQ_COUNT_OF(texts) && status == LQ_OK; i++) {
+        status = load_text(run, plain_files[i].input, texts[i], err);
+    }
+    return status == LQ_OK ? lq_model_describe_directory(&directory, arena, out, err) : status;
+}
+
+static enum lq_status write_output(struct lq_run *run, const char *name,
+                                   const struct lq_buffer *buffer, struct lq_error *err)
+{
+    return lq_run_write(run, name, buffer->data, buffer->size_bytes, err);
+}
+
+static enum lq_status run_describe(struct lq_run *run, struct lq_error *err)
+{
+    const struct describe_state *state = lq_run_state(run);
+    struct lq_buffer meta;
+    struct lq_buffer vocab;
+    struct lq_buffer tensors;
+    lq_buffer_init(&meta);
+    lq_buffer_init(&vocab);
+    lq_buffer_init(&tensors);
+    struct lq_model_outputs out = {.meta = &meta, .vocab = &vocab, .tensors = &tensors};
+    enum lq_status status = state->is_gguf ? describe_gguf(run, state, &out, err)
+                                           : describe_directory(run, state, &out, err);
+    if (status == LQ_OK) {
+        status = write_output(run, "meta", &meta, err);
+    }
+    if (status == LQ_OK) {
+        status = write_output(run, "vocab", &vocab, err);
+    }
+    if (status == LQ_OK) {
+        status = write_output(run, "tensors", &tensors, err);
+    }
+    lq_buffer_fini(&meta);
+    lq_buffer_fini(&vocab);
+    lq_buffer_fini(&tensors);
+    return status;
+}
+
+/* The number of the plain file with this base name, or SIZE_MAX. */
+static size_t find_plain(const struct lq_expand *expand, const struct lq_artifact *artifact,
+                         const char *name)
+{
+    size_t count = lq_expand_source_count(expand, artifact);
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(lq_expand_source_name(expand, artifact, i), name) == 0) {
+            return i;
+        }
+    }
+    return SIZE_MAX;
+}
+
+/* Adds the descriptions of the tensor files as inputs, and learns what kind of files they are. */
+static enum lq_status add_indexes(struct lq_expand *expand, const struct lq_artifact *artifact,
+                                  struct describe_state *state, const char **names,
+                                  struct lq_step_input *inputs, struct lq_error *err)
+{
+    struct lq_arena *arena = lq_expand_arena(expand);
+    for (size_t i = 0; i < state->file_count; i++) {
+        struct lq_ref ref = lq_ref_source(artifact, i);
+        const void *data = NULL;
+        uint64_t size = 0;
+        enum lq_status status = lq_expand_read(expand, &ref, &data, &size, err);
+        if (status != LQ_OK) {
+            return status;
+        }
+        struct lq_scanned_file scanned;
+        names[i] = lq_expand_source_name(expand, artifact, i);
+        status = lq_scanned_file_parse(data, size, names[i], arena, &scanned, err);
+        if (status != LQ_OK) {
+            return status;
+        }
+        state->is_gguf = state->is_gguf || scanned.is_gguf;
+        inputs[i].name = lq_arena_printf(arena, "index.%zu", i);
+        inputs[i].ref = lq_ref_bytes(data, size);
+        if (inputs[i].name == NULL) {
+            return lq_error_nomem(err, "model");
+        }
+    }
+    return LQ_OK;
+}
+
+static enum lq_status expand_model(struct lq_expand *expand, struct lq_error *err)
+{
+    const struct lq_artifact *artifact = lq_expand_artifact(expand);
+    struct lq_arena *arena = lq_expand_arena(expand);
+    size_t source_count = lq_expand_source_count(expand, artifact);
+    size_t plain_count = 0;
+    for (size_t i = 0; i < LQ_COUNT_OF(plain_files); i++) {
+        plain_count += find_plain(expand, artifact, plain_files[i].name) != SIZE_MAX;
+    }
+    struct describe_state *state = lq_arena_get(arena, sizeof *state);
+    const char **names = lq_arena_get_array(arena, source_count, sizeof *names);
+    struct lq_step_input *inputs = lq_arena_get_array(arena, source_count + 1, sizeof *inputs);
+    if (state == NULL || names == NULL || inputs == NULL) {
+        return lq_error_nomem(err, "model");
+    }
+    state->file_count = source_count - plain_count;
+    state->file_names = names;
+    size_t input_count = state->file_count;
+    enum lq_status status = add_indexes(expand, artifact, state, names, inputs, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    if (plain_count == 0 && !state->is_gguf) {
+        return lq_attr_error(artifact, "source", err, LQ_EFORMAT,
+                             "'%s' is a safetensors file; give its folder, with config.json and "
+                             "tokenizer.json",
+                             lq_attr_string(artifact, "source"));
+    }
+    if (state->is_gguf && state->file_count == 1) {
+        inputs[input_count++] =
+            (struct lq_step_input){.name = "file", .ref = lq_ref_source(artifact, 0)};
+    }
+    for (size_t i = 0; i < LQ_COUNT_OF(plain_files); i++) {
+        size_t number = find_plain(expand, artifact, plain_files[i].name);
+        if (number != SIZE_MAX && !state->is_gguf) {
+            inputs[input_count++] = (struct lq_step_input){.name = plain_files[i].input,
+                                                           .ref = lq_ref_source(artifact, number)};
+        }
+    }
+    static const struct lq_step_output outputs[] = {
+        {.name = "tensors"}, {.name = "meta"}, {.name = "vocab"}};
+    const struct lq_step step = {.op = "model.describe",
+                                 .version = 1,
+                                 .label = lq_artifact_name(artifact),
+                                 .run = run_describe,
+                                 .state = state,
+                                 .inputs = inputs,
+                                 .input_count = input_count,
+                                 .outputs = outputs,
+                                 .output_count = LQ_COUNT_OF(outputs),
+                                 .memory_bytes = (uint64_t)256 << 20,
+                                 .cost = 100000};
+    size_t index = 0;
+    status = lq_expand_add_step(expand, &step, &index, err);
+    for (size_t i = 0; i < LQ_COUNT_OF(outputs) && status == LQ_OK; i++) {
+        struct lq_ref ref = lq_ref_step(index, outputs[i].name);
+        status = lq_expand_bind_output(expand, outputs[i].name, &ref, err);
+    }
+    struct lq_ref main_ref = lq_ref_step(index, "tensors");
+    return status == LQ_OK ? lq_expand_bind_output(expand, "main", &main_ref, err) : status;
+}
+
+const struct lq_rule lq_rule_model = {
+    .kind = "model",
+    .version = 1,
+    .help = "a model to read: a Hugging Face folder or a GGUF file",
+    .attrs = attrs,
+    .attr_count = LQ_COUNT_OF(attrs),
+    .outputs = "tensors meta vocab",
+    .check = check_model,
+    .sources = find_sources,
+    .expand = expand_model,
+};
