@@ -1,0 +1,25 @@
+/* What the steps that run a forward pass share: the device of a step and the environment that ties
+ * a pass to it (cancellation, threads, warnings). Thread rule: one thread at a time; the objects
+ * live as long as the step's run. Limits: none. */
+#ifndef LQ_RULES_MODEL_FORWARD_RUN_H
+#define LQ_RULES_MODEL_FORWARD_RUN_H
+
+#include "engine/base/error.h"
+#include "engine/rule.h"
+#include "rules/model/forward.h"
+
+struct lq_forward_run {
+    struct lq_run *run;
+    struct lq_device *device;
+};
+
+/* Makes the device and records its numerics for the step. */
+enum lq_status lq_forward_run_open(struct lq_forward_run *out, struct lq_run *run,
+                                   struct lq_error *err);
+/* Passes on what the device has to say to the user, once per process, and destroys it. */
+void lq_forward_run_close(struct lq_forward_run *forward_run);
+struct lq_forward_env lq_forward_run_env(const struct lq_forward_run *forward_run,
+                                         struct lq_weight_source weights,
+                                         enum lq_status nonfinite_status);
+
+#endif
