@@ -3,48 +3,45 @@
 #include <string.h>
 
 #include "engine/base/fs.h"
+#include "engine/base/text.h"
 #include "engine/cli/commands.h"
 #include "engine/cli/quick_recipe.h"
 #include "rules/format/dqprofile.h"
+#include "rules/profile/presets.h"
 
-struct preset {
-    const char *name;
-    const char *text;
-};
+enum { PRESETS_MAX = 64 };
 
-static const struct preset presets[] = {
-    {"attention-high", "attention layers at 4 bits, the MLP at 2 bits"},
-    {"balanced", "bits where the importance matrix says they help most"},
-    {"compression-max", "as small as it stays coherent"},
-};
-static const char preset_names[] = "attention-high balanced compression-max";
-
-static const struct preset *find_preset(const char *name)
+enum lq_status lq_quick_refuse_profile(const char *name, struct lq_error *err)
 {
-    for (size_t i = 0; i < LQ_COUNT_OF(presets); i++) {
-        if (strcmp(presets[i].name, name) == 0) {
-            return &presets[i];
-        }
+    size_t count = 0;
+    const struct lq_preset *presets = lq_presets(&count);
+    const char *names[PRESETS_MAX];
+    struct lq_buffer list;
+    lq_buffer_init(&list);
+    for (size_t i = 0; i < count && i < PRESETS_MAX; i++) {
+        names[i] = presets[i].name;
+        lq_buffer_printf(&list, "%s%s", i == 0 ? "" : ", ", presets[i].name);
     }
-    return NULL;
+    const char *nearest = lq_text_nearest(name, names, count < PRESETS_MAX ? count : PRESETS_MAX);
+    enum lq_status status =
+        lq_error_set(err, LQ_EPROFILE, "profile '%s' is neither a preset (%s) nor a file%s%s%s",
+                     name, lq_buffer_text(&list), nearest == NULL ? "" : "; did you mean '",
+                     nearest == NULL ? "" : nearest, nearest == NULL ? "" : "'?");
+    lq_buffer_fini(&list);
+    return status;
 }
 
-static enum lq_status refuse_profile(struct lq_cli *cli, const char *name, struct lq_error *err)
-{
-    const char *nearest = lq_choices_nearest(preset_names, name, &cli->arena);
-    return lq_error_set(err, LQ_EPROFILE, "profile '%s' is neither a preset (%s) nor a file%s%s%s",
-                        name, preset_names, nearest == NULL ? "" : "; did you mean '",
-                        nearest == NULL ? "" : nearest, nearest == NULL ? "" : "'?");
-}
-
-static void write_preset(struct lq_buffer *out, const struct preset *preset, bool pretty)
+static void write_preset(struct lq_buffer *out, const struct lq_preset *preset, bool pretty)
 {
     struct lq_json_writer writer;
     lq_json_writer_init(&writer, out, pretty);
     lq_json_begin_object(&writer);
     lq_json_put_string(&writer, "profile_name", preset->name);
-    lq_json_put_string(&writer, "strategy", preset->name);
-    lq_json_put_string(&writer, "description", preset->text);
+    lq_json_put_string(&writer, "strategy", lq_profile_strategy_name(preset->strategy));
+    lq_json_put_string(&writer, "description", preset->description);
+    if (preset->is_measured) {
+        lq_json_put_number(&writer, "target_bpw", preset->target_bpw);
+    }
     lq_json_put_bool(&writer, "preset", true);
     lq_json_end_object(&writer);
     if (out->size_bytes == 0 || out->data[out->size_bytes - 1] != '\n') {
@@ -52,16 +49,29 @@ static void write_preset(struct lq_buffer *out, const struct preset *preset, boo
     }
 }
 
+static void print_preset(const struct lq_preset *preset, struct lq_buffer *out)
+{
+    lq_buffer_printf(out, "name      %s\nabout     %s\n", preset->name, preset->description);
+    if (preset->is_measured) {
+        lq_buffer_printf(out, "types     found by trial encodings, %g bits per weight by default\n",
+                         preset->target_bpw);
+    } else {
+        lq_buffer_append_string(out, "types     fixed for each kind of tensor\n");
+    }
+}
+
 enum lq_status lq_command_profile_list(struct lq_cli *cli, struct lq_error *err)
 {
     (void)err;
+    size_t count = 0;
+    const struct lq_preset *presets = lq_presets(&count);
     struct lq_buffer out;
     lq_buffer_init(&out);
-    for (size_t i = 0; i < LQ_COUNT_OF(presets); i++) {
+    for (size_t i = 0; i < count; i++) {
         if (cli->json) {
             write_preset(&out, &presets[i], false);
         } else {
-            lq_buffer_printf(&out, "%-17s %s\n", presets[i].name, presets[i].text);
+            lq_buffer_printf(&out, "%-17s %s\n", presets[i].name, presets[i].description);
         }
     }
     lq_cli_print(&out);
@@ -112,18 +122,18 @@ static enum lq_status show_file(struct lq_cli *cli, const char *path, struct lq_
 enum lq_status lq_command_profile_show(struct lq_cli *cli, struct lq_error *err)
 {
     const char *name = cli->args.operands[0];
-    const struct preset *preset = find_preset(name);
+    const struct lq_preset *preset = lq_preset_find(name);
     enum lq_status status = LQ_OK;
     struct lq_buffer out;
     lq_buffer_init(&out);
     if (preset != NULL && lq_quick_wants_json(cli)) {
         write_preset(&out, preset, true);
     } else if (preset != NULL) {
-        lq_buffer_printf(&out, "name      %s\nabout     %s\n", preset->name, preset->text);
+        print_preset(preset, &out);
     } else if (lq_path_exists(name)) {
         status = show_file(cli, name, &out, err);
     } else {
-        status = refuse_profile(cli, name, err);
+        status = lq_quick_refuse_profile(name, err);
     }
     if (status == LQ_OK) {
         lq_cli_print(&out);
@@ -249,9 +259,9 @@ enum lq_status lq_command_profile_validate(struct lq_cli *cli, struct lq_error *
 {
     static const char *const targets[] = {"mix"};
     struct validation validation = {cli->args.operands[0], cli->args.operands[1]};
-    bool preset = find_preset(validation.profile) != NULL;
+    bool preset = lq_preset_find(validation.profile) != NULL;
     if (!preset && !lq_path_exists(validation.profile)) {
-        return refuse_profile(cli, validation.profile, err);
+        return lq_quick_refuse_profile(validation.profile, err);
     }
     struct lq_recipe_text text;
     lq_recipe_text_init(&text);

@@ -7,9 +7,8 @@
 #include "engine/cli/quality_result.h"
 #include "engine/cli/quick_recipe.h"
 #include "rules/format/gguf.h"
+#include "rules/profile/presets.h"
 #include "rules/quant/levels.h"
-
-static const char preset_names[] = "attention-high balanced compression-max";
 
 struct quantization {
     struct lq_cli *cli;
@@ -74,13 +73,8 @@ static enum lq_status check_level(struct quantization *job, struct lq_error *err
 static enum lq_status check_profile(struct quantization *job, struct lq_error *err)
 {
     const char *profile = job->profile;
-    if (profile == NULL || lq_choices_have(preset_names, profile) || lq_path_exists(profile)) {
-        return LQ_OK;
-    }
-    const char *nearest = lq_choices_nearest(preset_names, profile, &job->cli->arena);
-    return lq_error_set(err, LQ_EPROFILE, "profile '%s' is neither a preset (%s) nor a file%s%s%s",
-                        profile, preset_names, nearest == NULL ? "" : "; did you mean '",
-                        nearest == NULL ? "" : nearest, nearest == NULL ? "" : "'?");
+    bool known = profile == NULL || lq_preset_find(profile) != NULL || lq_path_exists(profile);
+    return known ? LQ_OK : lq_quick_refuse_profile(profile, err);
 }
 
 static enum lq_status check_combinations(struct quantization *job, struct lq_error *err)
@@ -191,7 +185,7 @@ static void write_choices(const struct quantization *job, struct lq_recipe_text 
         lq_recipe_text_end(text);
     }
     if (job->profile != NULL) {
-        bool preset = lq_choices_have(preset_names, job->profile);
+        bool preset = lq_preset_find(job->profile) != NULL;
         lq_recipe_text_begin(text, "profile", "mix");
         lq_recipe_text_word(text, "model", "base");
         if (has_imatrix) {

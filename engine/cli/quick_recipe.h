@@ -32,6 +32,8 @@ struct lq_quick_build {
 /* Parses the text, builds, prints. */
 enum lq_status lq_quick_run(struct lq_cli *cli, const struct lq_recipe_text *text,
                             const struct lq_quick_build *build, struct lq_error *err);
+/* LQ_EPROFILE: `name` is neither a preset nor a file. */
+enum lq_status lq_quick_refuse_profile(const char *name, struct lq_error *err);
 /* True for --format json and for --json. */
 bool lq_quick_wants_json(const struct lq_cli *cli);
 /* Bytes of the weight files of a model: the file, or every .safetensors file of a folder. */
