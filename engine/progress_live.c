@@ -69,7 +69,7 @@ static void format_tail(const struct lq_progress *progress, char *out, size_t ou
     if (elapsed > 1.0 && progress->ran_count > 0) {
         (void)snprintf(rate, sizeof rate, "  %.1f steps/s", (double)progress->ran_count / elapsed);
     }
-    if (progress->eta_seconds >= 0.0) {
+    if (progress->eta_seconds >= 1.0) {
         (void)lq_text_duration(progress->eta_seconds, duration, sizeof duration);
         (void)snprintf(left, sizeof left, "  ETA %.24s", duration);
     }

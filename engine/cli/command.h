@@ -105,7 +105,9 @@ struct lq_cli_build {
     enum lq_status (*before_summary)(void *user, struct lq_error *err);
     void *user;
 };
-/* Keeps of a diagnostic only what happened: drops "name:line:column: " and the source lines. */
+/* For recipes that the user did not write: a status of the recipe is one of the command line, and
+ * of a diagnostic only what happened is kept, without "name:line:column: " and the source lines. */
+enum lq_status lq_cli_plain_status(enum lq_status status);
 void lq_cli_hide_positions(const char *name, const char *text, char *out, size_t out_bytes);
 enum lq_status lq_cli_build(struct lq_cli *cli, const struct lq_cli_build *build,
                             struct lq_build_result *result, struct lq_error *err);

@@ -151,8 +151,7 @@ enum lq_status lq_quick_run(struct lq_cli *cli, const struct lq_recipe_text *tex
         struct lq_error plain = *err;
         lq_cli_hide_positions(name, err->message, plain.message, sizeof plain.message);
         *err = plain;
-        /* Whoever wrote no recipe has used the command line wrongly. */
-        err->status = status == LQ_ERECIPE ? LQ_EUSAGE : status;
+        err->status = lq_cli_plain_status(status);
         return err->status;
     }
     struct lq_cli_build whole = {
@@ -164,7 +163,7 @@ enum lq_status lq_quick_run(struct lq_cli *cli, const struct lq_recipe_text *tex
         .before_summary = build->print == NULL ? NULL : print_result,
         .user = &printing,
     };
-    status = lq_cli_build(cli, &whole, NULL, err);
+    status = lq_cli_plain_status(lq_cli_build(cli, &whole, NULL, err));
     lq_recipe_destroy(recipe);
     return status;
 }

@@ -79,6 +79,12 @@ static void release_signals(const struct sigaction before[2])
 
 /* ---- events ---- */
 
+/* Whoever wrote no recipe has used the command line wrongly. */
+enum lq_status lq_cli_plain_status(enum lq_status status)
+{
+    return status == LQ_ERECIPE ? LQ_EUSAGE : status;
+}
+
 struct event_filter {
     const struct lq_cli_build *build;
     struct lq_progress *progress;
@@ -122,6 +128,7 @@ static void filter_event(void *user, const struct lq_event *event)
         lq_cli_hide_positions(filter->build->hidden_name, event->text, text, sizeof text);
         copy.text = text;
         copy.artifact = NULL;
+        copy.status = lq_cli_plain_status(event->status);
     }
     lq_progress_event(filter->progress, &copy);
 }
@@ -173,6 +180,7 @@ static void show_failure(struct lq_cli *cli, const struct lq_cli_build *build,
     if (build->hidden_name != NULL) {
         lq_cli_hide_positions(build->hidden_name, err->message, shown.message,
                               sizeof shown.message);
+        shown.status = lq_cli_plain_status(err->status);
     }
     lq_cli_show_error(cli, &shown);
 }
