@@ -7,15 +7,15 @@
 
 enum {
     LQ_RECIPE_BYTES_MAX = 16 * 1024 * 1024,
-    LQ_RECIPE_DEPTH_MAX = 64,             /* nested expressions, loops and includes */
-    LQ_RECIPE_ARTIFACTS_MAX = 1000000,    /* after `for` loops are unrolled */
-    LQ_RECIPE_EVALUATIONS_MAX = 50000000, /* expressions and rounds of loops */
-    LQ_RECIPE_VALUE_BYTES_MAX = 1 << 30,  /* memory for evaluated values */
-    LQ_NAME_BYTES_MAX = 255,              /* artifact, attribute and output names */
+    LQ_RECIPE_DEPTH_MAX = 64,                      /* nested expressions, loops and includes */
+    LQ_RECIPE_ARTIFACTS_MAX = 1000000,             /* after `for` loops are unrolled */
+    LQ_RECIPE_EVALUATIONS_MAX = 50000000,          /* expressions and rounds of loops */
+    LQ_RECIPE_VALUE_BYTES_MAX = 256 * 1024 * 1024, /* strings and lists that are computed */
+    LQ_NAME_BYTES_MAX = 255,                       /* artifact, attribute and output names */
     LQ_JSON_DEPTH_MAX = 64,
     LQ_TENSOR_NAME_BYTES_MAX = 1024, /* in files we read; GGUF writes at most 63 */
     LQ_TENSOR_DIMS_MAX = 4,
-    LQ_SAFETENSORS_DIMS_MAX = 8,     /* vision towers have five; GGUF has four */
+    LQ_SAFETENSORS_DIMS_MAX = 8, /* vision towers have five; GGUF has four */
     LQ_MODEL_TENSORS_MAX = 1000000,
     LQ_MODEL_SHARDS_MAX = 10000,
     LQ_MODEL_LAYERS_MAX = 10000,
@@ -28,7 +28,7 @@ enum {
     LQ_SEQUENCE_MAX = 1 << 20,
     LQ_SAMPLES_MAX = 1 << 20,
     LQ_IMATRIX_ENTRIES_MAX = 1000000,
-    LQ_MASK_POSITIONS_MAX = 1 << 28,  /* 1 % of 26 billion weights */
+    LQ_MASK_POSITIONS_MAX = 1 << 28, /* 1 % of 26 billion weights */
     LQ_PROFILE_LAYERS_MAX = 1000000,
     LQ_REPORT_MODELS_MAX = 10000,
     LQ_STEP_OUTPUTS_MAX = 64,

@@ -101,15 +101,15 @@ static void begin_unit(struct formatter *f, size_t first, size_t last)
 {
     put_comments(f, first);
     bool blank = token_at(f, first)->newlines > 1;
-    for (size_t i = first + 1; i <= last; i++) {
-        for (size_t j = lq_format_tokens_comments(f->list, i); j < token_at(f, i)->comments_end;
-             j++) {
+    for (size_t i = first; i <= last; i++) {
+        size_t comment = lq_format_tokens_comments(f->list, i);
+        for (; i > first && comment < token_at(f, i)->comments_end; comment++) {
             begin_line(f, blank);
             blank = false;
-            put_comment(f, &f->list->comments[j]);
+            put_comment(f, &f->list->comments[comment]);
         }
-        if (i < last &&
-            (kind_at(f, i) == LQ_TOKEN_LEFT_BRACKET || kind_at(f, i) == LQ_TOKEN_LEFT_BRACE)) {
+        bool opens = kind_at(f, i) == LQ_TOKEN_LEFT_BRACKET || kind_at(f, i) == LQ_TOKEN_LEFT_BRACE;
+        if (i < last && opens) {
             i = token_at(f, i)->match; /* its own comments are inside as well */
         }
     }

@@ -159,8 +159,10 @@ static void take_string(struct lq_lexer *lexer, struct lq_token *token)
         take(lexer, token, LQ_TOKEN_STRING, i + 1);
         return;
     }
-    lq_diagnostics_add(lexer->diagnostics, &token->position, LQ_ERECIPE,
-                       "the string is not closed before the end of the line");
+    if (!lexer->quiet) {
+        lq_diagnostics_add(lexer->diagnostics, &token->position, LQ_ERECIPE,
+                           "the string is not closed before the end of the line");
+    }
     take(lexer, token, LQ_TOKEN_ERROR, i);
 }
 
@@ -170,6 +172,10 @@ static void take_unknown(struct lq_lexer *lexer, struct lq_token *token)
     size_t length = lq_recipe_utf8_length(text, lexer->source->size_bytes - lexer->offset);
     length = length == 0 ? 1 : length;
     unsigned char c = (unsigned char)text[0];
+    if (lexer->quiet) {
+        take(lexer, token, LQ_TOKEN_ERROR, (uint32_t)length);
+        return;
+    }
     if (c == '\'') {
         lq_diagnostics_add(lexer->diagnostics, &token->position, LQ_ERECIPE,
                            "unexpected character '; strings stand in double quotes");

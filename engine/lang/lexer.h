@@ -53,6 +53,7 @@ struct lq_lexer {
     uint32_t column;
     struct lq_position last_end; /* behind the last token: where a missing one is reported */
     bool keep_comments;
+    bool quiet; /* ERROR tokens without a message: in text that is looked at or skipped */
 };
 
 void lq_lexer_init(struct lq_lexer *lexer, const struct lq_recipe_source *source,

@@ -104,6 +104,13 @@ bool lq_literal_number(const char *text, size_t length, double *out, const char 
 void lq_literal_format_number(struct lq_buffer *out, double value)
 {
     const double whole_max = 9007199254740992.0; /* 2^53 */
+    if (value >= 0 && value < 10) {
+        int digit = (int)value;
+        if (value == digit) {
+            lq_buffer_append_char(out, (char)('0' + digit));
+            return;
+        }
+    }
     if (value == floor(value) && fabs(value) <= whole_max) {
         lq_buffer_printf(out, "%.0f", value + 0.0); /* + 0.0 makes -0 a plain 0 */
     } else {

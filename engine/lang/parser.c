@@ -136,6 +136,7 @@ static bool is_item_start(const struct parser *parser)
 {
     struct lq_lexer ahead = parser->lexer;
     struct lq_token next = {.kind = LQ_TOKEN_END};
+    ahead.quiet = true;
     switch (parser->token.kind) {
     case LQ_TOKEN_LET:
     case LQ_TOKEN_FOR:
@@ -762,7 +763,9 @@ static struct lq_item *parse_list_of_items(struct parser *parser, bool nested)
         uint32_t start_offset = parser->token.offset;
         struct lq_item *item = parse_item(parser);
         if (item == NULL) {
+            parser->lexer.quiet = true;
             recover(parser, depth, start_offset, nested);
+            parser->lexer.quiet = false;
         } else {
             *link = item;
             link = &item->next;

@@ -415,6 +415,7 @@ static bool make_default(struct lq_schema_check *check, const struct lq_rule *ru
         lq_diagnostics_stop(diagnostics_of(check), NULL, LQ_EINTERNAL,
                             "rule '%s': the default '%s' of attribute '%s' does not fit its schema",
                             rule->kind, spec->default_text, spec->name);
+        diagnostics_of(check)->status = LQ_EINTERNAL;
     }
     return fine;
 }
@@ -550,9 +551,10 @@ bool lq_schema_fill(struct lq_schema_check *check, const struct lq_schema *schem
                     struct lq_artifact *artifact, const struct lq_item *item)
 {
     size_t count = schema->rule->attr_count;
-    artifact->values =
-        lq_evaluator_get(check->evaluator, count, sizeof *artifact->values, &artifact->position);
+    /* Not counted as evaluated: the limit on artifacts bounds these. */
+    artifact->values = lq_arena_get_array(check->evaluator->arena, count, sizeof *artifact->values);
     if (artifact->values == NULL) {
+        lq_diagnostics_nomem(diagnostics_of(check));
         return false;
     }
     memset(check->seen, 0, count * sizeof *check->seen);
@@ -569,5 +571,6 @@ bool lq_schema_fill(struct lq_schema_check *check, const struct lq_schema *schem
             artifact->values[i].position = artifact->position;
         }
     }
-    return check_required(check, artifact) && fine;
+    /* After an unknown attribute, the missing one is most likely what was meant. */
+    return fine && check_required(check, artifact);
 }
