@@ -571,6 +571,25 @@ Test(recipe, a_long_chain_of_references_is_no_deep_recursion)
     lq_buffer_fini(&text);
 }
 
+Test(recipe, one_long_line_or_string_costs_its_length_once)
+{
+    uint64_t start = lq_clock_ns();
+    char *names = repeat("let n = 1 let s = \"", "{n}", 1000000, "\"");
+    lq_recipe_destroy(parse(names));
+    free(names);
+    char *line = repeat("", "model m%d { source = \"x\" } ", 100000, "");
+    lq_recipe_destroy(parse(line));
+    free(line);
+    char *wrong = repeat("", "model m%d { sorce = \"x\" } ", 100000, "");
+    cr_expect_null(parse_with(wrong, NULL, 0));
+    free(wrong);
+    char *keys = repeat("let m = {", " \"k%d\" = 1", 100000, "}");
+    lq_recipe_destroy(parse(keys));
+    free(keys);
+    double seconds = (double)(lq_clock_ns() - start) / 1e9;
+    cr_expect(seconds < 10, "%.2f s", seconds);
+}
+
 static const struct lq_attr_spec lying_attrs[] = {
     {.name = "a", .type = LQ_ATTR_INT, .default_text = "\"text\""},
 };
