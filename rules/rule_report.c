@@ -1,0 +1,398 @@
+/* The rule `report`: what quantization cost. One step makes the tokens, one measures each model's
+ * perplexity, one compares each quantized model's tensors with the original's, and the last one
+ * writes the report and judges it. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/base/buffer.h"
+#include "engine/base/compiler.h"
+#include "engine/base/fs.h"
+#include "engine/base/json.h"
+#include "engine/base/limits.h"
+#include "rules/format/qreport.h"
+#include "rules/model/corpus.h"
+#include "rules/quality/perplexity.h"
+#include "rules/quality/tensors_step.h"
+#include "rules/registry.h"
+#include "rules/report/report_text.h"
+
+static const struct lq_attr_spec attrs[] = {
+    {.name = "original",
+     .type = LQ_ATTR_REF,
+     .required = true,
+     .choices = "model",
+     .help = "the model before quantization"},
+    {.name = "quantized",
+     .type = LQ_ATTR_REF_LIST,
+     .required = true,
+     .choices = "gguf model",
+     .help = "one or more models to compare with it"},
+    {.name = "text",
+     .type = LQ_ATTR_REF,
+     .required = true,
+     .choices = "text",
+     .help = "text on which perplexity is measured"},
+    {.name = "context",
+     .type = LQ_ATTR_INT,
+     .default_text = "0",
+     .min = 0,
+     .max = LQ_SEQUENCE_MAX,
+     .help = "tokens in a chunk; 0 means 512, or the model's maximum if that is smaller"},
+    {.name = "chunks",
+     .type = LQ_ATTR_INT,
+     .default_text = "0",
+     .min = 0,
+     .max = LQ_SAMPLES_MAX,
+     .help = "chunks to measure; 0 means all"},
+    {.name = "fail_above",
+     .type = LQ_ATTR_NUMBER,
+     .min = 0,
+     .max = 1e9,
+     .help = "fail when perplexity grows by more than this ratio, for example 20%"},
+    {.name = "layers",
+     .type = LQ_ATTR_BOOL,
+     .default_text = "true",
+     .help = "list the error of every tensor"},
+    {.name = "path",
+     .type = LQ_ATTR_OUT_PATH,
+     .help = "where the report is put: .qreport or .json, .txt, .html"},
+};
+
+static enum lq_status check(const struct lq_artifact *artifact, struct lq_error *err)
+{
+    size_t count = lq_attr_count(artifact, "quantized");
+    if (count == 0 || count > LQ_REPORT_MODELS_MAX) {
+        return lq_attr_error(artifact, "quantized", err, LQ_ERECIPE,
+                             "a report compares 1 to %d quantized models, got %zu",
+                             LQ_REPORT_MODELS_MAX, count);
+    }
+    return LQ_OK;
+}
+
+/* ------------------------------------------------------------------- writing ---- */
+
+/* Follows from the parameters of the step. */
+struct write_state {
+    const char *original;
+    const char *const *names;
+    size_t count;
+    double fail_above; /* NaN: no limit */
+    bool layers;
+    enum lq_report_format format;
+};
+
+static enum lq_status load_perplexity(struct lq_run *run, const char *input,
+                                      struct lq_perplexity *out, struct lq_error *err)
+{
+    const void *data = NULL;
+    uint64_t size_bytes = 0;
+    enum lq_status status = lq_run_input_load(run, input, &data, &size_bytes, err);
+    return status == LQ_OK ? lq_perplexity_parse(data, size_bytes, out, err) : status;
+}
+
+static enum lq_status load_model(struct lq_run *run, const struct write_state *state, size_t number,
+                                 struct lq_qreport *report, struct lq_error *err)
+{
+    char name[40];
+    const void *data = NULL;
+    uint64_t size_bytes = 0;
+    struct lq_qreport part;
+    struct lq_perplexity perplexity;
+    struct lq_qreport_model *model = &report->models[number];
+    (void)snprintf(name, sizeof name, "tensors%zu", number);
+    enum lq_status status = lq_run_input_load(run, name, &data, &size_bytes, err);
+    if (status == LQ_OK) {
+        status = lq_qreport_parse(data, size_bytes, name, lq_run_arena(run), &part, err);
+    }
+    if (status == LQ_OK) {
+        (void)snprintf(name, sizeof name, "perplexity%zu", number);
+        status = load_perplexity(run, name, &perplexity, err);
+    }
+    if (status != LQ_OK) {
+        return status;
+    }
+    *model = part.models[0];
+    report->file_size_bytes = part.file_size_bytes;
+    model->quantized_path = state->names[number];
+    model->perplexity = perplexity.ppl;
+    model->plus_minus = perplexity.plus_minus;
+    model->delta_pct = 100.0 * (perplexity.ppl / report->perplexity - 1.0);
+    return LQ_OK;
+}
+
+static enum lq_status load_report(struct lq_run *run, const struct write_state *state,
+                                  struct lq_qreport *report, struct lq_error *err)
+{
+    struct lq_perplexity original;
+    *report = (struct lq_qreport){.model_path = state->original, .model_count = state->count};
+    report->models = lq_arena_get_array(lq_run_arena(run), state->count, sizeof *report->models);
+    if (report->models == NULL) {
+        return lq_error_nomem(err, "a report");
+    }
+    enum lq_status status = load_perplexity(run, "perplexity", &original, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    report->perplexity = original.ppl;
+    report->plus_minus = original.plus_minus;
+    report->context = original.context;
+    report->chunk_count = original.chunks;
+    report->token_count = original.tokens;
+    for (size_t i = 0; status == LQ_OK && i < state->count; i++) {
+        status = load_model(run, state, i, report, err);
+    }
+    return status;
+}
+
+static enum lq_status write_output(struct lq_run *run, const char *output,
+                                   const struct lq_buffer *text, struct lq_error *err)
+{
+    return text->failed ? lq_error_nomem(err, "a report")
+                        : lq_run_write(run, output, text->data, text->size_bytes, err);
+}
+
+static enum lq_status write_json(struct lq_run *run, const char *output,
+                                 const struct lq_qreport *report, struct lq_error *err)
+{
+    struct lq_buffer out;
+    lq_buffer_init(&out);
+    enum lq_status status = lq_qreport_format(report, NULL, &out, err);
+    if (status == LQ_OK) {
+        status = write_output(run, output, &out, err);
+    }
+    lq_buffer_fini(&out);
+    return status;
+}
+
+static enum lq_status write_for_people(struct lq_run *run, const char *output,
+                                       const struct lq_qreport *report, double fail_above,
+                                       enum lq_report_format format, struct lq_error *err)
+{
+    struct lq_buffer out;
+    lq_buffer_init(&out);
+    if (format == LQ_REPORT_HTML) {
+        lq_report_write_html(report, fail_above, &out);
+    } else {
+        lq_report_write_text(report, fail_above, &out);
+    }
+    enum lq_status status = write_output(run, output, &out, err);
+    lq_buffer_fini(&out);
+    return status;
+}
+
+static void judge(struct lq_run *run, const struct write_state *state,
+                  const struct lq_qreport *report)
+{
+    const struct lq_qreport_model *worst = NULL;
+    for (size_t i = 0; i < report->model_count; i++) {
+        if (worst == NULL || report->models[i].delta_pct > worst->delta_pct) {
+            worst = &report->models[i];
+        }
+    }
+    if (isnan(state->fail_above) || !(worst->delta_pct > 100.0 * state->fail_above)) {
+        return;
+    }
+    lq_run_verdict(run, LQ_EQUALITY,
+                   "perplexity degradation (%.4g%%) of '%s' exceeds threshold (%.4g%%); try a less "
+                   "aggressive level or profile, an importance matrix, or protect = MASK",
+                   worst->delta_pct, worst->quantized_path, 100.0 * state->fail_above);
+}
+
+static enum lq_status run_write(struct lq_run *run, struct lq_error *err)
+{
+    const struct write_state *state = lq_run_state(run);
+    struct lq_qreport report;
+    enum lq_status status = load_report(run, state, &report, err);
+    if (status == LQ_OK) {
+        status = write_for_people(run, "summary", &report, state->fail_above, LQ_REPORT_TEXT, err);
+    }
+    if (status != LQ_OK) {
+        return status;
+    }
+    for (size_t i = 0; !state->layers && i < report.model_count; i++) {
+        report.models[i].layer_count = 0;
+    }
+    status = write_json(run, "qreport", &report, err);
+    if (status == LQ_OK && state->format == LQ_REPORT_JSON) {
+        status = write_json(run, "main", &report, err);
+    } else if (status == LQ_OK) {
+        status = write_for_people(run, "main", &report, state->fail_above, state->format, err);
+    }
+    if (status == LQ_OK) {
+        judge(run, state, &report);
+    }
+    return status;
+}
+
+/* -------------------------------------------------------------------- expand ---- */
+
+struct report_plan {
+    struct lq_expand *expand;
+    const struct lq_artifact *artifact;
+    const struct lq_artifact *original;
+    struct lq_arena *arena;
+    struct lq_hparams hparams;
+    struct lq_ref tokens;
+    struct lq_step_input *inputs; /* of the last step */
+    size_t input_count;
+    struct write_state *state;
+};
+
+static enum lq_status add_tokens(struct report_plan *plan, struct lq_error *err)
+{
+    const struct lq_artifact *text = lq_attr_ref(plan->artifact, "text", 0);
+    uint32_t context = lq_perplexity_context(plan->hparams.context_length,
+                                             (uint32_t)lq_attr_int(plan->artifact, "context"));
+    if (context < 4) {
+        return lq_attr_error(plan->artifact, "context", err, LQ_ERECIPE,
+                             "context is %" PRIu32 ", expected at least 4", context);
+    }
+    int64_t chunks = lq_attr_int(plan->artifact, "chunks");
+    size_t index = 0;
+    enum lq_status status;
+    if (chunks == 0) {
+        status =
+            lq_corpus_add_chunks_step(plan->expand, plan->original, text, context, &index, err);
+    } else {
+        struct lq_corpus_cut cut = {.sequence = context, .samples = (uint32_t)chunks};
+        struct lq_ref vocab = lq_ref_artifact(plan->original, "vocab");
+        struct lq_ref words = lq_ref_artifact(text, "main");
+        status = lq_corpus_add_cut_step(plan->expand, "text.chunks", lq_artifact_name(text), &vocab,
+                                        &words, &cut, &index, err);
+    }
+    plan->tokens = lq_ref_step(index, "main");
+    return status;
+}
+
+static enum lq_status add_perplexity(struct report_plan *plan, const struct lq_artifact *model,
+                                     const char *input, struct lq_error *err)
+{
+    struct lq_perplexity_request request = {.model = model,
+                                            .original = &plan->hparams,
+                                            .tokens = plan->tokens,
+                                            .label = lq_artifact_name(model)};
+    size_t index = 0;
+    enum lq_status status = lq_perplexity_add_step(plan->expand, &request, &index, err);
+    plan->inputs[plan->input_count++] = (struct lq_step_input){input, lq_ref_step(index, "main")};
+    return status;
+}
+
+static enum lq_status add_models(struct report_plan *plan, const char **names, struct lq_error *err)
+{
+    enum lq_status status = add_perplexity(plan, plan->original, "perplexity", err);
+    for (size_t i = 0; status == LQ_OK && i < plan->state->count; i++) {
+        const struct lq_artifact *model = lq_attr_ref(plan->artifact, "quantized", i);
+        const char *perplexity = lq_arena_printf(plan->arena, "perplexity%zu", i);
+        const char *tensors = lq_arena_printf(plan->arena, "tensors%zu", i);
+        names[i] = lq_artifact_name(model);
+        if (perplexity == NULL || tensors == NULL) {
+            return lq_error_nomem(err, "a report");
+        }
+        status = add_perplexity(plan, model, perplexity, err);
+        size_t index = 0;
+        if (status == LQ_OK) {
+            status = lq_tensors_add_step(plan->expand, plan->original, model, &index, err);
+        }
+        plan->inputs[plan->input_count++] =
+            (struct lq_step_input){tensors, lq_ref_step(index, "main")};
+    }
+    return status;
+}
+
+static char *list_names(const struct report_plan *plan, const char *const *names)
+{
+    struct lq_buffer text;
+    lq_buffer_init(&text);
+    for (size_t i = 0; i < plan->state->count; i++) {
+        lq_buffer_printf(&text, "%s\n", names[i]);
+    }
+    char *copy = text.failed ? NULL : lq_arena_dup_string(plan->arena, lq_buffer_text(&text));
+    lq_buffer_fini(&text);
+    return copy;
+}
+
+static enum lq_status add_writing(struct report_plan *plan, const char *const *names,
+                                  struct lq_error *err)
+{
+    static const struct lq_step_output outputs[] = {
+        {.name = "main"}, {.name = "qreport"}, {.name = "summary"}};
+    static const char *const format_names[] = {"json", "text", "html"};
+    struct write_state *state = plan->state;
+    struct lq_step_param params[] = {
+        {"original", state->original},
+        {"quantized", list_names(plan, names)},
+        {"fail_above", isnan(state->fail_above)
+                           ? "none"
+                           : lq_arena_printf(plan->arena, "%.17g", state->fail_above)},
+        {"layers", state->layers ? "true" : "false"},
+        {"format", format_names[state->format]},
+    };
+    if (params[1].value == NULL || params[2].value == NULL) {
+        return lq_error_nomem(err, "a report");
+    }
+    struct lq_step step = {.op = "report.write",
+                           .version = 1,
+                           .label = lq_artifact_name(plan->artifact),
+                           .run = run_write,
+                           .state = state,
+                           .params = params,
+                           .param_count = LQ_COUNT_OF(params),
+                           .inputs = plan->inputs,
+                           .input_count = plan->input_count,
+                           .outputs = outputs,
+                           .output_count = LQ_COUNT_OF(outputs),
+                           .cost = 2000};
+    size_t index = 0;
+    enum lq_status status = lq_expand_add_step(plan->expand, &step, &index, err);
+    for (size_t i = 0; status == LQ_OK && i < LQ_COUNT_OF(outputs); i++) {
+        struct lq_ref ref = lq_ref_step(index, outputs[i].name);
+        status = lq_expand_bind_output(plan->expand, outputs[i].name, &ref, err);
+    }
+    return status;
+}
+
+static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
+{
+    struct report_plan plan = {
+        .expand = expand, .artifact = lq_expand_artifact(expand), .arena = lq_expand_arena(expand)};
+    plan.original = lq_attr_ref(plan.artifact, "original", 0);
+    size_t count = lq_attr_count(plan.artifact, "quantized");
+    const char **names = lq_arena_get_array(plan.arena, count, sizeof *names);
+    plan.state = lq_arena_get(plan.arena, sizeof *plan.state);
+    plan.inputs = lq_arena_get_array(plan.arena, 1 + 2 * count, sizeof *plan.inputs);
+    if (names == NULL || plan.state == NULL || plan.inputs == NULL) {
+        return lq_error_nomem(err, "a report");
+    }
+    const char *path = lq_attr_string(plan.artifact, "path");
+    *plan.state = (struct write_state){
+        .original = lq_artifact_name(plan.original),
+        .names = names,
+        .count = count,
+        .fail_above = lq_attr_is_set(plan.artifact, "fail_above")
+                          ? lq_attr_number(plan.artifact, "fail_above")
+                          : (double)NAN,
+        .layers = lq_attr_bool(plan.artifact, "layers"),
+        .format = path == NULL ? LQ_REPORT_JSON : lq_report_format_of(lq_path_extension(path))};
+    enum lq_status status = lq_perplexity_hparams(expand, plan.original, &plan.hparams, err);
+    if (status == LQ_OK) {
+        status = add_tokens(&plan, err);
+    }
+    if (status == LQ_OK) {
+        status = add_models(&plan, names, err);
+    }
+    return status == LQ_OK ? add_writing(&plan, names, err) : status;
+}
+
+const struct lq_rule lq_rule_report = {
+    .kind = "report",
+    .version = 1,
+    .help = "perplexity and tensor errors of quantized models against the original",
+    .attrs = attrs,
+    .attr_count = LQ_COUNT_OF(attrs),
+    .outputs = "qreport summary",
+    .check = check,
+    .expand = expand,
+    .shows_summary = true,
+};
