@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,6 +81,47 @@ enum lq_status lq_store_check_folder(const char *dir, struct lq_error *err)
         }
     }
     return LQ_OK;
+}
+
+static pthread_mutex_t claim_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct lq_folder_claim *claims;
+
+enum lq_status lq_folder_claim(struct lq_folder_claim *claim, const char *dir, struct lq_error *err)
+{
+    struct stat st;
+    if (stat(dir, &st) != 0) {
+        return lq_error_errno(err, LQ_ECACHE, "cache folder %s: cannot stat", dir);
+    }
+    claim->device = (uint64_t)st.st_dev;
+    claim->inode = (uint64_t)st.st_ino;
+    (void)pthread_mutex_lock(&claim_mutex);
+    struct lq_folder_claim *other = claims;
+    while (other != NULL && (other->device != claim->device || other->inode != claim->inode)) {
+        other = other->next;
+    }
+    if (other == NULL) {
+        claim->next = claims;
+        claims = claim;
+    }
+    (void)pthread_mutex_unlock(&claim_mutex);
+    if (other == NULL) {
+        return LQ_OK;
+    }
+    return lq_error_set(err, LQ_ECACHE,
+                        "cache folder %s: this process has it open already; close it first", dir);
+}
+
+void lq_folder_release(struct lq_folder_claim *claim)
+{
+    (void)pthread_mutex_lock(&claim_mutex);
+    struct lq_folder_claim **at = &claims;
+    while (*at != NULL && *at != claim) {
+        at = &(*at)->next;
+    }
+    if (*at != NULL) {
+        *at = claim->next;
+    }
+    (void)pthread_mutex_unlock(&claim_mutex);
 }
 
 static bool path_in(char *out, size_t out_bytes, const char *dir, const char *name)

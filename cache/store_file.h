@@ -14,6 +14,18 @@
 /* Looks at `dir`: makes it when missing, refuses what is no folder or lies on a network file
  * system. */
 enum lq_status lq_store_check_folder(const char *dir, struct lq_error *err);
+
+/* LMDB breaks when a process opens one folder twice: closing one drops the locks of both. A claim,
+ * owned by the caller and zeroed at first, keeps the second one out. */
+struct lq_folder_claim {
+    uint64_t device, inode;
+    struct lq_folder_claim *next;
+};
+enum lq_status lq_folder_claim(struct lq_folder_claim *claim, const char *dir,
+                               struct lq_error *err);
+/* Nothing happens to a claim that was not granted. */
+void lq_folder_release(struct lq_folder_claim *claim);
+
 /* Checks the meta pages of dir/data.mdb; a missing or empty file is fine. *size_bytes is the size
  * of the file. */
 enum lq_status lq_store_check_data(const char *dir, uint64_t *size_bytes, struct lq_error *err);

@@ -12,7 +12,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cache/store_batch.h"
 #include "cache/store_file.h"
+#include "cache/store_later.h"
 #include "engine/base/compiler.h"
 #include "engine/base/reader.h"
 
@@ -20,7 +22,6 @@ enum {
     reader_slots = 510, /* threads of all processes that read at the same moment */
     idle_max = 32,      /* read transactions kept for the next reader */
     attempts_max = 80,  /* map sizes double: 64 steps cover every address there is */
-    batch_bytes_max = 32 * 1024 * 1024,
 };
 static const uint64_t map_bytes_default = (uint64_t)4 << 30;
 
@@ -28,34 +29,13 @@ static const char *const db_names[LQ_DB_COUNT] = {"meta", "blobs",   "chunks", "
                                                   "refs", "actions", "files",  "history"};
 static const char format_key[] = "format";
 
-struct later {
-    enum lq_db db;
-    bool keep_old;
-    uint64_t serial;
-    size_t key_bytes;
-    size_t value_bytes;
-    unsigned char *bytes; /* key, then value */
-};
-
-struct op {
-    lq_store_change change;
-    void *user;
-    unsigned flags;
-    size_t size_bytes;
-    enum lq_status status;
-    struct lq_error err;
-    bool done;
-    struct op *next;
-};
-
 struct lq_store {
     char *dir;
     void (*warn)(void *user, const char *message);
     void *warn_user;
     MDB_env *env;
     MDB_dbi dbis[LQ_DB_COUNT];
-    uint64_t device, inode; /* of the folder */
-    struct lq_store *next_open;
+    struct lq_folder_claim claim;
     bool walking; /* these three while a file that was cut is looked through, by one thread */
     jmp_buf walk_escape;
     MDB_cursor *walk_cursor;
@@ -67,16 +47,15 @@ struct lq_store {
     bool broken;       /* the map is gone */
     MDB_txn *idle[idle_max];
     unsigned idle_count;
-    struct op *queue, **queue_tail;
-    bool leading; /* one thread commits a batch */
-    struct later *later;
-    size_t later_count, later_capacity, later_bytes;
-    uint64_t later_serial;
+    struct lq_later_list later;
+    struct lq_batch batch;
 };
 
-/* LMDB breaks when a process opens one environment twice: closing one drops the locks of both. */
-static pthread_mutex_t open_mutex = PTHREAD_MUTEX_INITIALIZER;
-static struct lq_store *open_stores;
+static MDB_val to_val(const struct lq_bytes *bytes)
+{
+    /* LMDB does not write through keys and values that are given to it. */
+    return (MDB_val){bytes->size_bytes, (void *)(uintptr_t)bytes->data};
+}
 
 /* ---- errors ---- */
 
@@ -289,68 +268,16 @@ void lq_store_read_end(struct lq_txn *txn)
 
 /* ---- postponed records ---- */
 
-static struct later *later_find(struct lq_store *store, enum lq_db db, const struct lq_bytes *key)
-{
-    for (size_t i = 0; i < store->later_count; i++) {
-        struct later *later = &store->later[i];
-        if (later->db == db && later->key_bytes == key->size_bytes &&
-            memcmp(later->bytes, key->data, key->size_bytes) == 0) {
-            return later;
-        }
-    }
-    return NULL;
-}
-
 bool lq_store_has_later(struct lq_store *store, enum lq_db db, const struct lq_bytes *key,
                         void *value, size_t value_bytes)
 {
     (void)pthread_mutex_lock(&store->mutex);
-    struct later *later = later_find(store, db, key);
-    if (later != NULL && value != NULL && later->value_bytes == value_bytes) {
-        memcpy(value, later->bytes + later->key_bytes, value_bytes);
+    const struct lq_later *later = lq_later_find(&store->later, db, key);
+    if (later != NULL && value != NULL && later->value.size_bytes == value_bytes) {
+        memcpy(value, later->value.data, value_bytes);
     }
     (void)pthread_mutex_unlock(&store->mutex);
     return later != NULL;
-}
-
-static bool later_add(struct lq_store *store, enum lq_db db, const struct lq_bytes *key,
-                      const struct lq_bytes *value, bool keep_old)
-{
-    struct later *later = later_find(store, db, key);
-    if (later != NULL && keep_old) {
-        return true;
-    }
-    if (later == NULL && store->later_count == store->later_capacity) {
-        size_t capacity = store->later_capacity == 0 ? 16 : 2 * store->later_capacity;
-        struct later *grown = realloc(store->later, capacity * sizeof *grown);
-        if (grown == NULL) {
-            return false;
-        }
-        store->later = grown;
-        store->later_capacity = capacity;
-    }
-    unsigned char *bytes = malloc(key->size_bytes + value->size_bytes + 1);
-    if (bytes == NULL) {
-        return false;
-    }
-    memcpy(bytes, key->data, key->size_bytes);
-    if (value->size_bytes > 0) {
-        memcpy(bytes + key->size_bytes, value->data, value->size_bytes);
-    }
-    if (later == NULL) {
-        later = &store->later[store->later_count++];
-    } else {
-        store->later_bytes -= later->value_bytes;
-        free(later->bytes);
-    }
-    *later = (struct later){.db = db,
-                            .keep_old = keep_old,
-                            .serial = ++store->later_serial,
-                            .key_bytes = key->size_bytes,
-                            .value_bytes = value->size_bytes,
-                            .bytes = bytes};
-    store->later_bytes += value->size_bytes;
-    return true;
 }
 
 static enum lq_status change_nothing(struct lq_txn *txn, void *user, struct lq_error *err)
@@ -364,7 +291,7 @@ static enum lq_status change_nothing(struct lq_txn *txn, void *user, struct lq_e
 enum lq_status lq_store_flush(struct lq_store *store, struct lq_error *err)
 {
     (void)pthread_mutex_lock(&store->mutex);
-    bool empty = store->later_count == 0;
+    bool empty = store->later.count == 0;
     (void)pthread_mutex_unlock(&store->mutex);
     return empty ? LQ_OK
                  : lq_store_write(store, LQ_STORE_WITH_LATER, LQ_STORE_LATER_BYTES, change_nothing,
@@ -375,8 +302,7 @@ enum lq_status lq_store_later(struct lq_store *store, enum lq_db db, const struc
                               const struct lq_bytes *value, bool keep_old, struct lq_error *err)
 {
     (void)pthread_mutex_lock(&store->mutex);
-    bool room = store->later_bytes + value->size_bytes <= LQ_STORE_LATER_BYTES &&
-                store->later_count < LQ_STORE_LATER_COUNT;
+    bool room = lq_later_has_room(&store->later, value->size_bytes);
     (void)pthread_mutex_unlock(&store->mutex);
     if (!room) {
         enum lq_status status = lq_store_flush(store, err);
@@ -385,7 +311,7 @@ enum lq_status lq_store_later(struct lq_store *store, enum lq_db db, const struc
         }
     }
     (void)pthread_mutex_lock(&store->mutex);
-    bool added = later_add(store, db, key, value, keep_old);
+    bool added = lq_later_add(&store->later, db, key, value, keep_old);
     (void)pthread_mutex_unlock(&store->mutex);
     return added ? LQ_OK : lq_error_nomem(err, "a cache record");
 }
@@ -397,13 +323,13 @@ static enum lq_status later_put(struct lq_txn *txn, uint64_t serial, struct lq_e
     struct lq_store *store = txn->store;
     int code = 0;
     (void)pthread_mutex_lock(&store->mutex);
-    for (size_t i = 0; i < store->later_count && code == 0; i++) {
-        struct later *later = &store->later[i];
+    for (size_t i = 0; i < store->later.count && code == 0; i++) {
+        const struct lq_later *later = &store->later.items[i];
         if (later->serial > serial) {
             continue;
         }
-        MDB_val key = {later->key_bytes, later->bytes};
-        MDB_val value = {later->value_bytes, later->bytes + later->key_bytes};
+        MDB_val key = to_val(&later->key);
+        MDB_val value = to_val(&later->value);
         code = mdb_put(txn->handle, store->dbis[later->db], &key, &value,
                        later->keep_old ? MDB_NOOVERWRITE : 0);
         code = code == MDB_KEYEXIST ? 0 : code;
@@ -412,19 +338,18 @@ static enum lq_status later_put(struct lq_txn *txn, uint64_t serial, struct lq_e
     return code == 0 ? LQ_OK : txn_fail(txn, code, "write", err);
 }
 
+static uint64_t later_serial(struct lq_store *store)
+{
+    (void)pthread_mutex_lock(&store->mutex);
+    uint64_t serial = store->later.serial;
+    (void)pthread_mutex_unlock(&store->mutex);
+    return serial;
+}
+
 static void later_forget(struct lq_store *store, uint64_t serial)
 {
     (void)pthread_mutex_lock(&store->mutex);
-    size_t kept = 0;
-    for (size_t i = 0; i < store->later_count; i++) {
-        if (store->later[i].serial > serial) {
-            store->later[kept++] = store->later[i];
-        } else {
-            store->later_bytes -= store->later[i].value_bytes;
-            free(store->later[i].bytes);
-        }
-    }
-    store->later_count = kept;
+    lq_later_forget(&store->later, serial);
     (void)pthread_mutex_unlock(&store->mutex);
 }
 
@@ -458,139 +383,82 @@ static void age_free_pages(struct lq_store *store)
     gate_leave(store);
 }
 
-/* Runs a list of changes in one transaction, again with a larger map when it was too small. The
- * error goes to the first of the list. */
-static enum lq_status run_list(struct lq_store *store, struct op *list, bool with_later)
+/* One attempt. The error goes to the first of the list; *code is LMDB's own result. */
+static enum lq_status try_list(struct lq_store *store, struct lq_op *list, bool with_later,
+                               uint64_t serial, int *code)
 {
-    enum lq_status status = LQ_OK;
+    enum lq_status status = gate_enter(store, &list->err);
+    *code = 0;
+    if (status != LQ_OK) {
+        return status;
+    }
+    struct lq_txn txn = {.store = store};
+    txn.code = mdb_txn_begin(store->env, NULL, 0, &txn.handle);
+    if (txn.code != 0) {
+        status = fail(store, txn.code, "begin to write", &list->err);
+    } else {
+        status = with_later ? later_put(&txn, serial, &list->err) : LQ_OK;
+        for (struct lq_op *op = list; op != NULL && status == LQ_OK; op = op->next) {
+            status = op->change(&txn, op->user, &list->err);
+        }
+        if (status != LQ_OK) {
+            mdb_txn_abort(txn.handle);
+        } else if ((txn.code = mdb_txn_commit(txn.handle)) != 0) {
+            status = fail(store, txn.code, "write", &list->err);
+        }
+    }
+    gate_leave(store);
+    *code = txn.code;
+    return status;
+}
+
+/* Runs a list of changes in one transaction; again with a larger map when it was too small, and
+ * once more when the disk is full. */
+static enum lq_status run_list(struct lq_store *store, struct lq_op *list)
+{
+    bool with_later = false;
+    for (struct lq_op *op = list; op != NULL; op = op->next) {
+        with_later = with_later || (op->flags & LQ_STORE_WITH_LATER) != 0;
+    }
     bool aged = false;
     for (int attempt = 0; attempt < attempts_max; attempt++) {
-        status = gate_enter(store, &list->err);
-        if (status != LQ_OK) {
-            return status;
-        }
-        (void)pthread_mutex_lock(&store->mutex);
-        uint64_t serial = store->later_serial;
-        (void)pthread_mutex_unlock(&store->mutex);
-        uint64_t map_bytes = map_bytes_of(store->env);
-        struct lq_txn txn = {.store = store};
-        txn.code = mdb_txn_begin(store->env, NULL, 0, &txn.handle);
-        if (txn.code != 0) {
-            status = fail(store, txn.code, "begin to write", &list->err);
-        } else {
-            status = with_later ? later_put(&txn, serial, &list->err) : LQ_OK;
-            for (struct op *op = list; op != NULL && status == LQ_OK; op = op->next) {
-                status = op->change(&txn, op->user, &list->err);
-            }
-            if (status != LQ_OK) {
-                mdb_txn_abort(txn.handle);
-            } else if ((txn.code = mdb_txn_commit(txn.handle)) != 0) {
-                status = fail(store, txn.code, "write", &list->err);
-            }
-        }
-        gate_leave(store);
+        int code = 0;
+        uint64_t serial = later_serial(store);
+        uint64_t map_bytes = lq_store_map_bytes(store);
+        enum lq_status status = try_list(store, list, with_later, serial, &code);
         if (status == LQ_OK) {
             if (with_later) {
                 later_forget(store, serial);
             }
             return LQ_OK;
         }
-        if (!aged && txn.code != 0 && is_full(store, txn.code)) {
+        if (code == MDB_MAP_FULL || code == MDB_MAP_RESIZED) {
+            status = resize(store, code == MDB_MAP_FULL ? map_bytes : 0, &list->err);
+            if (status != LQ_OK) {
+                return status;
+            }
+        } else if (!aged && code != 0 && is_full(store, code)) {
             aged = true;
             age_free_pages(store);
-            continue;
-        }
-        if (txn.code != MDB_MAP_FULL && txn.code != MDB_MAP_RESIZED) {
-            return status;
-        }
-        status = resize(store, txn.code == MDB_MAP_FULL ? map_bytes : 0, &list->err);
-        if (status != LQ_OK) {
+        } else {
             return status;
         }
     }
     return fail(store, MDB_MAP_FULL, "write", &list->err);
 }
 
-/* Changes of a batch share a transaction; when one fails, each gets its own, so that nobody pays
- * for a neighbour. */
-static void run_batch(struct lq_store *store, struct op *batch)
-{
-    bool with_later = false;
-    for (struct op *op = batch; op != NULL; op = op->next) {
-        with_later = with_later || (op->flags & LQ_STORE_WITH_LATER) != 0;
-    }
-    enum lq_status status = run_list(store, batch, with_later);
-    if (status == LQ_OK || batch->next == NULL) {
-        batch->status = status;
-        return;
-    }
-    for (struct op *op = batch; op != NULL;) {
-        struct op *next = op->next;
-        op->next = NULL;
-        lq_error_clear(&op->err);
-        op->status = run_list(store, op, (op->flags & LQ_STORE_WITH_LATER) != 0);
-        op->next = next;
-        op = next;
-    }
-}
-
-static struct op *take_batch(struct lq_store *store)
-{
-    struct op *batch = store->queue;
-    struct op *last = batch;
-    size_t size_bytes = last->size_bytes;
-    while (last->next != NULL && size_bytes + last->next->size_bytes <= batch_bytes_max) {
-        last = last->next;
-        size_bytes += last->size_bytes;
-    }
-    store->queue = last->next;
-    if (store->queue == NULL) {
-        store->queue_tail = &store->queue;
-    }
-    last->next = NULL;
-    return batch;
-}
-
 enum lq_status lq_store_write(struct lq_store *store, unsigned flags, size_t size_bytes,
                               lq_store_change change, void *user, struct lq_error *err)
 {
-    struct op mine = {.change = change, .user = user, .flags = flags, .size_bytes = size_bytes};
-    (void)pthread_mutex_lock(&store->mutex);
-    *store->queue_tail = &mine;
-    store->queue_tail = &mine.next;
-    while (!mine.done) {
-        if (store->leading) {
-            (void)pthread_cond_wait(&store->changed, &store->mutex);
-            continue;
-        }
-        store->leading = true;
-        struct op *batch = take_batch(store);
-        (void)pthread_mutex_unlock(&store->mutex);
-        run_batch(store, batch);
-        (void)pthread_mutex_lock(&store->mutex);
-        /* An owner may return as soon as its change is done: read `next` before. */
-        for (struct op *op = batch; op != NULL;) {
-            struct op *next = op->next;
-            op->done = true;
-            op = next;
-        }
-        store->leading = false;
-        (void)pthread_cond_broadcast(&store->changed);
+    struct lq_op op = {.change = change, .user = user, .flags = flags, .size_bytes = size_bytes};
+    lq_batch_run(&store->batch, &op);
+    if (op.status != LQ_OK && err != NULL) {
+        *err = op.err;
     }
-    (void)pthread_mutex_unlock(&store->mutex);
-    if (mine.status != LQ_OK && err != NULL) {
-        *err = mine.err;
-    }
-    return mine.status;
+    return op.status;
 }
 
 /* ---- inside a transaction ---- */
-
-static MDB_val to_val(const struct lq_bytes *bytes)
-{
-    /* LMDB does not write through keys and values that are given to it. */
-    return (MDB_val){bytes->size_bytes, (void *)(uintptr_t)bytes->data};
-}
 
 enum lq_status lq_txn_get(struct lq_txn *txn, enum lq_db db, const struct lq_bytes *key,
                           struct lq_bytes *value, bool *found, struct lq_error *err)
@@ -899,46 +767,6 @@ static enum lq_status open_environment(struct lq_store *store, uint64_t map_byte
     return status == LQ_OK ? check_trees(store, cut, err) : status;
 }
 
-static enum lq_status register_open(struct lq_store *store, struct lq_error *err)
-{
-    struct stat st;
-    if (stat(store->dir, &st) != 0) {
-        return lq_error_errno(err, LQ_ECACHE, "cache folder %s: cannot stat", store->dir);
-    }
-    store->device = (uint64_t)st.st_dev;
-    store->inode = (uint64_t)st.st_ino;
-    (void)pthread_mutex_lock(&open_mutex);
-    struct lq_store *other = open_stores;
-    while (other != NULL && (other->device != store->device || other->inode != store->inode)) {
-        other = other->next_open;
-    }
-    if (other == NULL) {
-        store->next_open = open_stores;
-        open_stores = store;
-    }
-    (void)pthread_mutex_unlock(&open_mutex);
-    if (other != NULL) {
-        store->device = 0;
-        store->inode = 0;
-        return lq_error_set(err, LQ_ECACHE,
-                            "cache folder %s: this process has it open already; close it first",
-                            store->dir);
-    }
-    return LQ_OK;
-}
-
-static void unregister(struct lq_store *store)
-{
-    (void)pthread_mutex_lock(&open_mutex);
-    for (struct lq_store **at = &open_stores; *at != NULL; at = &(*at)->next_open) {
-        if (*at == store) {
-            *at = store->next_open;
-            break;
-        }
-    }
-    (void)pthread_mutex_unlock(&open_mutex);
-}
-
 static void destroy(struct lq_store *store)
 {
     for (unsigned i = 0; i < store->idle_count; i++) {
@@ -947,11 +775,9 @@ static void destroy(struct lq_store *store)
     if (store->env != NULL) {
         mdb_env_close(store->env);
     }
-    unregister(store);
-    for (size_t i = 0; i < store->later_count; i++) {
-        free(store->later[i].bytes);
-    }
-    free(store->later);
+    lq_folder_release(&store->claim);
+    lq_later_fini(&store->later);
+    lq_batch_fini(&store->batch);
     (void)pthread_mutex_destroy(&store->mutex);
     (void)pthread_cond_destroy(&store->changed);
     free(store->dir);
@@ -976,10 +802,10 @@ enum lq_status lq_store_open(struct lq_store **out, const struct lq_store_option
     store->dir = dir;
     store->warn = options->warn;
     store->warn_user = options->warn_user;
-    store->queue_tail = &store->queue;
     (void)pthread_mutex_init(&store->mutex, NULL);
     (void)pthread_cond_init(&store->changed, NULL);
-    status = register_open(store, err);
+    lq_batch_init(&store->batch, store, run_list);
+    status = lq_folder_claim(&store->claim, store->dir, err);
     if (status == LQ_OK) {
         status = open_environment(store, options->map_bytes, err);
     }

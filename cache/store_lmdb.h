@@ -11,8 +11,8 @@
  * another one on the same thread.
  *
  * Postponed records (lq_store_later) are small records that wait in memory for the next change
- * that asks for them, at most LQ_STORE_LATER_BYTES and LQ_STORE_LATER_COUNT in all; whoever reads a key asks
- * lq_store_has_later first.
+ * that asks for them, at most LQ_STORE_LATER_BYTES and LQ_STORE_LATER_COUNT in all; whoever reads a
+ * key asks lq_store_has_later first.
  *
  * Thread rule: any thread; a transaction belongs to the thread that began it. A process opens a
  * folder once at a time.
