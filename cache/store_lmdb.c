@@ -20,8 +20,9 @@
 
 enum {
     reader_slots = 510, /* threads of all processes that read at the same moment */
-    idle_max = 32,      /* read transactions kept for the next reader */
-    attempts_max = 80,  /* map sizes double: 64 steps cover every address there is */
+    writes_between_checks = 64,
+    idle_max = 32,     /* read transactions kept for the next reader */
+    attempts_max = 80, /* map sizes double: 64 steps cover every address there is */
 };
 static const uint64_t map_bytes_default = (uint64_t)4 << 30;
 
@@ -45,6 +46,7 @@ struct lq_store {
     unsigned active;   /* transactions of this process that are open */
     unsigned resizing; /* threads that wait to resize the map: no new transaction then */
     bool broken;       /* the map is gone */
+    uint64_t write_count;
     MDB_txn *idle[idle_max];
     unsigned idle_count;
     struct lq_later_list later;
@@ -383,6 +385,18 @@ static void age_free_pages(struct lq_store *store)
     gate_leave(store);
 }
 
+/* A reader that was killed keeps the pages that it saw from being used again, until somebody looks
+ * whether it lives. */
+static void check_readers(struct lq_store *store)
+{
+    (void)pthread_mutex_lock(&store->mutex);
+    if (++store->write_count % writes_between_checks == 0) {
+        int dead = 0;
+        (void)mdb_reader_check(store->env, &dead);
+    }
+    (void)pthread_mutex_unlock(&store->mutex);
+}
+
 /* One attempt. The error goes to the first of the list; *code is LMDB's own result. */
 static enum lq_status try_list(struct lq_store *store, struct lq_op *list, bool with_later,
                                uint64_t serial, int *code)
@@ -423,6 +437,7 @@ static enum lq_status run_list(struct lq_store *store, struct lq_op *list)
     bool aged = false;
     for (int attempt = 0; attempt < attempts_max; attempt++) {
         int code = 0;
+        check_readers(store);
         uint64_t serial = later_serial(store);
         uint64_t map_bytes = lq_store_map_bytes(store);
         enum lq_status status = try_list(store, list, with_later, serial, &code);

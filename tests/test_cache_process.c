@@ -183,6 +183,42 @@ Test(cache_process, chunks_of_a_live_writer_stay_and_of_a_dead_one_go)
     test_cache_close(&t);
 }
 
+/* ---- readers that are killed ---- */
+
+static void read_and_wait(struct child *child, struct test_cache *t, uint64_t seed)
+{
+    struct lq_txn txn;
+    (void)seed;
+    if (test_cache_try(t) != LQ_OK ||
+        lq_store_read_begin(t->cache->store, &txn, &t->err) != LQ_OK) {
+        _exit(1);
+    }
+    say(child->from[1]);
+    (void)pause();
+}
+
+Test(cache_process, a_killed_reader_does_not_make_the_file_grow)
+{
+    struct test_cache t;
+    struct child child;
+    test_cache_folder(&t);
+    start(&child, &t, read_and_wait, 0);
+    hear(child.from[0]);
+    cr_assert_eq(test_cache_try(&t), LQ_OK, "%s", t.err.message);
+    finish(&child, SIGKILL);
+    uint64_t most = 0;
+    for (uint64_t i = 0; i < 400; i++) {
+        struct bytes data = random_bytes(1000000, i);
+        struct lq_digest digest = put_bytes(&t, &data);
+        cr_assert_eq(lq_blob_drop(t.cache, &digest, &t.err), LQ_OK);
+        free(data.data);
+    }
+    most = lq_store_disk_bytes(t.cache->store);
+    printf("400 MB written, %llu bytes on disk\n", (unsigned long long)most);
+    cr_assert_lt(most, 100u * 1024 * 1024);
+    test_cache_close(&t);
+}
+
 static void publish_same(struct child *child, struct test_cache *t, uint64_t seed)
 {
     if (test_cache_try(t) != LQ_OK) {
