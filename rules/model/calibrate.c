@@ -1,0 +1,304 @@
+#include "rules/model/calibrate.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/base/limits.h"
+#include "rules/format/gguf.h"
+#include "rules/model/calibrate_parts.h"
+#include "rules/model/forward.h"
+#include "rules/model/tokens.h"
+
+enum {
+    LAYER_VERSION = 1,
+    ASSEMBLE_VERSION = 1,
+    LOAD_VERSION = 1,
+    PARAMS_MAX = LQ_CALIBRATE_TENSORS_MAX + 2,
+    INPUTS_MAX = LQ_CALIBRATE_TENSORS_MAX + 1,
+    SEQUENCE_GUESS = 512, /* when the calibration does not say */
+};
+
+/* Guess for a first estimate of time: float operations a microsecond of a small machine. */
+#define OPS_PER_MICROSECOND 50000.0
+
+static const char *format_name(enum lq_imatrix_format format)
+{
+    switch (format) {
+    case LQ_IMATRIX_GGUF:
+        return "gguf";
+    case LQ_IMATRIX_DAT:
+        return "dat";
+    default:
+        return "imat";
+    }
+}
+
+/* ---- one layer ---- */
+
+struct expansion {
+    struct lq_expand *expand;
+    const struct lq_calibrate_request *request;
+    struct lq_tensor_index index;
+    struct lq_hparams hparams;
+    const char *hparams_text;
+    uint64_t cost;
+};
+
+struct layer_plan {
+    struct lq_calibrate_layer *state;
+    struct lq_step_input inputs[INPUTS_MAX];
+    size_t input_count;
+    struct lq_step_param params[PARAMS_MAX];
+    size_t param_count;
+};
+
+/* Type, shape and row order are not in the tensor's bytes, so they are parameters. */
+static enum lq_status add_tensor(struct expansion *expansion, struct layer_plan *plan,
+                                 const char *tensor_name, const char *input_name,
+                                 struct lq_error *err)
+{
+    struct lq_arena *arena = lq_expand_arena(expansion->expand);
+    const struct lq_model_tensor *tensor = lq_tensor_index_find(&expansion->index, tensor_name);
+    if (tensor == NULL) {
+        return lq_error_set(err, LQ_EMODEL, "the tensor '%s' is missing", tensor_name);
+    }
+    const char *text =
+        lq_arena_printf(arena, "%s %llux%llu permute %u", lq_dtype_name(tensor->dtype),
+                        (unsigned long long)tensor->ne[0], (unsigned long long)tensor->ne[1],
+                        (unsigned)tensor->permute_heads);
+    if (text == NULL) {
+        return lq_error_nomem(err, "a calibration step");
+    }
+    struct lq_calibrate_layer *state = plan->state;
+    state->tensors[state->tensor_count] = *tensor;
+    state->inputs[state->tensor_count] = input_name;
+    state->tensor_count++;
+    plan->params[plan->param_count++] = (struct lq_step_param){input_name, text};
+    plan->inputs[plan->input_count++] = (struct lq_step_input){
+        input_name, lq_ref_slice(expansion->request->model, tensor->source, tensor->offset,
+                                 tensor->size_bytes, &tensor->digest)};
+    return LQ_OK;
+}
+
+static enum lq_status plan_layer(struct expansion *expansion, uint32_t layer, size_t previous,
+                                 struct layer_plan *plan, struct lq_error *err)
+{
+    struct lq_arena *arena = lq_expand_arena(expansion->expand);
+    const char *number = lq_arena_printf(arena, "%u", (unsigned)layer);
+    plan->state = lq_arena_get(arena, sizeof *plan->state);
+    if (plan->state == NULL || number == NULL) {
+        return lq_error_nomem(err, "a calibration step");
+    }
+    plan->state->hparams = expansion->hparams;
+    plan->state->layer = layer;
+    plan->params[plan->param_count++] = (struct lq_step_param){"hparams", expansion->hparams_text};
+    plan->params[plan->param_count++] = (struct lq_step_param){"layer", number};
+    enum lq_status status = LQ_OK;
+    for (int w = 0; status == LQ_OK && w < LQ_LAYER_WEIGHT_COUNT; w++) {
+        char name[LQ_WEIGHT_NAME_BYTES];
+        lq_layer_weight_path(layer, (enum lq_layer_weight)w, name);
+        status =
+            add_tensor(expansion, plan, name, lq_layer_weight_name((enum lq_layer_weight)w), err);
+    }
+    if (status == LQ_OK && expansion->hparams.rope_factors) {
+        status = add_tensor(expansion, plan, "rope_freqs.weight", "rope_freqs", err);
+    }
+    if (status == LQ_OK && layer == 0) {
+        status = add_tensor(expansion, plan, "token_embd.weight", "token_embd", err);
+        plan->inputs[plan->input_count++] = (struct lq_step_input){
+            "tokens", lq_ref_artifact(expansion->request->calibration, "main")};
+    } else if (status == LQ_OK) {
+        plan->inputs[plan->input_count++] =
+            (struct lq_step_input){"hidden", lq_ref_step(previous, "hidden")};
+    }
+    return status;
+}
+
+static uint64_t guess_memory(const struct expansion *expansion)
+{
+    int64_t sequence = lq_attr_int(expansion->request->calibration, "sequence");
+    uint32_t tokens =
+        sequence > 0 && sequence <= LQ_SEQUENCE_MAX ? (uint32_t)sequence : (uint32_t)SEQUENCE_GUESS;
+    return lq_forward_memory(&expansion->hparams, tokens, false);
+}
+
+static enum lq_status add_layer(struct expansion *expansion, uint32_t layer, size_t *step,
+                                struct lq_error *err)
+{
+    static const struct lq_step_output outputs[] = {{"stats", false}, {"hidden", true}};
+    struct layer_plan plan;
+    memset(&plan, 0, sizeof plan);
+    enum lq_status status = plan_layer(expansion, layer, *step, &plan, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    char label[LQ_WEIGHT_NAME_BYTES];
+    (void)snprintf(label, sizeof label, "blk.%u", (unsigned)layer);
+    bool is_last = layer + 1 == expansion->hparams.layer_count;
+    struct lq_step added = {
+        .op = "imatrix.layer",
+        .version = LAYER_VERSION,
+        .label = label,
+        .run = lq_calibrate_run_layer,
+        .state = plan.state,
+        .params = plan.params,
+        .param_count = plan.param_count,
+        .inputs = plan.inputs,
+        .input_count = plan.input_count,
+        .outputs = outputs,
+        .output_count = is_last ? 1 : 2,
+        .parallel = true,
+        .memory_bytes = guess_memory(expansion),
+        .cost = expansion->cost,
+    };
+    return lq_expand_add_step(expansion->expand, &added, step, err);
+}
+
+/* ---- the whole ---- */
+
+static enum lq_status read_model(struct expansion *expansion, struct lq_error *err)
+{
+    struct lq_expand *expand = expansion->expand;
+    struct lq_arena *arena = lq_expand_arena(expand);
+    const struct lq_artifact *model = expansion->request->model;
+    struct lq_ref tensors_ref = lq_ref_artifact(model, "tensors");
+    struct lq_ref meta_ref = lq_ref_artifact(model, "meta");
+    struct lq_gguf meta;
+    const void *data = NULL;
+    uint64_t size_bytes = 0;
+    enum lq_status status = lq_expand_read(expand, &tensors_ref, &data, &size_bytes, err);
+    if (status == LQ_OK) {
+        status = lq_tensor_index_parse(data, size_bytes, arena, &expansion->index, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_expand_read(expand, &meta_ref, &data, &size_bytes, err);
+    }
+    const char *where = lq_artifact_name(model);
+    if (status == LQ_OK) {
+        status =
+            lq_gguf_parse(data, size_bytes, size_bytes, where, LQ_EMODEL, arena, &meta, NULL, err);
+    }
+    if (status == LQ_OK) {
+        status =
+            lq_hparams_read(&meta, &expansion->index, where, LQ_EMODEL, &expansion->hparams, err);
+    }
+    if (status != LQ_OK) {
+        return status;
+    }
+    struct lq_buffer text;
+    lq_buffer_init(&text);
+    lq_hparams_format(&expansion->hparams, &text);
+    expansion->hparams_text =
+        text.failed ? NULL : lq_arena_dup_string(arena, lq_buffer_text(&text));
+    lq_buffer_fini(&text);
+    return expansion->hparams_text == NULL ? lq_error_nomem(err, "hyperparameters") : LQ_OK;
+}
+
+/* The name that the file carries for its data: the text's file, without its folder. */
+static const char *dataset_name(struct lq_expand *expand, const struct lq_artifact *calibration)
+{
+    const struct lq_artifact *text =
+        lq_attr_count(calibration, "text") > 0 ? lq_attr_ref(calibration, "text", 0) : NULL;
+    if (text != NULL && lq_expand_source_count(expand, text) > 0) {
+        return lq_expand_source_name(expand, text, 0);
+    }
+    return lq_artifact_name(calibration);
+}
+
+static enum lq_status add_assemble(struct expansion *expansion, const size_t *layers, size_t *step,
+                                   struct lq_error *err)
+{
+    struct lq_arena *arena = lq_expand_arena(expansion->expand);
+    uint32_t count = expansion->hparams.layer_count;
+    struct lq_step_input *inputs = lq_arena_get_array(arena, count, sizeof *inputs);
+    const char *number = lq_arena_printf(arena, "%u", (unsigned)count);
+    if (inputs == NULL || number == NULL) {
+        return lq_error_nomem(err, "a calibration step");
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        inputs[i].name = lq_arena_printf(arena, "stats.%u", (unsigned)i);
+        inputs[i].ref = lq_ref_step(layers[i], "stats");
+        if (inputs[i].name == NULL) {
+            return lq_error_nomem(err, "a calibration step");
+        }
+    }
+    const struct lq_step_param params[] = {
+        {"layers", number},
+        {"format", format_name(expansion->request->format)},
+        {"dataset", dataset_name(expansion->expand, expansion->request->calibration)},
+    };
+    static const struct lq_step_output outputs[] = {{"main", false}, {"gguf", false}};
+    struct lq_step added = {
+        .op = "imatrix.assemble",
+        .version = ASSEMBLE_VERSION,
+        .label = lq_artifact_name(lq_expand_artifact(expansion->expand)),
+        .run = lq_calibrate_run_assemble,
+        .params = params,
+        .param_count = LQ_COUNT_OF(params),
+        .inputs = inputs,
+        .input_count = count,
+        .outputs = outputs,
+        .output_count = LQ_COUNT_OF(outputs),
+    };
+    return lq_expand_add_step(expansion->expand, &added, step, err);
+}
+
+enum lq_status lq_calibrate_layers(struct lq_expand *expand,
+                                   const struct lq_calibrate_request *request, size_t *step,
+                                   struct lq_error *err)
+{
+    struct expansion expansion = {.expand = expand, .request = request};
+    enum lq_status status = read_model(&expansion, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    const struct lq_hparams *hparams = &expansion.hparams;
+    double params = (double)hparams->width * (4.0 * hparams->width + 3.0 * hparams->ffn_width);
+    int64_t samples = lq_attr_int(request->calibration, "samples");
+    int64_t sequence = lq_attr_int(request->calibration, "sequence");
+    double tokens = samples > 0 && sequence > 0 ? (double)samples * (double)sequence : 65536.0;
+    expansion.cost = (uint64_t)(2.0 * params * tokens / OPS_PER_MICROSECOND);
+    size_t *layers =
+        lq_arena_get_array(lq_expand_arena(expand), hparams->layer_count, sizeof *layers);
+    if (layers == NULL) {
+        return lq_error_nomem(err, "calibration steps");
+    }
+    size_t newest = 0;
+    for (uint32_t layer = 0; layer < hparams->layer_count; layer++) {
+        status = add_layer(&expansion, layer, &newest, err);
+        if (status != LQ_OK) {
+            return status;
+        }
+        layers[layer] = newest;
+    }
+    return add_assemble(&expansion, layers, step, err);
+}
+
+enum lq_status lq_calibrate_load(struct lq_expand *expand,
+                                 const struct lq_calibrate_request *request,
+                                 const struct lq_artifact *artifact, size_t *step,
+                                 struct lq_error *err)
+{
+    const struct lq_step_input inputs[] = {
+        {"file", lq_ref_source(artifact, 0)},
+        {"tensors", lq_ref_artifact(request->model, "tensors")},
+    };
+    const struct lq_step_param params[] = {
+        {"format", format_name(request->format)},
+        {"name", lq_expand_source_name(expand, artifact, 0)},
+    };
+    static const struct lq_step_output outputs[] = {{"main", false}, {"gguf", false}};
+    struct lq_step added = {
+        .op = "imatrix.load",
+        .version = LOAD_VERSION,
+        .label = lq_artifact_name(artifact),
+        .run = lq_calibrate_run_load,
+        .params = params,
+        .param_count = LQ_COUNT_OF(params),
+        .inputs = inputs,
+        .input_count = LQ_COUNT_OF(inputs),
+        .outputs = outputs,
+        .output_count = LQ_COUNT_OF(outputs),
+    };
+    return lq_expand_add_step(expand, &added, step, err);
+}

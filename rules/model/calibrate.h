@@ -1,0 +1,34 @@
+/* The steps behind an importance matrix: one step per layer that streams every sample through it
+ * and sums the squares of its inputs, one that assembles the file, and one that takes a finished
+ * file instead. Hidden states between layers are transient outputs: u32 magic "LQHS", u32
+ * sample_count, u32 sequence_length, u32 width, then rows of f32. The inputs of a step are its own
+ * tensors and the hidden state before it, so a changed tensor repeats its layer and those behind
+ * it. Thread rule: runs on the expansion's thread. Limits: those of tokens.h and hparams.h. */
+#ifndef LQ_RULES_MODEL_CALIBRATE_H
+#define LQ_RULES_MODEL_CALIBRATE_H
+
+#include <stddef.h>
+
+#include "engine/base/error.h"
+#include "engine/rule.h"
+#include "rules/format/imatrix.h"
+
+struct lq_calibrate_request {
+    const struct lq_artifact *model;
+    const struct lq_artifact *calibration; /* only for lq_calibrate_layers */
+    enum lq_imatrix_format format;         /* of the output "main"; "gguf" is always GGUF */
+};
+
+/* Adds the steps that compute it; *step is the one with the outputs "main" and "gguf".
+ * LQ_EUNSUPPORTED for a model that the forward pass does not know. */
+enum lq_status lq_calibrate_layers(struct lq_expand *expand,
+                                   const struct lq_calibrate_request *request, size_t *step,
+                                   struct lq_error *err);
+/* Adds the step that loads source 0 of `artifact`, any of the three formats, and checks that it
+ * fits the model: LQ_EIMATRIX at run time when it does not. */
+enum lq_status lq_calibrate_load(struct lq_expand *expand,
+                                 const struct lq_calibrate_request *request,
+                                 const struct lq_artifact *artifact, size_t *step,
+                                 struct lq_error *err);
+
+#endif

@@ -1,0 +1,412 @@
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/checked.h"
+#include "engine/base/limits.h"
+#include "engine/base/reader.h"
+#include "rules/format/imatrix.h"
+#include "rules/model/calibrate_parts.h"
+#include "rules/model/forward_run.h"
+#include "rules/model/layer_stats.h"
+#include "rules/model/tokens.h"
+
+#define HIDDEN_MAGIC 0x5348514cu
+
+enum { HIDDEN_HEADER_BYTES = 16 };
+
+/* ---- one layer ---- */
+
+struct layer_run {
+    struct lq_run *run;
+    const struct lq_calibrate_layer *layer;
+    bool is_first;
+    bool is_last;
+    uint32_t sample_count;
+    uint32_t sequence_length;
+    struct lq_tokens tokens; /* first layer only */
+    float *hidden;           /* one batch */
+    struct lq_forward *forward;
+};
+
+static enum lq_status get_weight(void *user, const char *name,
+                                 const struct lq_model_tensor **tensor, const void **data,
+                                 struct lq_error *err)
+{
+    const struct layer_run *layer_run = user;
+    const struct lq_calibrate_layer *layer = layer_run->layer;
+    for (size_t i = 0; i < layer->tensor_count; i++) {
+        if (strcmp(layer->tensors[i].name, name) == 0) {
+            uint64_t size_bytes = 0;
+            *tensor = &layer->tensors[i];
+            enum lq_status status =
+                lq_run_input_load(layer_run->run, layer->inputs[i], data, &size_bytes, err);
+            if (status == LQ_OK && size_bytes != layer->tensors[i].size_bytes) {
+                status = lq_error_set(err, LQ_EINTERNAL,
+                                      "the tensor '%s' has %llu bytes, expected "
+                                      "%llu",
+                                      name, (unsigned long long)size_bytes,
+                                      (unsigned long long)layer->tensors[i].size_bytes);
+            }
+            return status;
+        }
+    }
+    return lq_error_set(err, LQ_EINTERNAL, "the tensor '%s' is no input of this step", name);
+}
+
+static enum lq_status open_tokens(struct layer_run *layer_run, struct lq_error *err)
+{
+    const void *data = NULL;
+    uint64_t size_bytes = 0;
+    enum lq_status status = lq_run_input_load(layer_run->run, "tokens", &data, &size_bytes, err);
+    if (status == LQ_OK) {
+        status =
+            lq_tokens_parse(data, size_bytes, "calibration", layer_run->layer->hparams.vocab_size,
+                            lq_run_arena(layer_run->run), &layer_run->tokens, err);
+    }
+    layer_run->sample_count = layer_run->tokens.sample_count;
+    layer_run->sequence_length = layer_run->tokens.sequence_length;
+    return status;
+}
+
+static enum lq_status open_hidden(struct layer_run *layer_run, struct lq_error *err)
+{
+    unsigned char header[HIDDEN_HEADER_BYTES] = {0};
+    uint64_t size_bytes = lq_run_input_size(layer_run->run, "hidden");
+    enum lq_status status =
+        lq_run_input_read(layer_run->run, "hidden", 0, header, sizeof header, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    struct lq_reader reader;
+    lq_reader_init(&reader, header, sizeof header);
+    uint32_t magic = lq_read_u32(&reader);
+    layer_run->sample_count = lq_read_u32(&reader);
+    layer_run->sequence_length = lq_read_u32(&reader);
+    uint32_t width = lq_read_u32(&reader);
+    bool good = magic == HIDDEN_MAGIC && width == layer_run->layer->hparams.width &&
+                layer_run->sample_count >= 1 && layer_run->sample_count <= LQ_SAMPLES_MAX &&
+                layer_run->sequence_length >= 1 && layer_run->sequence_length <= LQ_SEQUENCE_MAX;
+    uint64_t expected = 0;
+    good = good &&
+           lq_mul_u64((uint64_t)layer_run->sample_count * layer_run->sequence_length,
+                      (uint64_t)width * sizeof(float), &expected) &&
+           lq_add_u64(expected, HIDDEN_HEADER_BYTES, &expected);
+    if (!good || expected != size_bytes) {
+        return lq_error_set(err, LQ_EINTERNAL, "the hidden states of the layer before are damaged");
+    }
+    return LQ_OK;
+}
+
+static enum lq_status write_hidden_header(const struct layer_run *layer_run, struct lq_error *err)
+{
+    struct lq_buffer header;
+    lq_buffer_init(&header);
+    lq_buffer_append_u32(&header, HIDDEN_MAGIC);
+    lq_buffer_append_u32(&header, layer_run->sample_count);
+    lq_buffer_append_u32(&header, layer_run->sequence_length);
+    lq_buffer_append_u32(&header, layer_run->layer->hparams.width);
+    enum lq_status status =
+        header.failed ? lq_error_nomem(err, "hidden states")
+                      : lq_run_write(layer_run->run, "hidden", header.data, header.size_bytes, err);
+    lq_buffer_fini(&header);
+    return status;
+}
+
+static enum lq_status run_batch(struct layer_run *layer_run, size_t sample, size_t count,
+                                struct lq_error *err)
+{
+    struct lq_run *run = layer_run->run;
+    size_t first_row = sample * layer_run->sequence_length;
+    size_t rows = count * layer_run->sequence_length;
+    size_t row_bytes = layer_run->layer->hparams.width * sizeof(float);
+    enum lq_status status;
+    if (layer_run->is_first) {
+        status = lq_forward_embed(layer_run->forward, layer_run->tokens.tokens + first_row, rows,
+                                  layer_run->hidden, err);
+    } else {
+        status =
+            lq_run_input_read(run, "hidden", HIDDEN_HEADER_BYTES + (uint64_t)first_row * row_bytes,
+                              layer_run->hidden, rows * row_bytes, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_forward_layer(layer_run->forward, layer_run->hidden, count, true,
+                                  layer_run->is_last, err);
+    }
+    if (status == LQ_OK && !layer_run->is_last) {
+        status = lq_run_write(run, "hidden", layer_run->hidden, rows * row_bytes, err);
+    }
+    lq_run_progress(run, first_row + rows,
+                    (uint64_t)layer_run->sample_count * layer_run->sequence_length, "tokens");
+    return status;
+}
+
+static enum lq_status write_stats(struct layer_run *layer_run, struct lq_error *err)
+{
+    struct lq_layer_stats stats = {.sample_count = layer_run->sample_count,
+                                   .sequence_length = layer_run->sequence_length};
+    for (int i = 0; i < LQ_LAYER_INPUT_COUNT; i++) {
+        stats.cols[i] =
+            (uint32_t)lq_layer_input_cols(&layer_run->layer->hparams, (enum lq_layer_input)i);
+    }
+    struct lq_buffer bytes;
+    lq_buffer_init(&bytes);
+    enum lq_status status = lq_layer_stats_alloc(&stats, lq_run_arena(layer_run->run), err);
+    for (int i = 0; status == LQ_OK && i < LQ_LAYER_INPUT_COUNT; i++) {
+        status = lq_forward_sums(layer_run->forward, (enum lq_layer_input)i, stats.sums[i], err);
+    }
+    if (status == LQ_OK) {
+        status = lq_layer_stats_format(&stats, &bytes, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_run_write(layer_run->run, "stats", bytes.data, bytes.size_bytes, err);
+    }
+    lq_buffer_fini(&bytes);
+    return status;
+}
+
+static enum lq_status stream_samples(struct layer_run *layer_run, struct lq_error *err)
+{
+    size_t batch = lq_forward_batch_samples(layer_run->forward);
+    size_t rows = batch * layer_run->sequence_length;
+    layer_run->hidden = calloc(rows, layer_run->layer->hparams.width * sizeof(float));
+    if (layer_run->hidden == NULL) {
+        return lq_error_nomem(err, "hidden states");
+    }
+    enum lq_status status = lq_forward_load_layer(layer_run->forward, layer_run->layer->layer, err);
+    if (status == LQ_OK && !layer_run->is_last) {
+        status = write_hidden_header(layer_run, err);
+    }
+    for (size_t s = 0; status == LQ_OK && s < layer_run->sample_count; s += batch) {
+        size_t left = layer_run->sample_count - s;
+        status = run_batch(layer_run, s, left < batch ? left : batch, err);
+    }
+    return status == LQ_OK ? write_stats(layer_run, err) : status;
+}
+
+enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
+{
+    const struct lq_calibrate_layer *layer = lq_run_state(run);
+    struct layer_run layer_run = {
+        .run = run,
+        .layer = layer,
+        .is_first = layer->layer == 0,
+        .is_last = layer->layer + 1 == layer->hparams.layer_count,
+    };
+    struct lq_forward_run forward_run = {0};
+    enum lq_status status =
+        layer_run.is_first ? open_tokens(&layer_run, err) : open_hidden(&layer_run, err);
+    if (status == LQ_OK) {
+        status = lq_forward_run_open(&forward_run, run, err);
+    }
+    if (status == LQ_OK) {
+        struct lq_weight_source weights = {get_weight, &layer_run};
+        struct lq_forward_env env = lq_forward_run_env(&forward_run, weights, LQ_EIMPORTANCE);
+        status = lq_forward_create(&layer_run.forward, &layer->hparams, &env,
+                                   layer_run.sequence_length, err);
+    }
+    if (status == LQ_OK) {
+        status = stream_samples(&layer_run, err);
+    }
+    lq_forward_destroy(layer_run.forward);
+    lq_forward_run_close(&forward_run);
+    free(layer_run.hidden);
+    return status;
+}
+
+/* ---- the file ---- */
+
+static enum lq_status write_formats(struct lq_run *run, const struct lq_imatrix *imatrix,
+                                    struct lq_error *err)
+{
+    const char *name = lq_run_param(run, "format");
+    enum lq_imatrix_format format = LQ_IMATRIX_IMAT;
+    if (name != NULL && strcmp(name, "gguf") == 0) {
+        format = LQ_IMATRIX_GGUF;
+    } else if (name != NULL && strcmp(name, "dat") == 0) {
+        format = LQ_IMATRIX_DAT;
+    }
+    struct lq_buffer bytes;
+    lq_buffer_init(&bytes);
+    enum lq_status status = lq_imatrix_format(imatrix, format, &bytes, err);
+    if (status == LQ_OK) {
+        status = lq_run_write(run, "main", bytes.data, bytes.size_bytes, err);
+    }
+    if (status == LQ_OK && format != LQ_IMATRIX_GGUF) {
+        lq_buffer_clear(&bytes);
+        status = lq_imatrix_format(imatrix, LQ_IMATRIX_GGUF, &bytes, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_run_write(run, "gguf", bytes.data, bytes.size_bytes, err);
+    }
+    lq_buffer_fini(&bytes);
+    return status;
+}
+
+static enum lq_status add_entries(const struct lq_layer_stats *stats, uint32_t layer,
+                                  struct lq_imatrix *imatrix, struct lq_arena *arena,
+                                  struct lq_error *err)
+{
+    float *count = lq_arena_get(arena, sizeof *count);
+    float *sums[LQ_LAYER_INPUT_COUNT];
+    if (count == NULL) {
+        return lq_error_nomem(err, "an imatrix");
+    }
+    *count = (float)((uint64_t)stats->sample_count * stats->sequence_length);
+    for (int i = 0; i < LQ_LAYER_INPUT_COUNT; i++) {
+        sums[i] = lq_arena_get_array(arena, stats->cols[i], sizeof *sums[i]);
+        if (sums[i] == NULL) {
+            return lq_error_nomem(err, "an imatrix");
+        }
+        for (uint32_t j = 0; j < stats->cols[i]; j++) {
+            sums[i][j] = (float)stats->sums[i][j];
+            if (!isfinite(sums[i][j])) {
+                return lq_error_set(err, LQ_EIMPORTANCE,
+                                    "a sum of squares of layer %u does not fit a float",
+                                    (unsigned)layer);
+            }
+        }
+    }
+    for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
+        enum lq_layer_input input = lq_layer_weight_input((enum lq_layer_weight)w);
+        if (input == LQ_LAYER_INPUT_COUNT) {
+            continue;
+        }
+        char name[LQ_WEIGHT_NAME_BYTES];
+        lq_layer_weight_path(layer, (enum lq_layer_weight)w, name);
+        struct lq_imatrix_entry *entry = &imatrix->entries[imatrix->entry_count++];
+        entry->name = lq_arena_dup_string(arena, name);
+        entry->col_count = stats->cols[input];
+        entry->mat_count = 1;
+        entry->count_count = 1;
+        entry->sums = sums[input];
+        entry->counts = count;
+        if (entry->name == NULL) {
+            return lq_error_nomem(err, "an imatrix");
+        }
+    }
+    return LQ_OK;
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    const struct lq_imatrix_entry *left = a;
+    const struct lq_imatrix_entry *right = b;
+    return strcmp(left->name, right->name);
+}
+
+static enum lq_status add_layer_stats(struct lq_run *run, uint32_t layer,
+                                      struct lq_imatrix *imatrix, struct lq_error *err)
+{
+    char input[LQ_WEIGHT_NAME_BYTES];
+    const void *data = NULL;
+    uint64_t size_bytes = 0;
+    struct lq_layer_stats stats;
+    (void)snprintf(input, sizeof input, "stats.%u", (unsigned)layer);
+    enum lq_status status = lq_run_input_load(run, input, &data, &size_bytes, err);
+    if (status == LQ_OK) {
+        status = lq_layer_stats_parse(data, size_bytes, lq_run_arena(run), &stats, err);
+    }
+    if (status == LQ_OK) {
+        imatrix->chunk_count = stats.sample_count;
+        imatrix->chunk_size = stats.sequence_length;
+        status = add_entries(&stats, layer, imatrix, lq_run_arena(run), err);
+    }
+    return status;
+}
+
+enum lq_status lq_calibrate_run_assemble(struct lq_run *run, struct lq_error *err)
+{
+    const char *text = lq_run_param(run, "layers");
+    unsigned long layers = text == NULL ? 0 : strtoul(text, NULL, 10);
+    const char *dataset = lq_run_param(run, "dataset");
+    struct lq_imatrix imatrix = {
+        .datasets = &dataset, .dataset_count = 1, .method = LQ_IMPORTANCE_ACTIVATION};
+    if (layers < 1 || layers > LQ_MODEL_LAYERS_MAX || dataset == NULL) {
+        return lq_error_set(err, LQ_EINTERNAL, "an imatrix of %lu layers", layers);
+    }
+    imatrix.entries = lq_arena_get_array(lq_run_arena(run), layers * LQ_LAYER_WEIGHT_COUNT,
+                                         sizeof *imatrix.entries);
+    if (imatrix.entries == NULL) {
+        return lq_error_nomem(err, "an imatrix");
+    }
+    for (uint32_t layer = 0; layer < layers; layer++) {
+        enum lq_status status = add_layer_stats(run, layer, &imatrix, err);
+        if (status != LQ_OK) {
+            return status;
+        }
+    }
+    qsort(imatrix.entries, imatrix.entry_count, sizeof *imatrix.entries, compare_names);
+    return write_formats(run, &imatrix, err);
+}
+
+/* ---- a finished file ---- */
+
+/* A legacy .dat file does not say where one expert ends and the next begins; the model does. */
+static void split_experts(struct lq_imatrix_entry *entry, const struct lq_model_tensor *tensor)
+{
+    bool joined = entry->mat_count == 1 && tensor->ne[2] > 1 &&
+                  entry->col_count / tensor->ne[2] == tensor->ne[0] &&
+                  entry->col_count % tensor->ne[2] == 0;
+    if (joined) {
+        entry->col_count = (size_t)tensor->ne[0];
+        entry->mat_count = (size_t)tensor->ne[2];
+    }
+}
+
+static enum lq_status check_fit(struct lq_imatrix *imatrix, const struct lq_tensor_index *index,
+                                const char *where, struct lq_error *err)
+{
+    size_t found = 0;
+    for (size_t i = 0; i < index->tensor_count; i++) {
+        const struct lq_model_tensor *tensor = &index->tensors[i];
+        const struct lq_imatrix_entry *match = lq_imatrix_find(imatrix, tensor->name);
+        if (match == NULL) {
+            continue;
+        }
+        struct lq_imatrix_entry *entry = &imatrix->entries[match - imatrix->entries];
+        split_experts(entry, tensor);
+        found++;
+        if (entry->col_count != tensor->ne[0] || entry->mat_count != tensor->ne[2]) {
+            return lq_error_set(err, LQ_EIMATRIX,
+                                "%s: '%s' has %zu x %zu values, expected %llu x %llu; the imatrix "
+                                "was made for another model",
+                                where, entry->name, entry->col_count, entry->mat_count,
+                                (unsigned long long)tensor->ne[0],
+                                (unsigned long long)tensor->ne[2]);
+        }
+    }
+    if (found == 0) {
+        return lq_error_set(err, LQ_EIMATRIX,
+                            "%s: none of its %zu entries names a tensor of the model; it was made "
+                            "for another one",
+                            where, imatrix->entry_count);
+    }
+    return LQ_OK;
+}
+
+enum lq_status lq_calibrate_run_load(struct lq_run *run, struct lq_error *err)
+{
+    const char *where = lq_run_param(run, "name");
+    struct lq_arena *arena = lq_run_arena(run);
+    struct lq_tensor_index index;
+    struct lq_imatrix imatrix;
+    enum lq_imatrix_format format;
+    const void *data = NULL;
+    uint64_t size_bytes = 0;
+    enum lq_status status = lq_run_input_load(run, "file", &data, &size_bytes, err);
+    if (status == LQ_OK) {
+        status = lq_imatrix_parse(data, size_bytes, where, arena, &imatrix, &format, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_run_input_load(run, "tensors", &data, &size_bytes, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_tensor_index_parse(data, size_bytes, arena, &index, err);
+    }
+    if (status == LQ_OK) {
+        status = check_fit(&imatrix, &index, where, err);
+    }
+    return status == LQ_OK ? write_formats(run, &imatrix, err) : status;
+}

@@ -1,0 +1,146 @@
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "rules/quality/perplexity.h"
+#include "tests/tiny_llama.h"
+
+static struct tiny_llama tiny;
+static struct lq_error err;
+static struct lq_pool *pool;
+static struct lq_device *device;
+static struct lq_forward *forward;
+
+enum { CONTEXT = 20, CHUNKS = 3 };
+
+static int32_t ids[CHUNKS * CONTEXT];
+static struct lq_tokens tokens = {CHUNKS, CONTEXT, LQ_TOKENS_NO_BOS, ids};
+
+static void set_up(void)
+{
+    lq_error_clear(&err);
+    tiny_open(&tiny);
+    for (int i = 0; i < CHUNKS * CONTEXT; i++) {
+        ids[i] = i * 613 % 4096;
+    }
+    cr_assert_eq(lq_pool_create(&pool, 2, &err), LQ_OK);
+    device = lq_device_cpu_create(lq_forward_parallel(pool), LQ_CPU_BLAS_AUTO);
+    struct lq_forward_env env = {
+        .device = device, .pool = pool, .weights = {tiny_get, &tiny}, .nonfinite_status = LQ_EFAIL};
+    cr_assert_eq(lq_forward_create(&forward, &tiny.hparams, &env, CONTEXT, &err), LQ_OK);
+}
+
+static void tear_down(void)
+{
+    lq_forward_destroy(forward);
+    device->ops->destroy(device);
+    lq_pool_destroy(pool);
+    tiny_close(&tiny);
+}
+
+TestSuite(perplexity, .init = set_up, .fini = tear_down);
+
+static void watch_progress(void *user, uint64_t done, uint64_t total)
+{
+    uint64_t *last = user;
+    cr_expect_gt(done, *last);
+    cr_expect_leq(done, total);
+    *last = done;
+}
+
+/* The protocol by hand: positions 10 to 18 of each chunk of 20, each chunk alone. */
+Test(perplexity, scores_the_second_half_of_each_chunk)
+{
+    struct lq_perplexity got;
+    uint64_t last = 0;
+    cr_assert_eq(
+        lq_perplexity_measure(forward, &tiny.hparams, &tokens, watch_progress, &last, &got, &err),
+        LQ_OK, "%s", err.message);
+    cr_expect_eq(last, (uint64_t)CHUNKS * CONTEXT * 7);
+
+    static float hidden[CONTEXT * 256];
+    double sum = 0.0;
+    double squares = 0.0;
+    for (int c = 0; c < CHUNKS; c++) {
+        double nll[CONTEXT];
+        const int32_t *chunk = ids + c * CONTEXT;
+        cr_assert_eq(lq_forward_embed(forward, chunk, CONTEXT, hidden, &err), LQ_OK);
+        for (uint32_t layer = 0; layer < 6; layer++) {
+            cr_assert_eq(lq_forward_load_layer(forward, layer, &err), LQ_OK);
+            cr_assert_eq(lq_forward_layer(forward, hidden, 1, false, false, &err), LQ_OK);
+        }
+        cr_assert_eq(lq_forward_load_output(forward, &err), LQ_OK);
+        cr_assert_eq(lq_forward_score(forward, hidden, chunk + 1, CONTEXT - 1, nll, &err), LQ_OK);
+        for (int i = CONTEXT / 2; i <= CONTEXT - 2; i++) {
+            sum += nll[i];
+            squares += nll[i] * nll[i];
+        }
+    }
+    double count = CHUNKS * 9;
+    double mean = sum / count;
+    cr_expect_eq(got.tokens, CHUNKS * 9);
+    cr_expect_eq(got.chunks, CHUNKS);
+    cr_expect_eq(got.context, CONTEXT);
+    /* Other batch shapes, so other rounding: test_forward.c's tolerance for one score. */
+    cr_expect_float_eq(got.nll, mean, 4e-4);
+    cr_expect_float_eq(got.ppl, exp(got.nll), 1e-9 * got.ppl);
+    double deviation = sqrt((squares / count - mean * mean) / (count - 1.0));
+    cr_expect_float_eq(got.plus_minus, got.ppl * deviation, 1e-3 * got.plus_minus);
+}
+
+Test(perplexity, wants_two_chunks_with_something_to_score)
+{
+    struct lq_perplexity got;
+    struct lq_tokens few = tokens;
+    few.sample_count = 1;
+    cr_expect_eq(lq_perplexity_measure(forward, &tiny.hparams, &few, NULL, NULL, &got, &err),
+                 LQ_ECALIBRATION);
+    few = tokens;
+    few.sequence_length = 2;
+    cr_expect_eq(lq_perplexity_measure(forward, &tiny.hparams, &few, NULL, NULL, &got, &err),
+                 LQ_ECALIBRATION);
+}
+
+Test(perplexity, context_is_512_or_the_models)
+{
+    cr_expect_eq(lq_perplexity_context(256, 0), 256);
+    cr_expect_eq(lq_perplexity_context(512, 0), 512);
+    cr_expect_eq(lq_perplexity_context(131072, 0), 512);
+    cr_expect_eq(lq_perplexity_context(131072, 1024), 1024);
+}
+
+Test(perplexity, result_reads_back)
+{
+    struct lq_perplexity in = {41.839612345678901, 0.63556, 3.7338, 31623, 249, 256};
+    struct lq_perplexity out;
+    struct lq_buffer text;
+    lq_buffer_init(&text);
+    lq_perplexity_format(&in, &text);
+    cr_assert_eq(lq_perplexity_parse(text.data, text.size_bytes, &out, &err), LQ_OK, "%s",
+                 err.message);
+    cr_expect_eq(out.ppl, in.ppl);
+    cr_expect_eq(out.plus_minus, in.plus_minus);
+    cr_expect_eq(out.nll, in.nll);
+    cr_expect_eq(out.tokens, in.tokens);
+    cr_expect_eq(out.chunks, in.chunks);
+    cr_expect_eq(out.context, in.context);
+    for (size_t size = 0; size < text.size_bytes; size++) {
+        cr_expect_eq(lq_perplexity_parse(text.data, size, &out, &err), LQ_EFORMAT, "%zu", size);
+    }
+    lq_buffer_fini(&text);
+}
+
+Test(perplexity, results_that_are_no_numbers_are_refused)
+{
+    static const char *const lies[] = {
+        "{}",
+        "{\"ppl\":null,\"plus_minus\":1,\"nll\":1,\"tokens\":1,\"chunks\":1,\"context\":1}",
+        "{\"ppl\":1,\"plus_minus\":1,\"nll\":1,\"tokens\":-1,\"chunks\":1,\"context\":1}",
+        "{\"ppl\":1,\"plus_minus\":1,\"nll\":1,\"tokens\":1,\"chunks\":1.5,\"context\":1}",
+    };
+    for (size_t i = 0; i < sizeof lies / sizeof lies[0]; i++) {
+        struct lq_perplexity out;
+        cr_expect_eq(lq_perplexity_parse(lies[i], strlen(lies[i]), &out, &err), LQ_EFORMAT);
+    }
+}
