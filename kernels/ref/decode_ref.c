@@ -127,8 +127,8 @@ void lq_decode_q5_k_ref(const void *blocks, float *out, size_t elem_count)
         uint8_t mins[8];
         lq_unpack_scales_q4_k(in + 4, scales, mins);
         for (size_t j = 0; j < 256; j++) {
-            unsigned low = in[48 + j / 64 * 32 + j % 32] >> (j / 32 % 2 * 4) & 15;
-            unsigned q = low | (in[16 + j % 32] >> (j / 32) & 1u) << 4;
+            unsigned low = (unsigned)in[48 + j / 64 * 32 + j % 32] >> (j / 32 % 2 * 4) & 15u;
+            unsigned q = low | ((unsigned)in[16 + j % 32] >> (j / 32) & 1u) << 4;
             out[i + j] = d * (float)scales[j / 32] * (float)q - dmin * (float)mins[j / 32];
         }
     }
