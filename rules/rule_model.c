@@ -283,6 +283,35 @@ static enum lq_status add_indexes(struct lq_expand *expand, const struct lq_arti
     return LQ_OK;
 }
 
+/* The step itself, and what the artifact's outputs are. */
+static enum lq_status add_describe_step(struct lq_expand *expand,
+                                        const struct describe_state *state,
+                                        const struct lq_step_input *inputs, size_t input_count,
+                                        struct lq_error *err)
+{
+    static const struct lq_step_output outputs[] = {
+        {.name = "tensors"}, {.name = "meta"}, {.name = "vocab"}};
+    const struct lq_step step = {.op = "model.describe",
+                                 .version = 1,
+                                 .label = lq_artifact_name(lq_expand_artifact(expand)),
+                                 .run = run_describe,
+                                 .state = state,
+                                 .inputs = inputs,
+                                 .input_count = input_count,
+                                 .outputs = outputs,
+                                 .output_count = LQ_COUNT_OF(outputs),
+                                 .memory_bytes = (uint64_t)256 << 20,
+                                 .cost = 100000};
+    size_t index = 0;
+    enum lq_status status = lq_expand_add_step(expand, &step, &index, err);
+    for (size_t i = 0; i < LQ_COUNT_OF(outputs) && status == LQ_OK; i++) {
+        struct lq_ref ref = lq_ref_step(index, outputs[i].name);
+        status = lq_expand_bind_output(expand, outputs[i].name, &ref, err);
+    }
+    struct lq_ref main_ref = lq_ref_step(index, "tensors");
+    return status == LQ_OK ? lq_expand_bind_output(expand, "main", &main_ref, err) : status;
+}
+
 static enum lq_status expand_model(struct lq_expand *expand, struct lq_error *err)
 {
     const struct lq_artifact *artifact = lq_expand_artifact(expand);
@@ -322,27 +351,7 @@ static enum lq_status expand_model(struct lq_expand *expand, struct lq_error *er
                                                            .ref = lq_ref_source(artifact, number)};
         }
     }
-    static const struct lq_step_output outputs[] = {
-        {.name = "tensors"}, {.name = "meta"}, {.name = "vocab"}};
-    const struct lq_step step = {.op = "model.describe",
-                                 .version = 1,
-                                 .label = lq_artifact_name(artifact),
-                                 .run = run_describe,
-                                 .state = state,
-                                 .inputs = inputs,
-                                 .input_count = input_count,
-                                 .outputs = outputs,
-                                 .output_count = LQ_COUNT_OF(outputs),
-                                 .memory_bytes = (uint64_t)256 << 20,
-                                 .cost = 100000};
-    size_t index = 0;
-    status = lq_expand_add_step(expand, &step, &index, err);
-    for (size_t i = 0; i < LQ_COUNT_OF(outputs) && status == LQ_OK; i++) {
-        struct lq_ref ref = lq_ref_step(index, outputs[i].name);
-        status = lq_expand_bind_output(expand, outputs[i].name, &ref, err);
-    }
-    struct lq_ref main_ref = lq_ref_step(index, "tensors");
-    return status == LQ_OK ? lq_expand_bind_output(expand, "main", &main_ref, err) : status;
+    return add_describe_step(expand, state, inputs, input_count, err);
 }
 
 const struct lq_rule lq_rule_model = {

@@ -341,6 +341,37 @@ Test(hf_model, two_shards_are_one_model)
     teardown(&tiny);
 }
 
+Test(hf_model, linear_rotary_scaling_becomes_keys)
+{
+    struct lq_error err = {0};
+    struct lq_hf_config config;
+    struct lq_arena arena;
+    struct lq_gguf_writer writer;
+    struct lq_buffer bytes = {0};
+    cJSON *root = NULL;
+    const char *text =
+        "{\"architectures\":[\"MistralForCausalLM\"],\"hidden_size\":64,\"num_hidden_layers\":1,"
+        "\"num_attention_heads\":2,\"intermediate_size\":96,\"max_position_embeddings\":128,"
+        "\"vocab_size\":10,\"rms_norm_eps\":1e-6,\"sliding_window\":null,"
+        "\"rope_parameters\":{\"type\":\"linear\",\"factor\":4.0,\"rope_theta\":500000}}";
+    cr_assert_eq(lq_json_parse(text, strlen(text), "c", LQ_EFORMAT, &root, &err), LQ_OK);
+    cr_assert_eq(lq_hf_config_read(root, &config, &err), LQ_OK, "%s", err.message);
+    lq_arena_init(&arena);
+    lq_gguf_writer_init(&writer);
+    lq_hf_config_put(&config, 1234567890, &writer);
+    cr_assert_eq(lq_gguf_writer_header(&writer, &bytes, &err), LQ_OK);
+    struct lq_gguf gguf = parse_gguf(&bytes, &arena);
+    cr_assert_str_eq(lq_gguf_get_string(&gguf, "llama.rope.scaling.type"), "linear");
+    cr_assert_eq(lq_gguf_get_number(&gguf, "llama.rope.scaling.factor", 0), 4.0);
+    cr_assert_eq(lq_gguf_get_number(&gguf, "llama.rope.freq_base", 0), 500000.0);
+    cr_assert_eq(lq_gguf_get_uint(&gguf, "llama.attention.head_count_kv", 0), 2);
+    cr_assert_str_eq(lq_gguf_get_string(&gguf, "general.size_label"), "1.2B");
+    cJSON_Delete(root);
+    lq_gguf_writer_fini(&writer);
+    lq_buffer_fini(&bytes);
+    lq_arena_fini(&arena);
+}
+
 Test(hf_names, translate_both_ways)
 {
     char name[LQ_HF_NAME_BYTES];

@@ -136,6 +136,7 @@ static enum lq_status read_head_dim(const cJSON *config, struct lq_hf_config *ou
 static enum lq_status read_rope(const cJSON *config, struct lq_hf_config *out, struct lq_error *err)
 {
     out->rope_theta = 10000.0;
+    out->rope_factor = 1.0;
     bool found = false;
     enum lq_status status = read_positive(config, "rope_theta", &found, &out->rope_theta, err);
     const char *const keys[] = {"rope_scaling", "rope_parameters"};
@@ -150,7 +151,10 @@ static enum lq_status read_rope(const cJSON *config, struct lq_hf_config *out, s
         if (status == LQ_OK && !found) {
             status = lq_json_get_string(&scope, rope, "type", &type, &found, err);
         }
-        if (status == LQ_OK && strcmp(type, "default") != 0) {
+        bool linear = status == LQ_OK && strcmp(type, "linear") == 0;
+        if (linear) {
+            status = read_positive(rope, "factor", NULL, &out->rope_factor, err);
+        } else if (status == LQ_OK && strcmp(type, "default") != 0) {
             status = refuse("rotary scaling of type", type, err);
         }
         if (status == LQ_OK) {
@@ -281,4 +285,8 @@ void lq_hf_config_put(const struct lq_hf_config *config, uint64_t parameter_coun
     lq_gguf_put_f32(writer, "llama.attention.layer_norm_rms_epsilon", (float)config->norm_epsilon);
     lq_gguf_put_u32(writer, "llama.rope.dimension_count", config->head_dim);
     lq_gguf_put_f32(writer, "llama.rope.freq_base", (float)config->rope_theta);
+    if (config->rope_factor != 1.0) {
+        lq_gguf_put_string(writer, "llama.rope.scaling.type", "linear");
+        lq_gguf_put_f32(writer, "llama.rope.scaling.factor", (float)config->rope_factor);
+    }
 }

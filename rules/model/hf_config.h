@@ -24,6 +24,7 @@ struct lq_hf_config {
     uint32_t vocab_size;
     double norm_epsilon;
     double rope_theta;
+    double rope_factor; /* linear scaling: positions are divided by it; 1 for none */
     bool tied_embeddings;
 };
 

@@ -96,6 +96,10 @@ static enum lq_status push_ids(struct lq_token_list *list, const int32_t *ids, s
 static enum lq_status repeat_ids(struct lq_token_list *list, size_t start, size_t count,
                                  struct lq_error *err)
 {
+    /* A word may have no ids at all, and the list no memory yet. */
+    if (count == 0) {
+        return LQ_OK;
+    }
     void *array = list->ids;
     if (!reserve(&array, &list->capacity, list->count + count, sizeof *list->ids)) {
         return lq_error_nomem(err, "tokens");
