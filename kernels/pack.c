@@ -1,5 +1,6 @@
 #include "kernels/pack.h"
 
+#include <math.h>
 #include <string.h>
 
 void lq_unpack_scales_q3_k(const unsigned char *in, int8_t scales[16])
@@ -39,4 +40,23 @@ void lq_pack_scales_q4_k(unsigned char *out, const uint8_t scales[8], const uint
         out[j + 4] = (unsigned char)(mins[j] | mins[j + 4] >> 4 << 6);
         out[j + 8] = (unsigned char)((scales[j + 4] & 15) | mins[j + 4] << 4);
     }
+}
+
+unsigned lq_even_signs(unsigned seven)
+{
+    unsigned parity = seven ^ seven >> 4;
+    parity ^= parity >> 2;
+    parity ^= parity >> 1;
+    return seven | (parity & 1u) << 7;
+}
+
+float lq_ue4m3_value(unsigned char code)
+{
+    int exponent = code >> 3 & 15;
+    int mantissa = code & 7;
+    if (code == 0x7f) {
+        return 0.0f;
+    }
+    return exponent == 0 ? ldexpf((float)mantissa, -9)
+                         : ldexpf((float)(8 + mantissa), exponent - 10);
 }

@@ -13,4 +13,9 @@ void lq_pack_scales_q3_k(unsigned char *out, const int8_t scales[16]);
 void lq_unpack_scales_q4_k(const unsigned char *in, uint8_t scales[8], uint8_t mins[8]);
 void lq_pack_scales_q4_k(unsigned char *out, const uint8_t scales[8], const uint8_t mins[8]);
 
+/* Eight signs from seven: the eighth makes the number of set bits even. */
+unsigned lq_even_signs(unsigned seven);
+/* An unsigned float of 4 exponent and 3 mantissa bits; 127, its NaN, counts as zero. */
+float lq_ue4m3_value(unsigned char code);
+
 #endif

@@ -44,6 +44,11 @@ static inline lane_f lane_abs(lane_f a)
     return fabsf(a);
 }
 
+static inline lane_f lane_sqrt(lane_f a)
+{
+    return sqrtf(a);
+}
+
 static inline lane_m lane_less(lane_f a, lane_f b)
 {
     return a < b;

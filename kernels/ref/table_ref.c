@@ -1,4 +1,5 @@
 #include "kernels/encode.h"
+#include "kernels/ref/decode_book_ref.h"
 #include "kernels/ref/decode_ref.h"
 #include "kernels/ref/rows_ref.h"
 #include "kernels/table.h"
@@ -33,4 +34,19 @@ void lq_kernels_fill_ref(struct lq_kernels *table)
     table->encode[LQ_DTYPE_Q4_K] = lq_encode_q4_k_ref;
     table->encode[LQ_DTYPE_Q5_K] = lq_encode_q5_k_ref;
     table->encode[LQ_DTYPE_Q6_K] = lq_encode_q6_k_ref;
+    table->decode[LQ_DTYPE_IQ4_NL] = lq_decode_iq4_nl_ref;
+    table->decode[LQ_DTYPE_IQ4_XS] = lq_decode_iq4_xs_ref;
+    table->decode[LQ_DTYPE_IQ3_XXS] = lq_decode_iq3_xxs_ref;
+    table->decode[LQ_DTYPE_IQ3_S] = lq_decode_iq3_s_ref;
+    table->decode[LQ_DTYPE_IQ2_XXS] = lq_decode_iq2_xxs_ref;
+    table->decode[LQ_DTYPE_IQ2_XS] = lq_decode_iq2_xs_ref;
+    table->decode[LQ_DTYPE_IQ2_S] = lq_decode_iq2_s_ref;
+    table->decode[LQ_DTYPE_IQ1_S] = lq_decode_iq1_s_ref;
+    table->decode[LQ_DTYPE_IQ1_M] = lq_decode_iq1_m_ref;
+    table->decode[LQ_DTYPE_MXFP4] = lq_decode_mxfp4_ref;
+    table->decode[LQ_DTYPE_NVFP4] = lq_decode_nvfp4_ref;
+    table->decode[LQ_DTYPE_TQ1_0] = lq_decode_tq1_0_ref;
+    table->decode[LQ_DTYPE_TQ2_0] = lq_decode_tq2_0_ref;
+    table->decode[LQ_DTYPE_Q1_0] = lq_decode_q1_0_ref;
+    table->decode[LQ_DTYPE_Q2_0] = lq_decode_q2_0_ref;
 }

@@ -14,7 +14,7 @@ static inline struct k_affine k_affine_encode(const struct k_affine_shape *shape
     struct tile tile = {.problem_count = shape->problem_count,
                         .elem_count = shape->elem_count,
                         .group_size = shape->problem_count};
-    tile_load(&tile, row, importance);
+    tile_load(&tile, row, importance, shape->spread);
     struct k_affine fit = k_affine_search(&tile, shape);
     k_affine_codes(shape, &fit, row, tile.unit[0], codes);
     return fit;
@@ -38,7 +38,14 @@ void LANE_NAME(lq_encode_q4_k)(const float *row, void *blocks, size_t col_count,
                                const float *importance)
 {
     static const struct k_affine_shape shape = {
-        8, 32, 63.0f, {15.0f, false, -1.5f, 0.178f, 14, 3}, 1};
+        .problem_count = 8,
+        .elem_count = 32,
+        .small_max = 63.0f,
+        .trials = {15.0f, false, -1.5f, 0.333f, 8, 4, 3},
+        .min_reach = 1,
+        .round_count = 1,
+        .spread = 0.0f,
+    };
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 144) {
         uint8_t codes[256];
@@ -56,7 +63,14 @@ void LANE_NAME(lq_encode_q5_k)(const float *row, void *blocks, size_t col_count,
                                const float *importance)
 {
     static const struct k_affine_shape shape = {
-        8, 32, 63.0f, {31.0f, false, -1.5f, 0.178f, 14, 3}, 1};
+        .problem_count = 8,
+        .elem_count = 32,
+        .small_max = 63.0f,
+        .trials = {31.0f, false, -1.5f, 0.333f, 8, 4, 3},
+        .min_reach = 2,
+        .round_count = 1,
+        .spread = 0.0f,
+    };
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 176) {
         uint8_t codes[256];
@@ -91,7 +105,14 @@ void LANE_NAME(lq_encode_q2_k)(const float *row, void *blocks, size_t col_count,
                                const float *importance)
 {
     static const struct k_affine_shape shape = {
-        16, 16, 15.0f, {3.0f, false, -1.5f, 0.178f, 14, 3}, 1};
+        .problem_count = 16,
+        .elem_count = 16,
+        .small_max = 15.0f,
+        .trials = {3.0f, false, -1.5f, 0.333f, 8, 4, 3},
+        .min_reach = 1,
+        .round_count = 1,
+        .spread = 1.0f,
+    };
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 84) {
         uint8_t codes[256];
@@ -113,7 +134,7 @@ static inline struct k_symmetric k_symmetric_encode(const struct k_symmetric_sha
     struct tile tile = {.problem_count = K_SYMMETRIC_PROBLEMS,
                         .elem_count = K_SYMMETRIC_ELEMS,
                         .group_size = K_SYMMETRIC_PROBLEMS};
-    tile_load(&tile, row, importance);
+    tile_load(&tile, row, importance, shape->spread);
     struct k_symmetric fit = k_symmetric_search(&tile, shape);
     k_symmetric_codes(shape, &fit, row, tile.unit[0], codes);
     return fit;
@@ -123,7 +144,13 @@ void LANE_NAME(lq_encode_q3_k)(const float *row, void *blocks, size_t col_count,
                                const float *importance)
 {
     static const struct k_symmetric_shape shape = {
-        {-4.0f, 3.0f, -0.9f, 0.1f, 19, 1, true}, -32.0f, 31.0f, 1, 1};
+        .codes = {-4.0f, 3.0f, -0.9f, 0.1f, 19, 1, true},
+        .small_low = -32.0f,
+        .small_high = 31.0f,
+        .trial_reach = 1,
+        .round_count = 1,
+        .spread = 8.0f,
+    };
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 110) {
         uint8_t codes[256];
@@ -150,7 +177,13 @@ void LANE_NAME(lq_encode_q6_k)(const float *row, void *blocks, size_t col_count,
                                const float *importance)
 {
     static const struct k_symmetric_shape shape = {
-        {-32.0f, 31.0f, -0.9f, 0.1f, 19, 1, false}, -128.0f, 127.0f, 1, 1};
+        .codes = {-32.0f, 31.0f, -0.9f, 0.1f, 19, 1, false},
+        .small_low = -128.0f,
+        .small_high = 127.0f,
+        .trial_reach = 1,
+        .round_count = 1,
+        .spread = 0.0f,
+    };
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 210) {
         uint8_t codes[256];

@@ -36,7 +36,7 @@ static inline size_t small_load(struct small_blocks *blocks, const float *row,
     blocks->tile.problem_count = LANES;
     blocks->tile.elem_count = SMALL_ELEMS;
     blocks->tile.group_size = 1;
-    tile_load(&blocks->tile, blocks->row, importance == NULL ? NULL : weights);
+    tile_load(&blocks->tile, blocks->row, importance == NULL ? NULL : weights, 0.0f);
     return count;
 }
 
@@ -207,7 +207,7 @@ void LANE_NAME(lq_encode_q8_0)(const float *row, void *blocks, size_t col_count,
 void LANE_NAME(lq_encode_q4_1)(const float *row, void *blocks, size_t col_count,
                                const float *importance)
 {
-    static const struct affine_trials trials = {15.0f, true, -2.0f, 0.125f, 25, 4};
+    static const struct affine_trials trials = {15.0f, true, -1.5f, 0.333f, 8, 4, 3};
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += LANES * SMALL_ELEMS) {
         struct small_blocks found;
@@ -225,7 +225,7 @@ void LANE_NAME(lq_encode_q4_1)(const float *row, void *blocks, size_t col_count,
 void LANE_NAME(lq_encode_q5_1)(const float *row, void *blocks, size_t col_count,
                                const float *importance)
 {
-    static const struct affine_trials trials = {31.0f, true, -2.0f, 0.125f, 25, 4};
+    static const struct affine_trials trials = {31.0f, true, -1.5f, 0.333f, 8, 4, 3};
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += LANES * SMALL_ELEMS) {
         struct small_blocks found;

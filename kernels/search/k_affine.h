@@ -13,7 +13,9 @@ struct k_affine_shape {
     size_t elem_count;
     float small_max; /* largest integer scale and min */
     struct affine_trials trials;
+    int min_reach;   /* integer mins tried on either side */
     int round_count; /* refits of d and dmin */
+    float spread;    /* of tile_load's weights */
 };
 
 /* One super-block's parameters; arrays per problem. */
@@ -30,58 +32,71 @@ struct k_affine_normal {
     float xs[TILE_PROBLEMS_MAX], xm[TILE_PROBLEMS_MAX];
 };
 
-/* Tries the scale integers next to the present ones, each with the min that suits its codes. */
-static inline void k_affine_trials(const struct tile *tile, const struct k_affine_shape *shape,
-                                   struct k_affine *fit, size_t p)
+/* What k_affine_trials walks with: the present best of each lane. */
+struct k_affine_best {
+    lane_f scale, min, error;
+};
+
+/* One trial: codes for the integers `small` and `start_min`, then the min that suits those codes,
+ * and the true error with it. */
+static inline void k_affine_trial(const struct tile *tile, const struct k_affine_shape *shape,
+                                  const struct k_affine *fit, size_t p, lane_f small,
+                                  lane_f start_min, struct k_affine_best *best)
 {
     const float *x = tile->x + p * shape->elem_count;
     const float *w = tile->w + p * shape->elem_count;
-    lane_f d = lane_set(fit->d.value);
     lane_f dmin = lane_set(fit->dmin.value);
     lane_f zero = lane_set(0.0f);
     lane_f one = lane_set(1.0f);
     lane_f top = lane_set(shape->trials.code_max);
+    lane_f scale = lane_set(fit->d.value) * small;
+    lane_m usable = lane_less(lane_set(0x1p-80f), scale);
+    lane_f inverse = lane_select(usable, one / lane_select(usable, scale, one), zero);
+    lane_f min = dmin * start_min;
+    lane_f sum_w = zero, sum_r = zero, sum_rr = zero;
+    for (size_t i = 0; i < shape->elem_count * LANES; i += LANES) {
+        lane_f weight = lane_load(w + i);
+        lane_f shifted = lane_load(x + i) + min;
+        lane_f residual = shifted - scale * affine_code(shifted * inverse, top);
+        lane_f weighted = weight * residual;
+        sum_w = sum_w + weight;
+        sum_r = sum_r + weighted;
+        sum_rr = sum_rr + weighted * residual;
+    }
+    /* With these codes the error is a parabola in the min. */
+    lane_m has_min = lane_less(lane_set(0x1p-80f), dmin);
+    lane_f limit = lane_set(64.0f);
+    lane_f move = zero - sum_r / (sum_w * lane_select(has_min, dmin, one));
+    move = lane_round(lane_max(lane_min(move, limit), zero - limit));
+    move = lane_select(has_min, move, zero);
+    lane_f new_min = lane_max(lane_min(start_min + move, lane_set(shape->small_max)), zero);
+    lane_f shift = (new_min - start_min) * dmin;
+    lane_f error = sum_rr + shift * (sum_r + sum_r + shift * sum_w);
+    lane_m better = lane_less(error, best->error);
+    best->scale = lane_select(better, small, best->scale);
+    best->min = lane_select(better, new_min, best->min);
+    best->error = lane_select(better, error, best->error);
+}
+
+/* Tries the integers next to the present ones. */
+static inline void k_affine_trials(const struct tile *tile, const struct k_affine_shape *shape,
+                                   struct k_affine *fit, size_t p)
+{
+    lane_f zero = lane_set(0.0f);
     lane_f small_max = lane_set(shape->small_max);
     lane_f start_scale = lane_load(fit->scale + p);
     lane_f start_min = lane_load(fit->min + p);
-    lane_f best_scale = start_scale;
-    lane_f best_min = start_min;
-    lane_f best_error = lane_load(fit->error + p);
-    for (int delta = -1; delta <= 1; delta++) {
-        lane_f small = lane_max(lane_min(start_scale + lane_set((float)delta), small_max), zero);
-        lane_f scale = d * small;
-        lane_m usable = lane_less(lane_set(0x1p-80f), scale);
-        lane_f inverse = lane_select(usable, one / lane_select(usable, scale, one), zero);
-        lane_f min = dmin * start_min;
-        lane_f sum_w = zero;
-        lane_f sum_r = zero;
-        lane_f sum_rr = zero;
-        for (size_t i = 0; i < shape->elem_count * LANES; i += LANES) {
-            lane_f weight = lane_load(w + i);
-            lane_f shifted = lane_load(x + i) + min;
-            lane_f residual = shifted - scale * affine_code(shifted * inverse, top);
-            lane_f weighted = weight * residual;
-            sum_w = sum_w + weight;
-            sum_r = sum_r + weighted;
-            sum_rr = sum_rr + weighted * residual;
+    struct k_affine_best best = {start_scale, start_min, lane_load(fit->error + p)};
+    for (int step = -shape->min_reach; step <= shape->min_reach; step++) {
+        lane_f min = lane_max(lane_min(start_min + lane_set((float)step), small_max), zero);
+        for (int delta = -1; delta <= 1; delta++) {
+            lane_f small = lane_min(start_scale + lane_set((float)delta), small_max);
+            k_affine_trial(tile, shape, fit, p, lane_max(small, zero), min, &best);
         }
-        /* With these codes the error is a parabola in the min. */
-        lane_m has_min = lane_less(lane_set(0x1p-80f), dmin);
-        lane_f move = zero - sum_r / (sum_w * lane_select(has_min, dmin, one));
-        move = lane_select(has_min, move, zero);
-        lane_f limit = lane_set(64.0f);
-        move = lane_round(lane_max(lane_min(move, limit), zero - limit));
-        lane_f new_min = lane_max(lane_min(start_min + move, small_max), zero);
-        lane_f shift = (new_min - start_min) * dmin;
-        lane_f error = sum_rr + shift * (sum_r + sum_r + shift * sum_w);
-        lane_m better = lane_less(error, best_error);
-        best_scale = lane_select(better, small, best_scale);
-        best_min = lane_select(better, new_min, best_min);
-        best_error = lane_select(better, error, best_error);
     }
-    lane_store(fit->scale + p, best_scale);
-    lane_store(fit->min + p, best_min);
-    lane_store(fit->error + p, best_error);
+    lane_store(fit->scale + p, best.scale);
+    lane_store(fit->min + p, best.min);
+    lane_store(fit->error + p, best.error);
 }
 
 /* Error of the present integers, with the sums for the refit. */

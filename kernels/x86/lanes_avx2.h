@@ -44,6 +44,11 @@ static inline lane_f lane_abs(lane_f a)
     return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
 }
 
+static inline lane_f lane_sqrt(lane_f a)
+{
+    return _mm256_sqrt_ps(a);
+}
+
 static inline lane_m lane_less(lane_f a, lane_f b)
 {
     return _mm256_cmp_ps(a, b, _CMP_LT_OQ);
