@@ -144,7 +144,8 @@ enum lq_status lq_attr_error(const struct lq_artifact *artifact, const char *nam
     lq_buffer_init(&text);
     lq_diagnostic_render(&text, &artifact->store->sources,
                          placed ? &value->position : &artifact->position, message);
-    status = lq_error_set(err, status, "%s", lq_buffer_text(&text));
+    /* Without memory for the place, the sentence alone is still worth having. */
+    status = lq_error_set(err, status, "%s", text.failed ? message : lq_buffer_text(&text));
     lq_buffer_fini(&text);
     return status;
 }

@@ -195,7 +195,9 @@ static void add(struct lq_diagnostics *diagnostics, const struct lq_position *po
         diagnostics->seen[diagnostics->count].position = *position;
         diagnostics->seen[diagnostics->count].format = format;
     }
+    bool failed = text.failed;
     lq_diagnostics_add_text(diagnostics, status, lq_buffer_text(&text));
+    diagnostics->text.failed = diagnostics->text.failed || failed;
     lq_buffer_fini(&text);
 }
 
