@@ -71,11 +71,10 @@ Test(recipe_format, long_lines_are_broken)
            "let names = [\n  \"aaaaaaaaaaaaaaaaaaaaaaaa\",\n  \"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\",\n"
            "  \"cccccccccccccccccccccccccccc\",\n]\n");
     /* 100 columns stay, 101 do not. */
-    expect(
-        "model m { source = "
-        "\"01234567890123456789012345678901234567890123456789012345678901234567890123456\" }",
-        "model m { source = "
-        "\"01234567890123456789012345678901234567890123456789012345678901234567890123456\" }\n");
+    expect("model m { source = "
+           "\"01234567890123456789012345678901234567890123456789012345678901234567890123456\" }",
+           "model m { source = "
+           "\"01234567890123456789012345678901234567890123456789012345678901234567890123456\" }\n");
     expect(
         "model mm { source = "
         "\"01234567890123456789012345678901234567890123456789012345678901234567890123456\" }",
