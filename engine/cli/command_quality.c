@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/base/limits.h"
 #include "engine/cli/commands.h"
 #include "engine/cli/quality_result.h"
 #include "engine/cli/quick_recipe.h"
@@ -69,26 +70,26 @@ static enum lq_status write_comparison(const struct comparison *job, struct lq_r
         return lq_error_set(err, LQ_EUSAGE,
                             "no text to measure with; give --calibration-data FILE");
     }
-    enum lq_status status = lq_args_uint(args, "calibration-samples", 1, UINT32_MAX, &samples, err);
+    enum lq_status status =
+        lq_args_uint(args, "calibration-samples", 1, LQ_SAMPLES_MAX, &samples, err);
     if (status != LQ_OK) {
         return status;
     }
-    lq_recipe_text_begin(text, "model", "base");
+    lq_recipe_text_begin(text, "model", "original");
     lq_recipe_text_string(text, "source", job->original);
     lq_recipe_text_end(text);
-    lq_recipe_text_begin(text, "model", "small");
+    lq_recipe_text_begin(text, "model", "quantized");
     lq_recipe_text_string(text, "source", job->quantized);
     lq_recipe_text_end(text);
     lq_recipe_text_begin(text, "text", "words");
     lq_recipe_text_string(text, "path", words);
     lq_recipe_text_end(text);
     lq_recipe_text_begin(text, "report", "quality");
-    lq_recipe_text_word(text, "original", "base");
-    lq_recipe_text_word(text, "quantized", "[small]");
+    lq_recipe_text_word(text, "original", "original");
+    lq_recipe_text_word(text, "quantized", "[quantized]");
     lq_recipe_text_word(text, "text", "words");
-    if (lq_args_has(args, "include-layers")) {
-        lq_recipe_text_word(text, "layers", "true");
-    }
+    lq_recipe_text_uint(text, "chunks", samples);
+    lq_recipe_text_word(text, "layers", lq_args_has(args, "include-layers") ? "true" : "false");
     lq_recipe_text_string(text, "path", job->report);
     lq_recipe_text_end(text);
     return LQ_OK;

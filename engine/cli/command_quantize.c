@@ -10,6 +10,9 @@
 #include "rules/profile/presets.h"
 #include "rules/quant/levels.h"
 
+/* As many as `quality report` measures by default. */
+enum { REPORT_CHUNKS = 256 };
+
 struct quantization {
     struct lq_cli *cli;
     const char *model;
@@ -157,14 +160,14 @@ static enum lq_status write_imatrix(const struct quantization *job, struct lq_re
     bool has_text = lq_args_has(&job->cli->args, "calibration-data");
     *has_imatrix = file != NULL || has_text;
     if (has_text) {
-        enum lq_status status = lq_quick_add_calibration(job->cli, text, "base", 512, err);
+        enum lq_status status = lq_quick_add_calibration(job->cli, text, "original", 512, err);
         if (status != LQ_OK) {
             return status;
         }
     }
     if (*has_imatrix) {
         lq_recipe_text_begin(text, "imatrix", "im");
-        lq_recipe_text_word(text, "model", "base");
+        lq_recipe_text_word(text, "model", "original");
         lq_recipe_text_string(text, "file", file);
         if (file == NULL) {
             lq_recipe_text_word(text, "calibration", "calib");
@@ -179,7 +182,7 @@ static void write_choices(const struct quantization *job, struct lq_recipe_text 
 {
     if (job->protect) {
         lq_recipe_text_begin(text, "mask", "super");
-        lq_recipe_text_word(text, "model", "base");
+        lq_recipe_text_word(text, "model", "original");
         lq_recipe_text_word(text, "imatrix", "im");
         lq_recipe_text_number(text, "coverage", job->coverage);
         lq_recipe_text_end(text);
@@ -187,7 +190,7 @@ static void write_choices(const struct quantization *job, struct lq_recipe_text 
     if (job->profile != NULL) {
         bool preset = lq_preset_find(job->profile) != NULL;
         lq_recipe_text_begin(text, "profile", "mix");
-        lq_recipe_text_word(text, "model", "base");
+        lq_recipe_text_word(text, "model", "original");
         if (has_imatrix) {
             lq_recipe_text_word(text, "imatrix", "im");
         }
@@ -203,8 +206,8 @@ static void write_gguf(const struct quantization *job, struct lq_recipe_text *te
                        bool has_imatrix)
 {
     const struct lq_args *args = &job->cli->args;
-    lq_recipe_text_begin(text, "gguf", "out");
-    lq_recipe_text_word(text, "model", "base");
+    lq_recipe_text_begin(text, "gguf", "quantized");
+    lq_recipe_text_word(text, "model", "original");
     if (has_imatrix) {
         lq_recipe_text_word(text, "imatrix", "im");
     }
@@ -231,7 +234,7 @@ static enum lq_status write_job(const struct quantization *job, struct lq_recipe
                                 struct lq_error *err)
 {
     bool has_imatrix = false;
-    lq_recipe_text_begin(text, "model", "base");
+    lq_recipe_text_begin(text, "model", "original");
     lq_recipe_text_string(text, "source", job->model);
     lq_recipe_text_end(text);
     enum lq_status status = write_imatrix(job, text, &has_imatrix, err);
@@ -242,9 +245,10 @@ static enum lq_status write_job(const struct quantization *job, struct lq_recipe
     write_gguf(job, text, has_imatrix);
     if (job->report != NULL) {
         lq_recipe_text_begin(text, "report", "quality");
-        lq_recipe_text_word(text, "original", "base");
-        lq_recipe_text_word(text, "quantized", "[out]");
+        lq_recipe_text_word(text, "original", "original");
+        lq_recipe_text_word(text, "quantized", "[quantized]");
         lq_recipe_text_word(text, "text", "words");
+        lq_recipe_text_uint(text, "chunks", REPORT_CHUNKS);
         lq_recipe_text_string(text, "path", job->report);
         lq_recipe_text_end(text);
     }
@@ -339,7 +343,7 @@ static enum lq_status print_quantization(void *user, struct lq_json_writer *writ
 
 enum lq_status lq_command_quantize(struct lq_cli *cli, struct lq_error *err)
 {
-    static const char *const targets[] = {"out", "quality"};
+    static const char *const targets[] = {"quantized", "quality"};
     struct quantization job = {.cli = cli, .model = cli->args.operands[0], .coverage = 0.0001};
     struct lq_recipe_text text;
     lq_recipe_text_init(&text);
