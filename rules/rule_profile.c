@@ -348,7 +348,15 @@ static enum lq_status load_items(struct lq_run *run, const struct solve_state *s
                                  struct lq_sensitivity *measured, struct lq_allocation_item *items,
                                  struct lq_error *err)
 {
+    uint64_t layer_count = 0;
+    bool is_tied = true;
     for (size_t i = 0; i < state->tensor_count; i++) {
+        int64_t layer = lq_level_layer_of(state->tensors[i]->name);
+        layer_count = layer + 1 > (int64_t)layer_count ? (uint64_t)(layer + 1) : layer_count;
+        is_tied = is_tied && !lq_level_is_output(state->tensors[i]->name);
+    }
+    for (size_t i = 0; i < state->tensor_count; i++) {
+        double gain = lq_sensitivity_gain(state->tensors[i]->name, layer_count, is_tied);
         char name[32];
         const void *data = NULL;
         uint64_t size_bytes = 0;
@@ -364,7 +372,7 @@ static enum lq_status load_items(struct lq_run *run, const struct solve_state *s
         for (size_t t = 0; t < measured[i].type_count; t++) {
             uint64_t bytes = lq_level_tensor_bytes(state->tensors[i], measured[i].types[t]);
             items[i].choices[t] =
-                (struct lq_allocation_choice){bytes * 8, relative_error(&measured[i], t)};
+                (struct lq_allocation_choice){bytes * 8, gain * relative_error(&measured[i], t)};
         }
     }
     return LQ_OK;
@@ -468,7 +476,7 @@ static enum lq_status add_solve(struct profile_plan *plan, struct solve_state *s
     }
     struct lq_step_output output = {.name = "main"};
     struct lq_step step = {.op = "profile.solve",
-                           .version = 1,
+                           .version = 2,
                            .label = lq_artifact_name(plan->artifact),
                            .run = run_solve,
                            .state = state,
@@ -564,7 +572,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 const struct lq_rule lq_rule_profile = {
     .kind = "profile",
-    .version = 1,
+    .version = 2,
     .help = "a type for every layer: a preset, a file, or found for a target size",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),

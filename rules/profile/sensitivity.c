@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/base/buffer.h"
 #include "engine/base/compiler.h"
@@ -49,6 +50,33 @@ size_t lq_sensitivity_candidates(uint64_t col_count, enum lq_dtype types[LQ_SENS
         }
     }
     return count;
+}
+
+double lq_sensitivity_gain(const char *tensor_name, uint64_t layer_count, bool is_tied)
+{
+    static const struct {
+        const char *part;
+        double gain; /* of this kind in all layers together */
+    } kinds[] = {
+        {"attn_q.", 4.0},      {"attn_k.", 5.0},   {"attn_v.", 24.0}, {"attn_qkv.", 24.0},
+        {"attn_output", 12.0}, {"ffn_gate", 22.0}, {"ffn_up", 20.0},  {"ffn_down", 34.0},
+    };
+    const double output_gain = 150.0;
+    const double other_gain = 20.0;
+    bool is_embedding = lq_level_is_embedding(tensor_name);
+    if (lq_level_is_output(tensor_name) || (is_tied && is_embedding)) {
+        return output_gain;
+    }
+    if (is_embedding) {
+        return other_gain;
+    }
+    double layers = layer_count > 0 ? (double)layer_count : 1.0;
+    for (size_t i = 0; i < LQ_COUNT_OF(kinds); i++) {
+        if (strstr(tensor_name, kinds[i].part) != NULL) {
+            return kinds[i].gain / layers;
+        }
+    }
+    return other_gain / layers;
 }
 
 static double weighted_square(const float *a, const float *b, size_t count, const float *weight)
