@@ -92,7 +92,7 @@ Test(kernels, decode_is_bit_exact_on_golden_blocks)
         free(got);
         checked++;
     }
-    cr_assert_geq(checked, 20);
+    cr_assert_eq(checked, case_count);
 }
 
 static double weighted_rmse(const float *a, const float *b, const float *weights, size_t row_count,
@@ -273,8 +273,26 @@ static void code_row(struct coded_row *c, int dtype, bool has_importance)
                  lq_dtype_name((uint32_t)dtype), bad);
 }
 
-/* One code and one scale can hold one value: zeros stay zero, and of a block with one non-zero
- * value that value survives to a few halves' precision. */
+/* How far from 0.7 or 0 a block of zeros and one 0.7 may decode: half precision where 0 and the
+ * largest code are levels; otherwise the level next to 0, or the gap at a coarse scale. Below 0:
+ * one bit, which cannot hold both. */
+static float lone_value_slack(int dtype)
+{
+    switch (dtype) {
+    case LQ_DTYPE_Q1_0:
+        return -1.0f;
+    case LQ_DTYPE_IQ4_NL:
+    case LQ_DTYPE_IQ4_XS:
+        return 0.7f / 113.0f;
+    case LQ_DTYPE_MXFP4:
+    case LQ_DTYPE_NVFP4:
+        return 0.7f / 8.0f;
+    default:
+        return 0.7f * 0x1p-9f;
+    }
+}
+
+/* Zeros stay zero, and a single value in a block of zeros survives. */
 Test(kernels, zeros_stay_zero_and_a_lone_value_survives)
 {
     static struct coded_row c;
@@ -288,11 +306,12 @@ Test(kernels, zeros_stay_zero_and_a_lone_value_survives)
         for (size_t i = 0; i < ROW_COLS; i++) {
             cr_assert_eq(c.decoded[i], 0.0f, "%s", name);
         }
-        for (int sign = -1; sign <= 1; sign += 2) {
+        float slack = lone_value_slack(dtype);
+        for (int sign = -1; sign <= 1 && slack > 0.0f; sign += 2) {
             c.row[300] = 0.7f * (float)sign;
             code_row(&c, dtype, false);
             for (size_t i = 0; i < ROW_COLS; i++) {
-                cr_expect_float_eq(c.decoded[i], c.row[i], 0.7f * 0x1p-9f, "%s [%zu] %g", name, i,
+                cr_expect_float_eq(c.decoded[i], c.row[i], slack, "%s [%zu] %g", name, i,
                                    (double)c.decoded[i]);
             }
         }
@@ -357,7 +376,7 @@ Test(kernels, importance_of_zero_counts_as_uniform)
 }
 
 /* A weight with a million times the importance of its neighbours, an outlier as super weights are,
- * comes out within two half-precision ulps (2^-10 of it) in every type that can hold it. */
+ * comes out within two half-precision ulps (2^-10 of it) in every type whose scale is a half. */
 Test(kernels, a_dominating_weight_is_kept_almost_exactly)
 {
     static struct coded_row c;
@@ -375,7 +394,10 @@ Test(kernels, a_dominating_weight_is_kept_almost_exactly)
             c.row[at] = draw % 2 == 0 ? 0.4f : -0.4f;
             c.importance[at] = 1e6f;
             code_row(&c, dtype, true);
-            cr_expect_leq(fabsf(c.decoded[at] - c.row[at]), 0.4f * 0x1p-10f, "%s draw %d: %g",
+            /* Scales of one bit or four bits of precision leave no more than the level itself. */
+            bool coarse = dtype == LQ_DTYPE_MXFP4 || dtype == LQ_DTYPE_NVFP4;
+            float slack = 0.4f * (coarse ? 0x1p-3f : 0x1p-10f);
+            cr_expect_leq(fabsf(c.decoded[at] - c.row[at]), slack, "%s draw %d: %g",
                           lq_dtype_name((uint32_t)dtype), draw, (double)c.decoded[at]);
         }
     }

@@ -26,10 +26,10 @@ void lq_decode_iq4_xs_ref(const void *blocks, float *out, size_t elem_count)
         unsigned scales_high = lq_load_u16(in + 2);
         for (size_t j = 0; j < 256; j++) {
             size_t p = j / 32;
-            unsigned low = in[4 + p / 2] >> (p % 2 * 4) & 15u;
+            unsigned low = (unsigned)in[4 + p / 2] >> (p % 2 * 4) & 15u;
             int scale = (int)(low | (scales_high >> (2 * p) & 3u) << 4) - 32;
             /* 32 values in 16 bytes, the first half in the low nibbles. */
-            unsigned q = in[8 + p * 16 + j % 16] >> (j % 32 / 16 * 4) & 15u;
+            unsigned q = (unsigned)in[8 + p * 16 + j % 16] >> (j % 32 / 16 * 4) & 15u;
             out[i + j] = d * (float)scale * (float)lq_levels_iq4[q];
         }
     }
@@ -45,7 +45,7 @@ static float sign_of(unsigned signs, size_t k)
 static void put_grid8(float *out, float scale, uint16_t point, unsigned signs)
 {
     for (size_t k = 0; k < 8; k++) {
-        float level = (float)lq_levels_iq2[point >> (2 * k) & 3u];
+        float level = (float)lq_levels_iq2[(unsigned)point >> (2 * k) & 3u];
         out[k] = scale * level * sign_of(signs, k);
     }
 }
@@ -72,7 +72,7 @@ void lq_decode_iq2_xs_ref(const void *blocks, float *out, size_t elem_count)
         float d = lq_load_f16(in);
         for (size_t g = 0; g < 32; g++) {
             unsigned code = lq_load_u16(in + 2 + 2 * g);
-            unsigned nibble = in[66 + g / 4] >> (g / 2 % 2 * 4) & 15u;
+            unsigned nibble = (unsigned)in[66 + g / 4] >> (g / 2 % 2 * 4) & 15u;
             float scale = d * (0.5f + (float)nibble) * 0.25f;
             put_grid8(out + i + 8 * g, scale, lq_grid_iq2xs[code & 511u], lq_even_signs(code >> 9));
         }
@@ -85,8 +85,8 @@ void lq_decode_iq2_s_ref(const void *blocks, float *out, size_t elem_count)
     for (size_t i = 0; i < elem_count; i += 256, in += 82) {
         float d = lq_load_f16(in);
         for (size_t g = 0; g < 32; g++) {
-            unsigned high = in[66 + g / 4] >> (g % 4 * 2) & 3u;
-            unsigned nibble = in[74 + g / 4] >> (g / 2 % 2 * 4) & 15u;
+            unsigned high = (unsigned)in[66 + g / 4] >> (g % 4 * 2) & 3u;
+            unsigned nibble = (unsigned)in[74 + g / 4] >> (g / 2 % 2 * 4) & 15u;
             float scale = d * (0.5f + (float)nibble) * 0.25f;
             put_grid8(out + i + 8 * g, scale, lq_grid_iq2s[in[2 + g] | high << 8], in[34 + g]);
         }
@@ -102,7 +102,7 @@ void lq_decode_iq3_xxs_ref(const void *blocks, float *out, size_t elem_count)
             uint32_t word = lq_load_u32(in + 66 + j / 32 * 4);
             float scale = d * (0.5f + (float)(word >> 28)) * 0.5f;
             unsigned signs = lq_even_signs(word >> (7 * (j / 8 % 4)) & 127u);
-            unsigned digit = lq_grid_iq3xxs[in[2 + j / 4]] >> (3 * (j % 4)) & 7u;
+            unsigned digit = (unsigned)lq_grid_iq3xxs[in[2 + j / 4]] >> (3 * (j % 4)) & 7u;
             out[i + j] = scale * (float)lq_levels_iq3xxs[digit] * sign_of(signs, j % 8);
         }
     }
@@ -114,10 +114,10 @@ void lq_decode_iq3_s_ref(const void *blocks, float *out, size_t elem_count)
     for (size_t i = 0; i < elem_count; i += 256, in += 110) {
         float d = lq_load_f16(in);
         for (size_t j = 0; j < 256; j++) {
-            unsigned nibble = in[106 + j / 64] >> (j / 32 % 2 * 4) & 15u;
+            unsigned nibble = (unsigned)in[106 + j / 64] >> (j / 32 % 2 * 4) & 15u;
             float scale = d * (float)(1 + 2 * nibble);
-            unsigned index = in[2 + j / 4] | (in[66 + j / 32] >> (j / 4 % 8) & 1u) << 8;
-            unsigned digit = lq_grid_iq3s[index] >> (3 * (j % 4)) & 7u;
+            unsigned index = in[2 + j / 4] | ((unsigned)in[66 + j / 32] >> (j / 4 % 8) & 1u) << 8;
+            unsigned digit = (unsigned)lq_grid_iq3s[index] >> (3 * (j % 4)) & 7u;
             out[i + j] = scale * (float)(1 + 2 * digit) * sign_of(in[74 + j / 8], j % 8);
         }
     }
@@ -126,7 +126,7 @@ void lq_decode_iq3_s_ref(const void *blocks, float *out, size_t elem_count)
 static void put_grid_ternary(float *out, float scale, uint16_t point, float shift)
 {
     for (size_t k = 0; k < 8; k++) {
-        out[k] = scale * ((float)(int)(point >> (2 * k) & 3u) - 1.0f + shift);
+        out[k] = scale * ((float)(int)((unsigned)point >> (2 * k) & 3u) - 1.0f + shift);
     }
 }
 
@@ -157,7 +157,7 @@ void lq_decode_iq1_m_ref(const void *blocks, float *out, size_t elem_count)
         for (size_t g = 0; g < 32; g++) {
             unsigned scales = lq_load_u16(in + 48 + g / 8 * 2);
             float scale = d * (float)(2 * (scales >> (3 * (g / 2 % 4)) & 7u) + 1);
-            unsigned high = in[32 + g / 2] >> (g % 2 * 4) & 15u;
+            unsigned high = (unsigned)in[32 + g / 2] >> (g % 2 * 4) & 15u;
             put_grid_ternary(out + i + 8 * g, scale, lq_grid_iq1s[in[g] | (high & 7u) << 8],
                              high & 8u ? -0.125f : 0.125f);
         }

@@ -1,3 +1,4 @@
 /* The encoders with one lane: the reference. */
+#include "kernels/search/encode_book.h"
 #include "kernels/search/encode_k.h"
 #include "kernels/search/encode_small.h"

@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #include "kernels/kernels.h"
+#include "kernels/tables/books.h"
 
 #define LANES 1
 #define LANE_NAME(name) name##_ref
@@ -75,6 +76,26 @@ static inline lane_f lane_round(lane_f a)
 static inline lane_f lane_to_half(lane_f a)
 {
     return lq_f16_to_f32(lq_f32_to_f16(lane_max(lane_min(a, 65504.0f), -65504.0f)));
+}
+
+/* Index of the level nearest to `a`; on a middle, the upper one. */
+static inline unsigned lane_book_index(lane_f a, const struct lq_book *book)
+{
+    unsigned index = a >= book->middle3 ? 8 : 0;
+    index |= a >= book->middle2[index / 8] ? 4 : 0;
+    index |= a >= book->middle1[index / 4] ? 2 : 0;
+    index |= a >= book->middle0[index / 2] ? 1 : 0;
+    return index;
+}
+
+static inline lane_f lane_nearest(lane_f a, const struct lq_book *book)
+{
+    return book->levels[lane_book_index(a, book)];
+}
+
+static inline lane_f lane_nearest_index(lane_f a, const struct lq_book *book)
+{
+    return (lane_f)lane_book_index(a, book);
 }
 
 /* out[i * LANES + lane] = in[lane * stride + i]; count is a multiple of 8. */

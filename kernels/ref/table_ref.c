@@ -49,4 +49,12 @@ void lq_kernels_fill_ref(struct lq_kernels *table)
     table->decode[LQ_DTYPE_TQ2_0] = lq_decode_tq2_0_ref;
     table->decode[LQ_DTYPE_Q1_0] = lq_decode_q1_0_ref;
     table->decode[LQ_DTYPE_Q2_0] = lq_decode_q2_0_ref;
+    table->encode[LQ_DTYPE_IQ4_NL] = lq_encode_iq4_nl_ref;
+    table->encode[LQ_DTYPE_IQ4_XS] = lq_encode_iq4_xs_ref;
+    table->encode[LQ_DTYPE_MXFP4] = lq_encode_mxfp4_ref;
+    table->encode[LQ_DTYPE_NVFP4] = lq_encode_nvfp4_ref;
+    table->encode[LQ_DTYPE_TQ1_0] = lq_encode_tq1_0_ref;
+    table->encode[LQ_DTYPE_TQ2_0] = lq_encode_tq2_0_ref;
+    table->encode[LQ_DTYPE_Q2_0] = lq_encode_q2_0_ref;
+    table->encode[LQ_DTYPE_Q1_0] = lq_encode_q1_0_ref;
 }

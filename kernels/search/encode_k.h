@@ -11,9 +11,10 @@
 static inline struct k_affine k_affine_encode(const struct k_affine_shape *shape, const float *row,
                                               const float *importance, uint8_t *codes)
 {
-    struct tile tile = {.problem_count = shape->problem_count,
-                        .elem_count = shape->elem_count,
-                        .group_size = shape->problem_count};
+    struct tile tile;
+    tile.problem_count = shape->problem_count;
+    tile.elem_count = shape->elem_count;
+    tile.group_size = shape->problem_count;
     tile_load(&tile, row, importance, shape->spread);
     struct k_affine fit = k_affine_search(&tile, shape);
     k_affine_codes(shape, &fit, row, tile.unit[0], codes);
@@ -131,9 +132,10 @@ static inline struct k_symmetric k_symmetric_encode(const struct k_symmetric_sha
                                                     const float *row, const float *importance,
                                                     uint8_t *codes)
 {
-    struct tile tile = {.problem_count = K_SYMMETRIC_PROBLEMS,
-                        .elem_count = K_SYMMETRIC_ELEMS,
-                        .group_size = K_SYMMETRIC_PROBLEMS};
+    struct tile tile;
+    tile.problem_count = shape->problem_count;
+    tile.elem_count = shape->elem_count;
+    tile.group_size = shape->problem_count;
     tile_load(&tile, row, importance, shape->spread);
     struct k_symmetric fit = k_symmetric_search(&tile, shape);
     k_symmetric_codes(shape, &fit, row, tile.unit[0], codes);
@@ -144,7 +146,9 @@ void LANE_NAME(lq_encode_q3_k)(const float *row, void *blocks, size_t col_count,
                                const float *importance)
 {
     static const struct k_symmetric_shape shape = {
-        .codes = {-4.0f, 3.0f, -0.9f, 0.1f, 19, 1, true},
+        .problem_count = 16,
+        .elem_count = 16,
+        .codes = {-4.0f, 3.0f, -0.9f, 0.1f, 19, 1, true, NULL},
         .small_low = -32.0f,
         .small_high = 31.0f,
         .trial_reach = 1,
@@ -177,7 +181,9 @@ void LANE_NAME(lq_encode_q6_k)(const float *row, void *blocks, size_t col_count,
                                const float *importance)
 {
     static const struct k_symmetric_shape shape = {
-        .codes = {-32.0f, 31.0f, -0.9f, 0.1f, 19, 1, false},
+        .problem_count = 16,
+        .elem_count = 16,
+        .codes = {-32.0f, 31.0f, -0.9f, 0.1f, 19, 1, false, NULL},
         .small_low = -128.0f,
         .small_high = 127.0f,
         .trial_reach = 1,
@@ -202,6 +208,41 @@ void LANE_NAME(lq_encode_q6_k)(const float *row, void *blocks, size_t col_count,
             out[192 + p] = (unsigned char)(int8_t)fit.scale[p];
         }
         lq_store_u16(out + 208, fit.d.bits);
+    }
+}
+
+void LANE_NAME(lq_encode_iq4_xs)(const float *row, void *blocks, size_t col_count,
+                                 const float *importance)
+{
+    static const struct k_symmetric_shape shape = {
+        .problem_count = 8,
+        .elem_count = 32,
+        .codes = {-127.0f, 113.0f, -24.0f, 6.0f, 9, 2, true, &lq_book_iq4},
+        .small_low = -32.0f,
+        .small_high = 31.0f,
+        .trial_reach = 1,
+        .round_count = 1,
+        .spread = 0.0f,
+    };
+    unsigned char *out = blocks;
+    for (size_t i = 0; i < col_count; i += 256, out += 136) {
+        uint8_t codes[256];
+        struct k_symmetric fit =
+            k_symmetric_encode(&shape, row + i, importance == NULL ? NULL : importance + i, codes);
+        unsigned high = 0;
+        unsigned low = 0;
+        for (size_t p = 0; p < 8; p++) {
+            unsigned code = (unsigned)((int)fit.scale[p] + 32);
+            low |= (code & 15u) << (4 * p);
+            high |= code >> 4 << (2 * p);
+        }
+        lq_store_u16(out, fit.d.bits);
+        lq_store_u16(out + 2, (uint16_t)high);
+        lq_store_u32(out + 4, low);
+        for (size_t j = 0; j < 128; j++) {
+            size_t at = j / 16 * 32 + j % 16;
+            out[8 + j] = (unsigned char)(codes[at] | codes[at + 16] << 4);
+        }
     }
 }
 

@@ -208,7 +208,7 @@ static inline void k_affine_start(const struct tile *tile, const struct k_affine
 static inline struct k_affine k_affine_search(const struct tile *tile,
                                               const struct k_affine_shape *shape)
 {
-    struct k_affine fit;
+    struct k_affine fit = {.scale = {0.0f}};
     struct k_affine_normal normal;
     k_affine_start(tile, shape, &fit);
     struct k_affine best = fit;

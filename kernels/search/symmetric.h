@@ -7,12 +7,14 @@
 #include <stdbool.h>
 
 #include "kernels/search/tile.h"
+#include "kernels/tables/books.h"
 
 struct symmetric_range {
     float low, high;   /* of the codes; low < 0 */
     float first, step; /* trials put the largest magnitude on low - (first + step * k) */
     size_t step_count, repeat_count;
-    bool both_signs; /* also the largest magnitude on `high` */
+    bool both_signs;            /* also the largest magnitude on `high` */
+    const struct lq_book *book; /* levels that are not integers in a row, or NULL */
 };
 
 struct symmetric_fit {
@@ -28,20 +30,45 @@ static inline lane_f symmetric_inverse(lane_f scale)
                        lane_set(0.0f));
 }
 
-static inline lane_f symmetric_code(lane_f value, lane_f low, lane_f high)
+/* The level nearest to `value`. */
+static inline lane_f symmetric_code(lane_f value, const struct symmetric_range *range)
 {
-    return lane_round(lane_max(lane_min(value, high), low));
+    if (range->book != NULL) {
+        return lane_nearest(value, range->book);
+    }
+    return lane_round(lane_max(lane_min(value, lane_set(range->high)), lane_set(range->low)));
+}
+
+/* The codes of one problem in element order: levels minus the lowest, or their indices. */
+static inline void symmetric_put_codes(const struct symmetric_range *range, float scale,
+                                       const float *row, float unit, size_t elem_count,
+                                       uint8_t *codes)
+{
+    lane_f inverse = symmetric_inverse(lane_set(scale));
+    for (size_t i = 0; i < elem_count; i += LANES) {
+        lane_f value = lane_load(row + i) * lane_set(unit) * inverse;
+        float out[LANES];
+        if (range->book != NULL) {
+            lane_store(out, lane_nearest_index(value, range->book));
+        } else {
+            lane_store(out, symmetric_code(value, range) - lane_set(range->low));
+        }
+        for (size_t k = 0; k < LANES; k++) {
+            codes[i + k] = (uint8_t)out[k];
+        }
+    }
 }
 
 /* The least-squares scale for the codes that 1 / inverse gives. */
 static inline struct symmetric_fit symmetric_try(const float *x, const float *w, size_t elem_count,
-                                                 lane_f inverse, lane_f low, lane_f high)
+                                                 lane_f inverse,
+                                                 const struct symmetric_range *range)
 {
     lane_f cross = lane_set(0.0f);
     lane_f square = lane_set(0x1p-100f);
     for (size_t i = 0; i < elem_count * LANES; i += LANES) {
         lane_f value = lane_load(x + i);
-        lane_f code = symmetric_code(value * inverse, low, high);
+        lane_f code = symmetric_code(value * inverse, range);
         lane_f weighted = lane_load(w + i) * code;
         cross = cross + weighted * value;
         square = square + weighted * code;
@@ -63,8 +90,6 @@ static inline struct symmetric_fit symmetric_search(const float *x, const float 
                                                     const struct symmetric_range *range)
 {
     lane_f zero = lane_set(0.0f);
-    lane_f low = lane_set(range->low);
-    lane_f high = lane_set(range->high);
     lane_f peak = zero;
     for (size_t i = 0; i < elem_count * LANES; i += LANES) {
         lane_f value = lane_load(x + i);
@@ -75,18 +100,18 @@ static inline struct symmetric_fit symmetric_search(const float *x, const float 
     for (size_t k = 0; k < range->step_count; k++) {
         float anchor = range->low - (range->first + range->step * (float)k);
         struct symmetric_fit fit =
-            symmetric_try(x, w, elem_count, lane_set(anchor) * peak_inverse, low, high);
+            symmetric_try(x, w, elem_count, lane_set(anchor) * peak_inverse, range);
         symmetric_keep(&best, &fit);
         if (!range->both_signs) {
             continue;
         }
         anchor = range->high + (range->first + range->step * (float)k);
-        fit = symmetric_try(x, w, elem_count, lane_set(anchor) * peak_inverse, low, high);
+        fit = symmetric_try(x, w, elem_count, lane_set(anchor) * peak_inverse, range);
         symmetric_keep(&best, &fit);
     }
     for (size_t k = 0; k < range->repeat_count; k++) {
         lane_f inverse = symmetric_inverse(best.scale);
-        struct symmetric_fit fit = symmetric_try(x, w, elem_count, inverse, low, high);
+        struct symmetric_fit fit = symmetric_try(x, w, elem_count, inverse, range);
         symmetric_keep(&best, &fit);
     }
     return best;
@@ -94,13 +119,13 @@ static inline struct symmetric_fit symmetric_search(const float *x, const float 
 
 /* True weighted squared error when every value takes the code nearest under `scale`. */
 static inline lane_f symmetric_error(const float *x, const float *w, size_t elem_count,
-                                     lane_f scale, lane_f low, lane_f high)
+                                     lane_f scale, const struct symmetric_range *range)
 {
     lane_f inverse = symmetric_inverse(scale);
     lane_f error = lane_set(0.0f);
     for (size_t i = 0; i < elem_count * LANES; i += LANES) {
         lane_f value = lane_load(x + i);
-        lane_f residual = value - scale * symmetric_code(value * inverse, low, high);
+        lane_f residual = value - scale * symmetric_code(value * inverse, range);
         error = error + lane_load(w + i) * residual * residual;
     }
     return error;

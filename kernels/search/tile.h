@@ -11,7 +11,7 @@
 
 #include "kernels/lanes.h"
 
-#define TILE_ELEMS_MAX 256
+#define TILE_ELEMS_MAX (256 * LANES)
 #define TILE_PROBLEMS_MAX 16
 
 struct tile {

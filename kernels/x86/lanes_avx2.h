@@ -8,6 +8,8 @@
 #include <immintrin.h>
 #include <stddef.h>
 
+#include "kernels/tables/books.h"
+
 #define LANES 8
 #define LANE_NAME(name) name##_avx2
 
@@ -74,6 +76,38 @@ static inline lane_f lane_to_half(lane_f a)
     lane_f limit = lane_set(65504.0f);
     lane_f inside = lane_max(lane_min(a, limit), lane_set(-65504.0f));
     return _mm256_cvtph_ps(_mm256_cvtps_ph(inside, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+static inline __m256i lane_book_index(lane_f a, const struct lq_book *book)
+{
+    __m256 step = _mm256_cmp_ps(a, lane_set(book->middle3), _CMP_GE_OQ);
+    __m256i index = _mm256_and_si256(_mm256_castps_si256(step), _mm256_set1_epi32(8));
+    __m256 middle = lane_select(step, lane_set(book->middle2[1]), lane_set(book->middle2[0]));
+    step = _mm256_cmp_ps(a, middle, _CMP_GE_OQ);
+    index =
+        _mm256_or_si256(index, _mm256_and_si256(_mm256_castps_si256(step), _mm256_set1_epi32(4)));
+    middle = _mm256_permutevar8x32_ps(lane_load(book->middle1), _mm256_srli_epi32(index, 2));
+    step = _mm256_cmp_ps(a, middle, _CMP_GE_OQ);
+    index =
+        _mm256_or_si256(index, _mm256_and_si256(_mm256_castps_si256(step), _mm256_set1_epi32(2)));
+    middle = _mm256_permutevar8x32_ps(lane_load(book->middle0), _mm256_srli_epi32(index, 1));
+    step = _mm256_cmp_ps(a, middle, _CMP_GE_OQ);
+    return _mm256_or_si256(index,
+                           _mm256_and_si256(_mm256_castps_si256(step), _mm256_set1_epi32(1)));
+}
+
+static inline lane_f lane_nearest(lane_f a, const struct lq_book *book)
+{
+    __m256i index = lane_book_index(a, book);
+    __m256 low = _mm256_permutevar8x32_ps(lane_load(book->levels), index);
+    __m256 high = _mm256_permutevar8x32_ps(lane_load(book->levels + 8), index);
+    /* Bit 3 of the index in the place of the sign chooses the half of the table. */
+    return lane_select(_mm256_castsi256_ps(_mm256_slli_epi32(index, 28)), high, low);
+}
+
+static inline lane_f lane_nearest_index(lane_f a, const struct lq_book *book)
+{
+    return _mm256_cvtepi32_ps(lane_book_index(a, book));
 }
 
 static inline void lane_transpose(__m256 rows[8])

@@ -31,4 +31,12 @@ void lq_kernels_fill_avx2(struct lq_kernels *table)
     table->decode[LQ_DTYPE_Q4_K] = lq_decode_q4_k_avx2;
     table->decode[LQ_DTYPE_Q5_K] = lq_decode_q5_k_avx2;
     table->decode[LQ_DTYPE_Q6_K] = lq_decode_q6_k_avx2;
+    table->encode[LQ_DTYPE_IQ4_NL] = lq_encode_iq4_nl_avx2;
+    table->encode[LQ_DTYPE_IQ4_XS] = lq_encode_iq4_xs_avx2;
+    table->encode[LQ_DTYPE_MXFP4] = lq_encode_mxfp4_avx2;
+    table->encode[LQ_DTYPE_NVFP4] = lq_encode_nvfp4_avx2;
+    table->encode[LQ_DTYPE_TQ1_0] = lq_encode_tq1_0_avx2;
+    table->encode[LQ_DTYPE_TQ2_0] = lq_encode_tq2_0_avx2;
+    table->encode[LQ_DTYPE_Q2_0] = lq_encode_q2_0_avx2;
+    table->encode[LQ_DTYPE_Q1_0] = lq_encode_q1_0_avx2;
 }

@@ -1,0 +1,223 @@
+/* Blocks of one to four problems with a scale of their own each, a batch of whole lanes at a time:
+ * the walk over a row, and the searches that end in a half scale (and a half offset). Real fit
+ * first, then the halves next to it by trial with the true error. Included once per CPU level after
+ * the lanes. Thread rule: pure. */
+#ifndef LQ_KERNELS_SEARCH_SMALL_H
+#define LQ_KERNELS_SEARCH_SMALL_H
+
+#include "kernels/bytes.h"
+#include "kernels/search/affine.h"
+#include "kernels/search/symmetric.h"
+
+struct small_batch {
+    struct tile tile;
+    const float *row;
+    /* Per problem: x ~ scale * code + offset in real units. */
+    float scale[TILE_PROBLEMS_MAX];
+    float offset[TILE_PROBLEMS_MAX];
+    uint8_t codes[TILE_ELEMS_MAX];
+};
+
+/* One type: the geometry, the search over a batch and the packing of the block that starts at
+ * problem p. */
+struct small_type {
+    size_t elem_count; /* per problem */
+    size_t problems;   /* per block: 1, 2 or 4 */
+    size_t block_bytes;
+    void (*search)(struct small_batch *batch, const struct small_type *type);
+    void (*put)(unsigned char *out, const struct small_batch *batch, size_t p);
+    struct symmetric_range range;
+    struct affine_trials trials;
+};
+
+static inline void small_encode(const struct small_type *type, const float *row, unsigned char *out,
+                                size_t col_count, const float *importance)
+{
+    size_t block_elems = type->elem_count * type->problems;
+    size_t batch_blocks = type->problems >= LANES ? 1 : LANES / type->problems;
+    struct small_batch batch;
+    batch.tile.problem_count = batch_blocks * type->problems;
+    batch.tile.elem_count = type->elem_count;
+    batch.tile.group_size = 1;
+    float padded_row[TILE_ELEMS_MAX];
+    float padded_importance[TILE_ELEMS_MAX];
+    size_t step = batch_blocks * block_elems;
+    for (size_t i = 0; i < col_count; i += step) {
+        size_t left = col_count - i;
+        const float *weights = importance == NULL ? NULL : importance + i;
+        batch.row = row + i;
+        if (left < step) {
+            /* The missing blocks of the last batch are zeros. */
+            memset(padded_row, 0, sizeof padded_row);
+            memcpy(padded_row, row + i, left * sizeof *row);
+            batch.row = padded_row;
+            if (weights != NULL) {
+                memset(padded_importance, 0, sizeof padded_importance);
+                memcpy(padded_importance, weights, left * sizeof *weights);
+                weights = padded_importance;
+            }
+        }
+        tile_load(&batch.tile, batch.row, weights, 0.0f);
+        type->search(&batch, type);
+        size_t blocks = left < step ? left / block_elems : batch_blocks;
+        for (size_t b = 0; b < blocks; b++, out += type->block_bytes) {
+            type->put(out, &batch, b * type->problems);
+        }
+    }
+}
+
+/* The half nearest to `value`, both in tile units. */
+static inline lane_f small_half(lane_f value, lane_f unit)
+{
+    return lane_to_half(value / unit) * unit;
+}
+
+/* Codes of all problems under the scales found. */
+static inline void small_symmetric_codes(struct small_batch *batch, const struct small_type *type)
+{
+    for (size_t p = 0; p < batch->tile.problem_count; p++) {
+        float unit = batch->tile.unit[p];
+        size_t at = p * type->elem_count;
+        symmetric_put_codes(&type->range, batch->scale[p] * unit, batch->row + at, unit,
+                            type->elem_count, batch->codes + at);
+    }
+}
+
+/* Rounds a real scale to the best half near it. */
+static inline void small_keep_half(struct small_batch *batch, const struct small_type *type,
+                                   size_t p, lane_f scale)
+{
+    const float *x = batch->tile.x + p * type->elem_count;
+    const float *w = batch->tile.w + p * type->elem_count;
+    lane_f unit = lane_load(batch->tile.unit + p);
+    static const float nearby[3] = {1.0f, 1.0f - 0x1p-11f, 1.0f + 0x1p-10f};
+    lane_f middle = small_half(scale, unit);
+    lane_f best = middle;
+    lane_f best_error = symmetric_error(x, w, type->elem_count, best, &type->range);
+    for (size_t k = 1; k < 3; k++) {
+        lane_f half = small_half(middle * lane_set(nearby[k]), unit);
+        lane_f error = symmetric_error(x, w, type->elem_count, half, &type->range);
+        lane_m better = lane_less(error, best_error);
+        best = lane_select(better, half, best);
+        best_error = lane_select(better, error, best_error);
+    }
+    lane_store(batch->scale + p, best / unit);
+}
+
+static inline void small_symmetric_search(struct small_batch *batch, const struct small_type *type)
+{
+    for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
+        const float *x = batch->tile.x + p * type->elem_count;
+        const float *w = batch->tile.w + p * type->elem_count;
+        struct symmetric_fit fit = symmetric_search(x, w, type->elem_count, &type->range);
+        small_keep_half(batch, type, p, fit.scale);
+    }
+    small_symmetric_codes(batch, type);
+}
+
+/* Few levels: trials from range.first times the weighted mean magnitude up, each range.step times
+ * the one before, rather than down from the peak. */
+static inline void small_coarse_search(struct small_batch *batch, const struct small_type *type)
+{
+    for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
+        const float *x = batch->tile.x + p * type->elem_count;
+        const float *w = batch->tile.w + p * type->elem_count;
+        lane_f sum = lane_set(0.0f);
+        lane_f sum_w = lane_set(0.0f);
+        for (size_t i = 0; i < type->elem_count * LANES; i += LANES) {
+            lane_f weight = lane_load(w + i);
+            sum = sum + weight * lane_abs(lane_load(x + i));
+            sum_w = sum_w + weight;
+        }
+        lane_f mean_inverse = symmetric_inverse(sum / sum_w);
+        struct symmetric_fit best = {.scale = lane_set(0.0f), .gain = lane_set(0.0f)};
+        float factor = type->range.first;
+        for (size_t k = 0; k < type->range.step_count; k++, factor *= type->range.step) {
+            lane_f inverse = mean_inverse * lane_set(1.0f / factor);
+            struct symmetric_fit fit = symmetric_try(x, w, type->elem_count, inverse, &type->range);
+            symmetric_keep(&best, &fit);
+            if (type->range.both_signs) {
+                inverse = lane_set(0.0f) - inverse;
+                fit = symmetric_try(x, w, type->elem_count, inverse, &type->range);
+                symmetric_keep(&best, &fit);
+            }
+        }
+        for (size_t k = 0; k < type->range.repeat_count; k++) {
+            struct symmetric_fit fit =
+                symmetric_try(x, w, type->elem_count, symmetric_inverse(best.scale), &type->range);
+            symmetric_keep(&best, &fit);
+        }
+        small_keep_half(batch, type, p, best.scale);
+    }
+    small_symmetric_codes(batch, type);
+}
+
+static inline void small_affine_codes(struct small_batch *batch, const struct small_type *type)
+{
+    lane_f top = lane_set(type->trials.code_max);
+    for (size_t p = 0; p < batch->tile.problem_count; p++) {
+        lane_f factor = lane_set(batch->tile.unit[p]);
+        lane_f inverse = symmetric_inverse(lane_set(batch->scale[p]) * factor);
+        lane_f offset = lane_set(batch->offset[p]) * factor;
+        for (size_t i = p * type->elem_count; i < (p + 1) * type->elem_count; i += LANES) {
+            lane_f value = lane_load(batch->row + i) * factor - offset;
+            float out[LANES];
+            lane_store(out, affine_code(value * inverse, top));
+            for (size_t k = 0; k < LANES; k++) {
+                batch->codes[i + k] = (uint8_t)out[k];
+            }
+        }
+    }
+}
+
+/* Rounds scale and offset to the best halves near them. */
+static inline void small_keep_halves(struct small_batch *batch, const struct small_type *type,
+                                     size_t p, const struct affine_fit *fit)
+{
+    const float *x = batch->tile.x + p * type->elem_count;
+    const float *w = batch->tile.w + p * type->elem_count;
+    lane_f unit = lane_load(batch->tile.unit + p);
+    lane_f zero = lane_set(0.0f);
+    lane_f top = lane_set(type->trials.code_max);
+    lane_f middle = small_half(fit->scale, unit);
+    lane_f start_offset = small_half(fit->offset, unit);
+    lane_f best = zero, best_offset = zero, best_error = lane_set(0x1p100f);
+    static const float nearby[3] = {1.0f, 1.0f - 0x1p-11f, 1.0f + 0x1p-10f};
+    for (size_t k = 0; k < 3; k++) {
+        lane_f scale = small_half(middle * lane_set(nearby[k]), unit);
+        lane_f inverse = symmetric_inverse(scale);
+        lane_f sum_w = zero, sum_r = zero, sum_rr = zero;
+        for (size_t i = 0; i < type->elem_count * LANES; i += LANES) {
+            lane_f weight = lane_load(w + i);
+            lane_f shifted = lane_load(x + i) - start_offset;
+            lane_f residual = shifted - scale * affine_code(shifted * inverse, top);
+            lane_f weighted = weight * residual;
+            sum_w = sum_w + weight;
+            sum_r = sum_r + weighted;
+            sum_rr = sum_rr + weighted * residual;
+        }
+        /* With these codes the error is a parabola in the offset. */
+        lane_f offset = small_half(start_offset + sum_r / sum_w, unit);
+        lane_f shift = start_offset - offset;
+        lane_f error = sum_rr + shift * (sum_r + sum_r + shift * sum_w);
+        lane_m better = lane_less(error, best_error);
+        best = lane_select(better, scale, best);
+        best_offset = lane_select(better, offset, best_offset);
+        best_error = lane_select(better, error, best_error);
+    }
+    lane_store(batch->scale + p, best / unit);
+    lane_store(batch->offset + p, best_offset / unit);
+}
+
+static inline void small_affine_search(struct small_batch *batch, const struct small_type *type)
+{
+    for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
+        const float *x = batch->tile.x + p * type->elem_count;
+        const float *w = batch->tile.w + p * type->elem_count;
+        struct affine_fit fit = affine_search(x, w, type->elem_count, &type->trials);
+        small_keep_halves(batch, type, p, &fit);
+    }
+    small_affine_codes(batch, type);
+}
+
+#endif
