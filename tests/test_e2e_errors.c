@@ -72,7 +72,7 @@ Test(e2e_errors, ranges)
                    7, "recipe.lq:5:", "coverage", "0.01", NULL);
     expect_failure("model base { source = \"model\" }\ntext t { path = \"words.txt\" }\n"
                    "calibration c { model = base  text = t  samples = 1024  sequence = 256 }\n",
-                   15, "words.txt", NULL);
+                   15, "text 't'", "262144", NULL);
     expect_failure("model base { source = \"model\" }\n"
                    "gguf g { model = base  level = \"Q9_K\"  path = \"out/g.gguf\" }\n",
                    7, "Q9_K", NULL);

@@ -32,61 +32,69 @@ static double golden_perplexity(const char *level, const char *imatrix)
     return found;
 }
 
-static double metric(const char *key)
+struct level {
+    const char *name;
+    bool with_imatrix;
+    double tolerance; /* relative, of the perplexity: how much worse than llama.cpp's own file */
+};
+
+static const struct level levels[] = {
+    {"F32", false, 0.0005},   {"Q8_0", false, 0.005},  {"Q6_K", true, 0.005},
+    {"Q4_K_M", false, 0.005}, {"Q4_K_M", true, 0.005},
+};
+
+static double perplexity_of(const cJSON *report, const char *key)
 {
-    cJSON *json = cJSON_Parse(e2e_stdout());
-    cr_assert_not_null(json, "no JSON: %s%s", e2e_stdout(), e2e_stderr());
-    const cJSON *metrics = cJSON_GetObjectItemCaseSensitive(json, "metrics");
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(metrics, key);
-    cr_assert(cJSON_IsNumber(item), "no metric %s: %s", key, e2e_stdout());
-    double value = item->valuedouble;
-    cJSON_Delete(json);
-    return value;
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(report, key);
+    cr_assert(cJSON_IsNumber(item), "the report has no %s", key);
+    return item->valuedouble;
 }
 
-static void check_level(const char *level, bool with_imatrix, double tolerance)
+Test(e2e_golden, perplexities_of_quantized_files)
 {
-    cr_assert_eq(e2e_run("quantize model gguf -q %s %s -o q.gguf", level,
-                         with_imatrix ? "--imatrix " LQ_SOURCE_DIR
-                                        "/tests/golden/tiny-llama/imatrix-calibration-128x256.gguf"
-                                      : ""),
-                 0, "%s", e2e_stderr());
-    cr_assert_eq(e2e_run("quality report model q.gguf --calibration-data %s/examples/text/eval.txt "
-                         "--format json",
-                         LQ_SOURCE_DIR),
-                 0, "%s", e2e_stderr());
-    double golden = golden_perplexity(level, with_imatrix ? "yes" : "no");
-    double ours = metric("perplexity_quantized");
+    struct lq_buffer list;
+    lq_buffer_init(&list);
+    for (size_t i = 0; i < LQ_COUNT_OF(levels); i++) {
+        char file[32];
+        snprintf(file, sizeof file, "q%zu.gguf", i);
+        cr_assert_eq(e2e_run("quantize model gguf -q %s %s -o %s", levels[i].name,
+                             levels[i].with_imatrix
+                                 ? "--imatrix " LQ_SOURCE_DIR
+                                   "/tests/golden/tiny-llama/imatrix-calibration-128x256.gguf"
+                                 : "",
+                             file),
+                     0, "%s", e2e_stderr());
+        lq_buffer_printf(&list, "model m%zu { source = \"%s\" }\n", i, file);
+    }
+    e2e_write(
+        "recipe.lq",
+        "%smodel base { source = \"model\" }\ntext eval { path = \"%s/examples/text/eval.txt\" }\n"
+        "report r { original = base  quantized = [m0, m1, m2, m3, m4]  text = eval\n"
+        "  path = \"r.qreport\" }\ndefault r\n",
+        lq_buffer_text(&list), LQ_SOURCE_DIR);
+    lq_buffer_fini(&list);
+    cr_assert_eq(e2e_run(""), 0, "%s", e2e_stderr());
+    struct lq_buffer text;
+    struct lq_error err;
+    lq_buffer_init(&text);
+    cr_assert_eq(lq_file_read("r.qreport", 1 << 24, &text, &err), LQ_OK, "%s", err.message);
+    cJSON *report = cJSON_Parse(lq_buffer_text(&text));
+    cr_assert_not_null(report);
     double original = golden_perplexity("F32", "no");
-    cr_expect_lt(fabs(metric("perplexity_original") / original - 1), 0.0005);
-    /* Better than llama.cpp's own is no failure; worse by more than the tolerance is. */
-    cr_expect_lt(ours / golden - 1, tolerance, "%s: %.4f, golden %.4f", level, ours, golden);
-    cr_expect_gt(ours, original * 0.99, "%s: %.4f is better than the original's", level, ours);
-}
-
-Test(e2e_golden, f32_has_the_perplexity_of_the_original)
-{
-    check_level("F32", false, 0.0005);
-}
-
-Test(e2e_golden, q8_0)
-{
-    check_level("Q8_0", false, 0.005);
-}
-
-Test(e2e_golden, q6_k)
-{
-    check_level("Q6_K", true, 0.005);
-}
-
-Test(e2e_golden, q4_k_m)
-{
-    check_level("Q4_K_M", true, 0.005);
-}
-
-Test(e2e_golden, q4_k_m_without_imatrix)
-{
-    check_level("Q4_K_M", false, 0.005);
+    cr_expect_lt(fabs(perplexity_of(report, "perplexity_original") / original - 1), 0.0005);
+    const cJSON *others = cJSON_GetObjectItemCaseSensitive(report, "others");
+    cr_assert_eq(cJSON_GetArraySize(others), (int)LQ_COUNT_OF(levels) - 1);
+    for (size_t i = 0; i < LQ_COUNT_OF(levels); i++) {
+        const cJSON *model = i == 0 ? report : cJSON_GetArrayItem(others, (int)i - 1);
+        double ours = perplexity_of(model, "perplexity_quantized");
+        double golden = golden_perplexity(levels[i].name, levels[i].with_imatrix ? "yes" : "no");
+        /* Better than llama.cpp's own is no failure, worse by more than the tolerance is. */
+        cr_expect_lt(ours / golden - 1, levels[i].tolerance, "%s: %.4f, golden %.4f",
+                     levels[i].name, ours, golden);
+        cr_expect_gt(ours, original * 0.99, "%s: %.4f beats the original", levels[i].name, ours);
+    }
+    cJSON_Delete(report);
+    lq_buffer_fini(&text);
 }
 
 static void parse_imatrix(const char *path, struct lq_arena *arena, struct lq_imatrix *imatrix)
