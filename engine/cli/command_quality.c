@@ -65,13 +65,13 @@ static enum lq_status write_comparison(const struct comparison *job, struct lq_r
 {
     const struct lq_args *args = &job->cli->args;
     const char *words = lq_args_get(args, "calibration-data");
-    uint64_t samples = 256;
+    uint64_t chunks = 0; /* all */
     if (words == NULL) {
         return lq_error_set(err, LQ_EUSAGE,
                             "no text to measure with; give --calibration-data FILE");
     }
     enum lq_status status =
-        lq_args_uint(args, "calibration-samples", 1, LQ_SAMPLES_MAX, &samples, err);
+        lq_args_uint(args, "calibration-samples", 1, LQ_SAMPLES_MAX, &chunks, err);
     if (status != LQ_OK) {
         return status;
     }
@@ -88,7 +88,7 @@ static enum lq_status write_comparison(const struct comparison *job, struct lq_r
     lq_recipe_text_word(text, "original", "original");
     lq_recipe_text_word(text, "quantized", "[quantized]");
     lq_recipe_text_word(text, "text", "words");
-    lq_recipe_text_uint(text, "chunks", samples);
+    lq_recipe_text_uint(text, "chunks", chunks);
     lq_recipe_text_word(text, "layers", lq_args_has(args, "include-layers") ? "true" : "false");
     lq_recipe_text_string(text, "path", job->report);
     lq_recipe_text_end(text);

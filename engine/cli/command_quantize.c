@@ -10,9 +10,6 @@
 #include "rules/profile/presets.h"
 #include "rules/quant/levels.h"
 
-/* As many as `quality report` measures by default. */
-enum { REPORT_CHUNKS = 256 };
-
 struct quantization {
     struct lq_cli *cli;
     const char *model;
@@ -248,7 +245,6 @@ static enum lq_status write_job(const struct quantization *job, struct lq_recipe
         lq_recipe_text_word(text, "original", "original");
         lq_recipe_text_word(text, "quantized", "[quantized]");
         lq_recipe_text_word(text, "text", "words");
-        lq_recipe_text_uint(text, "chunks", REPORT_CHUNKS);
         lq_recipe_text_string(text, "path", job->report);
         lq_recipe_text_end(text);
     }

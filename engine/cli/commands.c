@@ -73,7 +73,7 @@ static const struct lq_option profile_create_options[] = {
 
 static const struct lq_option quality_report_options[] = {
     {0, "calibration-data", "FILE", NULL, false, "text for the perplexity (required)"},
-    {0, "calibration-samples", "N", NULL, false, "chunks of it to measure (256)"},
+    {0, "calibration-samples", "N", NULL, false, "chunks of it to measure (all)"},
     {0, "include-layers", NULL, NULL, false, "show the errors of every tensor"},
     {'o', "output", "FILE", NULL, false, "write the report here: .qreport, .json or .txt"},
     {0, "format", "FORMAT", "human json", false, "language of the output (human)"},
