@@ -50,6 +50,12 @@ static inline lane_f lane_sqrt(lane_f a)
     return sqrtf(a);
 }
 
+/* Whole numbers of 0..255 as bytes. */
+static inline void lane_store_bytes(uint8_t *out, lane_f value)
+{
+    *out = (uint8_t)value;
+}
+
 static inline lane_m lane_less(lane_f a, lane_f b)
 {
     return a < b;

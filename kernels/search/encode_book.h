@@ -36,7 +36,7 @@ static inline unsigned fp4_code(uint8_t index)
 }
 
 /* The scale is a power of two: values lie in [1, 2) at the peak, levels reach 12, so one of
- * 2^-5 .. 2^-1 is the best; 2^-128 is the format's smallest, and above 2^124 the largest level
+ * 2^-5 .. 2^-2 is the best; 2^-128 is the format's smallest, and above 2^124 the largest level
  * would not be finite. */
 static inline void small_power_search(struct small_batch *batch, const struct small_type *type)
 {
@@ -46,7 +46,7 @@ static inline void small_power_search(struct small_batch *batch, const struct sm
         lane_f unit = lane_load(batch->tile.unit + p);
         lane_f best = lane_set(0.0f);
         lane_f best_error = lane_set(0x1p100f);
-        for (int k = 0; k < 5; k++) {
+        for (int k = 0; k < 4; k++) {
             lane_f scale = lane_set(0x1p-5f * (float)(1 << k));
             scale = lane_max(scale, lane_set(0x1p-128f) * unit);
             scale = lane_min(scale, lane_set(0x1p124f) * unit);

@@ -241,12 +241,8 @@ static inline void k_affine_codes(const struct k_affine_shape *shape, const stru
         float inverse = scale > 0x1p-80f ? 1.0f / scale : 0.0f;
         for (size_t i = p * shape->elem_count; i < (p + 1) * shape->elem_count; i += LANES) {
             lane_f value = lane_load(row + i) * lane_set(unit) + lane_set(min);
-            float out[LANES];
-            lane_store(out,
-                       affine_code(value * lane_set(inverse), lane_set(shape->trials.code_max)));
-            for (size_t k = 0; k < LANES; k++) {
-                codes[i + k] = (uint8_t)out[k];
-            }
+            lane_store_bytes(codes + i, affine_code(value * lane_set(inverse),
+                                                    lane_set(shape->trials.code_max)));
         }
     }
 }

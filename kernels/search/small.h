@@ -161,11 +161,7 @@ static inline void small_affine_codes(struct small_batch *batch, const struct sm
         lane_f offset = lane_set(batch->offset[p]) * factor;
         for (size_t i = p * type->elem_count; i < (p + 1) * type->elem_count; i += LANES) {
             lane_f value = lane_load(batch->row + i) * factor - offset;
-            float out[LANES];
-            lane_store(out, affine_code(value * inverse, top));
-            for (size_t k = 0; k < LANES; k++) {
-                batch->codes[i + k] = (uint8_t)out[k];
-            }
+            lane_store_bytes(batch->codes + i, affine_code(value * inverse, top));
         }
     }
 }

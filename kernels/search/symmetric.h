@@ -47,14 +47,10 @@ static inline void symmetric_put_codes(const struct symmetric_range *range, floa
     lane_f inverse = symmetric_inverse(lane_set(scale));
     for (size_t i = 0; i < elem_count; i += LANES) {
         lane_f value = lane_load(row + i) * lane_set(unit) * inverse;
-        float out[LANES];
         if (range->book != NULL) {
-            lane_store(out, lane_nearest_index(value, range->book));
+            lane_store_bytes(codes + i, lane_nearest_index(value, range->book));
         } else {
-            lane_store(out, symmetric_code(value, range) - lane_set(range->low));
-        }
-        for (size_t k = 0; k < LANES; k++) {
-            codes[i + k] = (uint8_t)out[k];
+            lane_store_bytes(codes + i, symmetric_code(value, range) - lane_set(range->low));
         }
     }
 }

@@ -7,6 +7,7 @@
 
 #include <immintrin.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "kernels/tables/books.h"
 
@@ -49,6 +50,14 @@ static inline lane_f lane_abs(lane_f a)
 static inline lane_f lane_sqrt(lane_f a)
 {
     return _mm256_sqrt_ps(a);
+}
+
+static inline void lane_store_bytes(uint8_t *out, lane_f value)
+{
+    __m256i words = _mm256_cvttps_epi32(value);
+    __m128i halves =
+        _mm_packus_epi32(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storel_epi64((__m128i *)(void *)out, _mm_packus_epi16(halves, halves));
 }
 
 static inline lane_m lane_less(lane_f a, lane_f b)
