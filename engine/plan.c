@@ -81,11 +81,18 @@ static enum lq_status prepare_node(struct lq_build *build, struct lq_node *node,
             return lq_error_nomem(err, "the build graph");
         }
     }
-    if (lq_attr_is_set(artifact, "path")) {
-        for (size_t i = 0; i < rule->attr_count; i++) {
-            if (strcmp(rule->attrs[i].name, "path") == 0 &&
-                rule->attrs[i].type == LQ_ATTR_OUT_PATH) {
-                node->out_path = lq_attr_path(artifact, "path");
+    for (size_t i = 0; i < rule->attr_count; i++) {
+        const struct lq_attr_spec *spec = &rule->attrs[i];
+        if (strcmp(spec->name, "path") == 0 && spec->type == LQ_ATTR_OUT_PATH) {
+            node->out_path = lq_attr_path(artifact, "path");
+        }
+        /* A command names its outputs in a list; the first is "main". */
+        if (strcmp(spec->name, "outputs") == 0 && spec->type == LQ_ATTR_STRING_LIST &&
+            lq_attr_count(artifact, "outputs") > 0) {
+            node->out_path = lq_path_join(&build->arena, lq_artifact_dir(artifact),
+                                          lq_attr_item(artifact, "outputs", 0));
+            if (node->out_path == NULL) {
+                return lq_error_nomem(err, "the build graph");
             }
         }
     }

@@ -386,6 +386,14 @@ Test(rules_e2e, commands_run_declared_and_cached)
     expect_built(recipe);
     expect_built(recipe);
     cr_expect_eq(result.ran, 0);
+    struct lq_map map = get_file("sub/size.txt");
+    struct lq_map model = get_file("g.gguf");
+    cr_expect_eq(strtoull((const char *)map.data, NULL, 10), model.size_bytes);
+    /* PATH, LC_ALL and what the shell itself sets; nothing of the test's environment. */
+    cr_expect_not_null(strstr((const char *)map.data, "LC_ALL\n"));
+    cr_expect_null(strstr((const char *)map.data, "HOME\n"));
+    lq_map_close(&map);
+    lq_map_close(&model);
     put_file("count.sh", "#!/bin/sh\necho other > \"$2\"\n");
     watched = "command.run";
     expect_built(recipe);
