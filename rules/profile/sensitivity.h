@@ -45,7 +45,7 @@ enum lq_status lq_sensitivity_measure(const struct lq_sensitivity_job *job,
 size_t lq_sensitivity_candidates(uint64_t col_count, enum lq_dtype types[LQ_SENSITIVITY_TYPES_MAX]);
 /* How much a relative error in a tensor's output costs the model: percent of perplexity per unit of
  * relative error, for a tensor of a model with `layer_count` layers. Measured on the shipped model
- * by quantizing one kind of tensor at a time (docs/numerics.md, "profiles"); an error in one of
+ * by quantizing one kind of tensor at a time (docs/profiles.md); an error in one of
  * many layers counts for its share only, one in the output counts in full. `is_tied` says that the
  * embedding is the output. */
 double lq_sensitivity_gain(const char *tensor_name, uint64_t layer_count, bool is_tied);
