@@ -184,7 +184,7 @@ Test(profile, more_bits_mean_less_error)
     cr_expect_eq(again.type_count, whole.type_count);
     cr_expect_eq(again.errors[3], whole.errors[3]);
     cr_expect_eq(again.types[3], whole.types[3]);
-    cr_expect_eq(lq_sensitivity_parse("{\"signal\":1,\"errors\":{\"Q4_K\":-1}}", 36, &again, &err),
+    cr_expect_eq(lq_sensitivity_parse("{\"signal\":1,\"errors\":{\"Q4_K\":-1}}", 33, &again, &err),
                  LQ_EPROFILE);
     cr_expect_eq(lq_sensitivity_parse("{\"signal\":1}", 12, &again, &err), LQ_EPROFILE);
     values[0] = NAN;
