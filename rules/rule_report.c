@@ -45,7 +45,7 @@ static const struct lq_attr_spec attrs[] = {
      .default_text = "0",
      .min = 0,
      .max = LQ_SAMPLES_MAX,
-     .help = "chunks to measure; 0 means all"},
+     .help = "chunks to measure at most; 0 means all"},
     {.name = "fail_above",
      .type = LQ_ATTR_NUMBER,
      .min = 0,
@@ -256,7 +256,8 @@ static enum lq_status add_tokens(struct report_plan *plan, struct lq_error *err)
         status =
             lq_corpus_add_chunks_step(plan->expand, plan->original, text, context, &index, err);
     } else {
-        struct lq_corpus_cut cut = {.sequence = context, .samples = (uint32_t)chunks};
+        struct lq_corpus_cut cut = {
+            .sequence = context, .samples = (uint32_t)chunks, .at_most = true};
         struct lq_ref vocab = lq_ref_artifact(plan->original, "vocab");
         struct lq_ref words = lq_ref_artifact(text, "main");
         status = lq_corpus_add_cut_step(plan->expand, "text.chunks", lq_artifact_name(text), &vocab,

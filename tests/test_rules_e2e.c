@@ -358,6 +358,24 @@ Test(rules_e2e, reports_measure_and_judge)
     cr_expect_gt(report.models[1].layers[3].mse, report.models[0].layers[3].mse);
     cr_expect_float_eq(report.models[0].effective_bpw, 8.5135, 0.001);
     cr_expect_not_null(strstr(summary, "bits/weight"), "%s", summary);
+    /* A text of fewer chunks than asked for is measured whole. */
+    struct lq_map words;
+    struct lq_buffer text;
+    cr_assert_eq(lq_map_open(&words, TEXTS "eval.txt", LQ_EIO, &err), LQ_OK);
+    lq_buffer_init(&text);
+    lq_buffer_append(&text, words.data, 4000);
+    put_file("short.txt", lq_buffer_text(&text));
+    lq_map_close(&words);
+    lq_buffer_fini(&text);
+    expect_built(MODEL "text short { path = \"short.txt\" }\n"
+                       "gguf g { model = base level = \"Q8_0\" }\n"
+                       "report r { original = base quantized = [g] text = short chunks = 500\n"
+                       "  path = \"short.qreport\" }\n");
+    map = get_file("short.qreport");
+    cr_assert_eq(lq_qreport_parse(map.data, map.size_bytes, "r", &arena, &report, &err), LQ_OK);
+    lq_map_close(&map);
+    cr_expect_geq(report.chunk_count, 2);
+    cr_expect_leq(report.chunk_count, 20);
     /* A limit reruns the judgement only, and the failure is cached. */
     const char *strict = MODEL EVAL
         "gguf g { model = base level = \"Q8_0\" }\n"

@@ -230,15 +230,21 @@ static size_t *choose_chunks(size_t total, size_t count, const struct lq_corpus_
     return numbers;
 }
 
+/* Samples without which there is no result. */
+static uint32_t samples_needed(const struct lq_corpus_cut *cut)
+{
+    return cut->samples == 0 || cut->at_most ? 1 : cut->samples;
+}
+
 static enum lq_status too_short(const struct lq_corpus_cut *cut, size_t count, const char *where,
                                 struct lq_error *err)
 {
-    uint64_t needed = (uint64_t)cut->sequence * (cut->samples == 0 ? 1 : cut->samples);
+    uint64_t needed = (uint64_t)cut->sequence * samples_needed(cut);
     return lq_error_set(err, LQ_ECALIBRATION,
                         "%s: the text has %zu tokens, but %llu are needed (%u samples of %u); give "
                         "more text, or ask for fewer or shorter samples",
-                        where, count, (unsigned long long)needed,
-                        cut->samples == 0 ? 1 : cut->samples, cut->sequence);
+                        where, count, (unsigned long long)needed, samples_needed(cut),
+                        cut->sequence);
 }
 
 /* Gathers the chosen chunks, with BOS first where there is one. */
@@ -247,7 +253,8 @@ static enum lq_status gather(const struct lq_vocab *vocab, const struct lq_token
                              struct lq_error *err)
 {
     size_t total = list->count / cut->sequence;
-    size_t count = cut->samples == 0 ? total : cut->samples;
+    bool all = cut->samples == 0 || (cut->at_most && cut->samples > total);
+    size_t count = all ? total : cut->samples;
     if (count > LQ_SAMPLES_MAX) {
         return lq_error_set(err, LQ_ECALIBRATION,
                             "%zu samples of %u tokens exceed the limit of %d; give a shorter text",
@@ -299,7 +306,7 @@ enum lq_status lq_corpus_cut(const struct lq_vocab *vocab, const char *text, uin
     list.limit = cut->random ? 0 : (size_t)cut->samples * cut->sequence;
     enum lq_status status = lq_tokenize(vocab, text, (size_t)size_bytes, true, false, &list, err);
     if (status == LQ_OK) {
-        size_t needed = (size_t)cut->sequence * (cut->samples == 0 ? 1 : cut->samples);
+        size_t needed = (size_t)cut->sequence * samples_needed(cut);
         status = list.count < needed ? too_short(cut, list.count, where, err)
                                      : gather(vocab, &list, cut, out, err);
     }
@@ -316,6 +323,7 @@ static bool run_is_cancelled(const void *user)
 static void read_cut(const struct lq_run *run, struct lq_corpus_cut *cut)
 {
     const char *seed = lq_run_param(run, "seed");
+    cut->at_most = lq_run_param(run, "at_most") != NULL;
     cut->sequence = (uint32_t)strtoul(lq_run_param(run, "sequence"), NULL, 10);
     cut->samples = (uint32_t)strtoul(lq_run_param(run, "samples"), NULL, 10);
     cut->random = seed != NULL;
@@ -367,9 +375,16 @@ enum lq_status lq_corpus_add_cut_step(struct lq_expand *expand, const char *op, 
     (void)snprintf(sequence, sizeof sequence, "%u", cut->sequence);
     (void)snprintf(samples, sizeof samples, "%u", cut->samples);
     (void)snprintf(seed, sizeof seed, "%llu", (unsigned long long)cut->seed);
-    const struct lq_step_param params[] = {{.name = "sequence", .value = sequence},
-                                           {.name = "samples", .value = samples},
-                                           {.name = "seed", .value = seed}};
+    /* The rest are parameters only where they matter: a seed must not rerun what ignores it. */
+    struct lq_step_param params[4] = {{.name = "sequence", .value = sequence},
+                                      {.name = "samples", .value = samples}};
+    size_t param_count = 2;
+    if (cut->random) {
+        params[param_count++] = (struct lq_step_param){.name = "seed", .value = seed};
+    }
+    if (cut->at_most) {
+        params[param_count++] = (struct lq_step_param){.name = "at_most", .value = "true"};
+    }
     const struct lq_step_input inputs[] = {{.name = "vocab", .ref = *vocab},
                                            {.name = "text", .ref = *text}};
     static const struct lq_step_output outputs[] = {{.name = "main"}};
@@ -377,14 +392,13 @@ enum lq_status lq_corpus_add_cut_step(struct lq_expand *expand, const char *op, 
     if (where == NULL) {
         return lq_error_nomem(err, "tokens");
     }
-    /* The seed is a parameter only where it matters: it must not rerun a step that ignores it. */
     const struct lq_step step = {.op = op,
                                  .version = 1,
                                  .label = label,
                                  .run = run_cut,
                                  .state = where,
                                  .params = params,
-                                 .param_count = cut->random ? 3 : 2,
+                                 .param_count = param_count,
                                  .inputs = inputs,
                                  .input_count = LQ_COUNT_OF(inputs),
                                  .outputs = outputs,

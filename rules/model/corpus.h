@@ -28,6 +28,7 @@ struct lq_corpus_cut {
     uint32_t samples;  /* 0: as many as there are */
     bool random;       /* samples drawn from all chunks, ascending; else the first ones */
     uint64_t seed;
+    bool at_most; /* fewer samples are fine where the text has no more */
 };
 
 /* Tokenizes the text, cuts it, and appends the samples in the format of tokens.h. `where` names the
