@@ -243,7 +243,9 @@ static enum lq_status run_plan(struct lq_build *build, struct lq_error *err)
 {
     build->by_key =
         lq_arena_get_array(&build->arena, LQ_BUILD_KEY_BUCKETS, sizeof(struct lq_task *));
-    if (build->by_key == NULL) {
+    build->sources_by_path =
+        lq_arena_get_array(&build->arena, LQ_BUILD_SOURCE_BUCKETS, sizeof(struct lq_source *));
+    if (build->by_key == NULL || build->sources_by_path == NULL) {
         return lq_error_nomem(err, "the build");
     }
     enum lq_status status = lq_plan_create(build, err);

@@ -13,7 +13,11 @@
 #include "engine/graph.h"
 #include "engine/lang/recipe.h"
 
-enum { LQ_BUILD_KEY_BUCKETS = 1 << 14, LQ_BUILD_ATTEMPTS_MAX = 3 };
+enum {
+    LQ_BUILD_KEY_BUCKETS = 1 << 14,
+    LQ_BUILD_SOURCE_BUCKETS = 1 << 12,
+    LQ_BUILD_ATTEMPTS_MAX = 3
+};
 
 struct lq_pending_warning {
     struct lq_pending_warning *next;
@@ -38,7 +42,8 @@ struct lq_build {
     struct lq_node *nodes; /* one for each artifact, same order */
     size_t node_count;
     struct lq_source *sources;
-    struct lq_task **by_key; /* LQ_BUILD_KEY_BUCKETS chains */
+    struct lq_source **sources_by_path; /* LQ_BUILD_SOURCE_BUCKETS chains */
+    struct lq_task **by_key;            /* LQ_BUILD_KEY_BUCKETS chains */
     struct lq_node *node_queue;
     struct lq_node **node_queue_end;
     struct lq_ready_heap ready;
@@ -135,11 +140,13 @@ void lq_source_perform(struct lq_work *work);
 enum lq_status lq_source_map(struct lq_build *build, struct lq_source *source,
                              const struct lq_map **map, struct lq_error *err);
 enum lq_status lq_source_unchanged(const struct lq_source *source, struct lq_error *err);
+/* A source at exactly this path, or NULL. */
+struct lq_source *lq_source_at(const struct lq_build *build, const char *path);
 /* A plain source whose content has this digest, or NULL. */
 struct lq_source *lq_source_by_digest(const struct lq_build *build, const struct lq_digest *digest);
 
 /* place.c */
-/* True when the file at the node's path is known to be the output already. */
+/* True when the files at the node's places are known to be its outputs already. */
 bool lq_place_is_current(struct lq_build *build, const struct lq_node *node);
 void lq_place_perform(struct lq_work *work);
 

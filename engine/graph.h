@@ -33,6 +33,7 @@ struct lq_source {
     struct lq_map map; /* opened at first use, under the build's lock */
     bool mapped;
     struct lq_source *next;
+    struct lq_source *same_bucket; /* chain of sources by path */
 };
 
 struct lq_sources {
@@ -132,6 +133,11 @@ struct lq_node_output {
     uint64_t size_bytes;
 };
 
+struct lq_place {
+    const char *output; /* "main", "out2", … */
+    const char *path;   /* joined to the recipe's folder */
+};
+
 struct lq_node_link {
     struct lq_node *node;
     struct lq_node_link *next;
@@ -165,7 +171,8 @@ struct lq_node {
     uint64_t record_steps; /* steps counted because its own record was a hit */
     uint64_t depth_cost;   /* cost of the longest chain of nodes behind it */
     unsigned attempts;
-    const char *out_path; /* where "main" goes, joined; NULL when nowhere */
+    struct lq_place *places; /* outputs that the recipe wants as files */
+    size_t place_count;
     enum lq_status verdict;
     const char *verdict_text;
     struct lq_job job;

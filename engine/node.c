@@ -54,6 +54,7 @@ static void fail(struct lq_build *build, struct lq_node *node, enum lq_status st
                  const struct lq_error *err)
 {
     node->state = LQ_NODE_FAILED;
+    build->result->failed++;
     lq_build_fail(build, node, NULL, status, err);
     announce(build, node, true);
 }
@@ -64,7 +65,7 @@ static void done(struct lq_build *build, struct lq_node *node)
     struct lq_event event = {.kind = LQ_EVENT_ARTIFACT_DONE,
                              .artifact = node->artifact->name,
                              .rule = node->artifact->rule->kind,
-                             .path = node->out_path};
+                             .path = node->place_count == 0 ? NULL : node->places[0].path};
     if (!node->would_run) {
         lq_build_event(build, &event);
     }
@@ -80,8 +81,7 @@ static void done(struct lq_build *build, struct lq_node *node)
 
 static void place(struct lq_build *build, struct lq_node *node)
 {
-    if (node->out_path == NULL || node->would_run || build->options->dry_run ||
-        lq_place_is_current(build, node)) {
+    if (node->would_run || build->options->dry_run || lq_place_is_current(build, node)) {
         done(build, node);
         return;
     }

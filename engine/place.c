@@ -5,15 +5,27 @@
 
 #include "engine/build_state.h"
 
-bool lq_place_is_current(struct lq_build *build, const struct lq_node *node)
+static bool is_current(struct lq_build *build, const struct lq_node *node,
+                       const struct lq_place *place)
 {
     struct lq_file_sig sig;
     struct lq_digest digest;
     bool exists = false;
     struct lq_error err;
-    return lq_file_sig_get(node->out_path, &sig, &exists, &err) == LQ_OK && exists &&
+    const struct lq_node_output *output = lq_plan_output(node, place->output);
+    return output != NULL && lq_file_sig_get(place->path, &sig, &exists, &err) == LQ_OK && exists &&
            lq_file_digest_get(build->cache, &sig, "plain", &digest) &&
-           lq_digest_equal(&digest, &lq_plan_output(node, "main")->digest);
+           lq_digest_equal(&digest, &output->digest);
+}
+
+bool lq_place_is_current(struct lq_build *build, const struct lq_node *node)
+{
+    for (size_t i = 0; i < node->place_count; i++) {
+        if (!is_current(build, node, &node->places[i])) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* Where the bytes of an output come from. */
@@ -23,8 +35,8 @@ struct content {
     uint64_t size_bytes;
 };
 
-static enum lq_status open_content(struct lq_job *job, const struct lq_digest *digest,
-                                   struct content *content)
+static enum lq_status open_content(struct lq_job *job, const char *path,
+                                   const struct lq_digest *digest, struct content *content)
 {
     struct lq_build *build = job->build;
     *content = (struct content){0};
@@ -39,8 +51,7 @@ static enum lq_status open_content(struct lq_job *job, const struct lq_digest *d
     struct lq_source *source = lq_source_by_digest(build, digest);
     if (source == NULL) {
         job->lost = true;
-        return lq_error_set(&job->err, LQ_ECACHE, "%s: the output is no longer in the cache",
-                            job->node->out_path);
+        return lq_error_set(&job->err, LQ_ECACHE, "%s: the output is no longer in the cache", path);
     }
     const struct lq_map *map = NULL;
     status = lq_source_map(build, source, &map, &job->err);
@@ -52,8 +63,9 @@ static enum lq_status open_content(struct lq_job *job, const struct lq_digest *d
 }
 
 /* Copies everything and checks it against the digest on the way. */
-static enum lq_status copy_content(struct lq_job *job, const struct content *content,
-                                   const struct lq_digest *digest, struct lq_atomic_file *file)
+static enum lq_status copy_content(struct lq_job *job, const char *path,
+                                   const struct content *content, const struct lq_digest *digest,
+                                   struct lq_atomic_file *file)
 {
     enum { PIECE_BYTES = 1 << 20 };
     struct lq_hasher *hasher = lq_hasher_create();
@@ -82,8 +94,7 @@ static enum lq_status copy_content(struct lq_job *job, const struct content *con
         if (!lq_digest_equal(&copied, digest)) {
             job->lost = true;
             status = lq_error_set(&job->err, LQ_ECACHE,
-                                  "%s: the output in the cache does not have its digest",
-                                  job->node->out_path);
+                                  "%s: the output in the cache does not have its digest", path);
         }
     }
     free(piece);
@@ -101,7 +112,7 @@ static void discard_altered(struct lq_job *job, const struct lq_digest *digest)
     }
 }
 
-static enum lq_status remember(struct lq_job *job, struct lq_file_sig sig,
+static enum lq_status remember(struct lq_job *job, const char *path, struct lq_file_sig sig,
                                const struct lq_digest *digest)
 {
     /* Only a signature that no later write can repeat is worth remembering. */
@@ -111,40 +122,53 @@ static enum lq_status remember(struct lq_job *job, struct lq_file_sig sig,
     }
     struct lq_file_sig now;
     bool exists = false;
-    enum lq_status status = lq_file_sig_get(job->node->out_path, &now, &exists, &job->err);
+    enum lq_status status = lq_file_sig_get(path, &now, &exists, &job->err);
     if (status != LQ_OK || !exists || !lq_file_sig_equal(&now, &sig)) {
         return status;
     }
     return lq_file_digest_put(job->build->cache, &sig, "plain", digest, &job->err);
 }
 
-void lq_place_perform(struct lq_work *work)
+static enum lq_status place_one(struct lq_job *job, const struct lq_place *place)
 {
-    struct lq_job *job = (struct lq_job *)(void *)work;
-    const struct lq_digest *digest = &lq_plan_output(job->node, "main")->digest;
+    const struct lq_node_output *output = lq_plan_output(job->node, place->output);
+    if (output == NULL) {
+        return lq_error_set(&job->err, LQ_EINTERNAL, "rule '%s' binds no output '%s'",
+                            job->node->artifact->rule->kind, place->output);
+    }
     struct content content;
     struct lq_atomic_file *file = NULL;
-    lq_error_clear(&job->err);
-    job->status = open_content(job, digest, &content);
-    if (job->status == LQ_OK) {
-        job->status = lq_atomic_file_begin(&file, job->node->out_path, &job->err);
+    enum lq_status status = open_content(job, place->path, &output->digest, &content);
+    if (status == LQ_OK) {
+        status = lq_atomic_file_begin(&file, place->path, &job->err);
     }
-    if (job->status == LQ_OK) {
-        job->status = copy_content(job, &content, digest, file);
+    if (status == LQ_OK) {
+        status = copy_content(job, place->path, &content, &output->digest, file);
     }
     if (content.reader != NULL) {
         lq_blob_close(content.reader);
     }
-    if (job->status != LQ_OK) {
+    if (status != LQ_OK) {
         lq_atomic_file_abort(file);
         if (job->lost) {
-            discard_altered(job, digest);
+            discard_altered(job, &output->digest);
         }
-        return;
+        return status;
     }
     struct lq_file_sig sig;
-    job->status = lq_atomic_file_commit(file, &sig, &job->err);
-    if (job->status == LQ_OK) {
-        job->status = remember(job, sig, digest);
+    status = lq_atomic_file_commit(file, &sig, &job->err);
+    return status == LQ_OK ? remember(job, place->path, sig, &output->digest) : status;
+}
+
+void lq_place_perform(struct lq_work *work)
+{
+    struct lq_job *job = (struct lq_job *)(void *)work;
+    const struct lq_node *node = job->node;
+    lq_error_clear(&job->err);
+    job->status = LQ_OK;
+    for (size_t i = 0; i < node->place_count && job->status == LQ_OK; i++) {
+        if (!is_current(job->build, node, &node->places[i])) {
+            job->status = place_one(job, &node->places[i]);
+        }
     }
 }

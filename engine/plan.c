@@ -71,6 +71,37 @@ static bool visit_ref(struct lq_build *build, struct lq_node *node, const struct
     return link_to(build, node, dep);
 }
 
+static enum lq_status collect_places(struct lq_build *build, struct lq_node *node,
+                                     struct lq_error *err)
+{
+    const struct lq_artifact *artifact = node->artifact;
+    size_t room = 0;
+    for (size_t i = 0; i < artifact->rule->attr_count; i++) {
+        enum lq_attr_type type = artifact->rule->attrs[i].type;
+        room += type == LQ_ATTR_OUT_PATH ? 1 : 0;
+        room += type == LQ_ATTR_OUT_PATH_LIST ? artifact->values[i].count : 0;
+    }
+    node->places = lq_arena_get_array(&build->arena, room, sizeof *node->places);
+    if (node->places == NULL) {
+        return lq_error_nomem(err, "the build graph");
+    }
+    for (size_t i = 0; i < artifact->rule->attr_count; i++) {
+        enum lq_attr_type type = artifact->rule->attrs[i].type;
+        const struct lq_value *value = &artifact->values[i];
+        if (type == LQ_ATTR_OUT_PATH && value->path != NULL) {
+            node->places[node->place_count++] = (struct lq_place){"main", value->path};
+        }
+        for (size_t k = 0; type == LQ_ATTR_OUT_PATH_LIST && k < value->count; k++) {
+            const char *name = k == 0 ? "main" : lq_arena_printf(&build->arena, "out%zu", k + 1);
+            if (name == NULL) {
+                return lq_error_nomem(err, "the build graph");
+            }
+            node->places[node->place_count++] = (struct lq_place){name, value->items[k].path};
+        }
+    }
+    return LQ_OK;
+}
+
 static enum lq_status prepare_node(struct lq_build *build, struct lq_node *node,
                                    struct lq_error *err)
 {
@@ -81,22 +112,8 @@ static enum lq_status prepare_node(struct lq_build *build, struct lq_node *node,
             return lq_error_nomem(err, "the build graph");
         }
     }
-    for (size_t i = 0; i < rule->attr_count; i++) {
-        const struct lq_attr_spec *spec = &rule->attrs[i];
-        if (strcmp(spec->name, "path") == 0 && spec->type == LQ_ATTR_OUT_PATH) {
-            node->out_path = lq_attr_path(artifact, "path");
-        }
-        /* A command names its outputs in a list; the first is "main". */
-        if (strcmp(spec->name, "outputs") == 0 && spec->type == LQ_ATTR_STRING_LIST &&
-            lq_attr_count(artifact, "outputs") > 0) {
-            node->out_path = lq_path_join(&build->arena, lq_artifact_dir(artifact),
-                                          lq_attr_item(artifact, "outputs", 0));
-            if (node->out_path == NULL) {
-                return lq_error_nomem(err, "the build graph");
-            }
-        }
-    }
-    return lq_source_collect(build, node, err);
+    enum lq_status status = collect_places(build, node, err);
+    return status == LQ_OK ? lq_source_collect(build, node, err) : status;
 }
 
 static enum lq_status want(struct lq_build *build, const struct lq_artifact *artifact, bool target,
@@ -147,47 +164,22 @@ static enum lq_status want_targets(struct lq_build *build, struct lq_error *err)
     return status;
 }
 
-static int compare_paths(const void *a, const void *b)
-{
-    const struct lq_node *left = *(const struct lq_node *const *)a;
-    const struct lq_node *right = *(const struct lq_node *const *)b;
-    return strcmp(left->out_path, right->out_path);
-}
-
-/* Two artifacts must not write one file, and none may write what another reads. */
+/* No artifact may write what this build reads. Two that write one file were refused with the
+ * recipe. */
 static enum lq_status check_paths(struct lq_build *build, struct lq_error *err)
 {
-    size_t count = 0;
-    const struct lq_node **placed = calloc(build->node_count + 1, sizeof(const struct lq_node *));
-    if (placed == NULL) {
-        return lq_error_nomem(err, "the build graph");
-    }
     for (size_t i = 0; i < build->node_count; i++) {
-        if (build->nodes[i].state != LQ_NODE_UNWANTED && build->nodes[i].out_path != NULL) {
-            placed[count++] = &build->nodes[i];
-        }
-    }
-    qsort(placed, count, sizeof(const struct lq_node *), compare_paths);
-    enum lq_status status = LQ_OK;
-    for (size_t i = 0; i < count && status == LQ_OK; i++) {
-        const struct lq_artifact *artifact = placed[i]->artifact;
-        if (i > 0 && strcmp(placed[i - 1]->out_path, placed[i]->out_path) == 0) {
-            status =
-                lq_attr_error(artifact, "path", err, LQ_ERECIPE,
-                              "'%s' and '%s' both write '%s'; give each its own path",
-                              placed[i - 1]->artifact->name, artifact->name, placed[i]->out_path);
-        }
-        for (const struct lq_source *source = build->sources; source != NULL && status == LQ_OK;
-             source = source->next) {
-            if (strcmp(source->path, placed[i]->out_path) == 0) {
-                status = lq_attr_error(artifact, "path", err, LQ_ERECIPE,
-                                       "'%s' would overwrite '%s', which this build reads",
-                                       artifact->name, source->path);
+        const struct lq_node *node = &build->nodes[i];
+        for (size_t k = 0; node->state != LQ_NODE_UNWANTED && k < node->place_count; k++) {
+            const struct lq_source *source = lq_source_at(build, node->places[k].path);
+            if (source != NULL) {
+                return lq_attr_error(node->artifact, NULL, err, LQ_ERECIPE,
+                                     "'%s' would overwrite '%s', which this build reads",
+                                     node->artifact->name, source->path);
             }
         }
     }
-    free(placed);
-    return status;
+    return LQ_OK;
 }
 
 /* The cost of the longest chain of nodes behind each node. A node's own tasks are not known yet, so

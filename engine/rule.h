@@ -45,7 +45,8 @@ enum lq_attr_type {
     LQ_ATTR_REF,  /* an artifact of one of `kinds` */
     LQ_ATTR_REF_LIST,
     LQ_ATTR_STRING_LIST,
-    LQ_ATTR_STRING_MAP, /* { "key" = "value" }, order kept */
+    LQ_ATTR_OUT_PATH_LIST, /* where outputs are put: the first is "main", the i-th "out<i>" */
+    LQ_ATTR_STRING_MAP,    /* { "key" = "value" }, order kept */
 };
 
 struct lq_attr_spec {
@@ -250,7 +251,9 @@ void lq_run_numerics(struct lq_run *run, const char *numerics);
 
 struct lq_rule {
     const char *kind;
-    unsigned version; /* part of the artifact's key: raise it when expand changes meaning */
+    /* Part of the artifact's key. Raise it when expand changes meaning, and whenever the version of
+     * one of its steps is raised: a hit of the artifact's own key never looks at its steps. */
+    unsigned version;
     const char *help; /* one line */
     const struct lq_attr_spec *attrs;
     size_t attr_count;

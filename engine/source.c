@@ -11,15 +11,34 @@ static const char *kind_name(const struct lq_source *source)
     return source->kind == NULL ? "plain" : source->kind->name;
 }
 
+static size_t bucket_of(const char *path)
+{
+    uint64_t hash = 1469598103934665603u; /* FNV-1a */
+    for (const char *c = path; *c != '\0'; c++) {
+        hash = (hash ^ (unsigned char)*c) * 1099511628211u;
+    }
+    return (size_t)(hash % LQ_BUILD_SOURCE_BUCKETS);
+}
+
 static struct lq_source *find_source(const struct lq_build *build, const char *path,
                                      const struct lq_source_kind *kind)
 {
-    for (struct lq_source *source = build->sources; source != NULL; source = source->next) {
+    for (struct lq_source *source = build->sources_by_path[bucket_of(path)]; source != NULL;
+         source = source->same_bucket) {
         if (source->kind == kind && strcmp(source->path, path) == 0) {
             return source;
         }
     }
     return NULL;
+}
+
+struct lq_source *lq_source_at(const struct lq_build *build, const char *path)
+{
+    struct lq_source *source = build->sources_by_path[bucket_of(path)];
+    while (source != NULL && strcmp(source->path, path) != 0) {
+        source = source->same_bucket;
+    }
+    return source;
 }
 
 enum lq_status lq_sources_add(struct lq_sources *sources, const char *path,
@@ -40,6 +59,8 @@ enum lq_status lq_sources_add(struct lq_sources *sources, const char *path,
         source->missing_status = missing_status;
         source->next = build->sources;
         build->sources = source;
+        source->same_bucket = build->sources_by_path[bucket_of(path)];
+        build->sources_by_path[bucket_of(path)] = source;
     }
     if (node->source_count == node->source_capacity) {
         size_t capacity = node->source_capacity == 0 ? 4 : node->source_capacity * 2;

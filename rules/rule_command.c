@@ -34,7 +34,7 @@ static const struct lq_attr_spec attrs[] = {
      .help = "shell command; $in, $in1, $out, $out1 ... stand for quoted paths, $$ for $"},
     {.name = "inputs", .type = LQ_ATTR_REF_LIST, .help = "artifacts whose main outputs it reads"},
     {.name = "outputs",
-     .type = LQ_ATTR_STRING_LIST,
+     .type = LQ_ATTR_OUT_PATH_LIST,
      .required = true,
      .help = "relative paths that it writes; the first is the artifact"},
     {.name = "files",

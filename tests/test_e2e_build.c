@@ -157,3 +157,26 @@ Test(e2e_build, interrupting_is_clean_and_resumes)
     cr_assert_eq(e2e_run("--json"), 0);
     cr_expect_eq(e2e_summary("ran"), 0);
 }
+
+Test(e2e_build, every_output_of_a_command_is_put_in_place)
+{
+    e2e_write("count.sh", "#!/bin/sh\nwc -c <\"$1\" >\"$2\"\nhead -n 1 \"$1\" >\"$3\"\n");
+    cr_assert_eq(system("chmod +x count.sh"), 0);
+    e2e_write("recipe.lq", "text words { path = \"words.txt\" }\n"
+                           "command c { run = \"./count.sh $in $out1 $out2\"  inputs = [words]\n"
+                           "            outputs = [\"out/size\", \"out/first\"] }\n");
+    cr_assert_eq(e2e_run("--json"), 0, "%s%s", e2e_stdout(), e2e_stderr());
+    cr_expect_eq(e2e_summary("ran"), 1);
+    cr_expect_eq(system("test $(cat out/size) = $(wc -c <words.txt)"), 0);
+    cr_expect_eq(system("head -n 1 words.txt | cmp -s - out/first"), 0);
+    cr_assert_eq(unlink("out/first"), 0);
+    cr_assert_eq(e2e_run("--json out/first"), 0, "%s", e2e_stderr());
+    cr_expect_eq(e2e_summary("ran"), 0);
+    cr_expect(lq_path_exists("out/first"));
+    cr_assert_eq(e2e_run("clean"), 0);
+    cr_expect_not(lq_path_exists("out/first"));
+    cr_expect_not(lq_path_exists("out/size"));
+    e2e_write("count.sh", "#!/bin/sh\necho no >&2\nexit 3\n");
+    cr_expect_eq(e2e_run(""), 18);
+    cr_expect_not_null(strstr(e2e_stderr(), "no"), "%s", e2e_stderr());
+}

@@ -49,8 +49,13 @@ static enum lq_status clean_artifact(struct lq_cli *cli, const struct lq_recipe 
     enum lq_status status = LQ_OK;
     for (size_t i = 0; status == LQ_OK && i < artifact->rule->attr_count; i++) {
         const struct lq_value *value = &artifact->values[i];
-        if (artifact->rule->attrs[i].type == LQ_ATTR_OUT_PATH && value->path != NULL) {
+        enum lq_attr_type type = artifact->rule->attrs[i].type;
+        if (type == LQ_ATTR_OUT_PATH && value->path != NULL) {
             status = remove_output(cli, recipe, value->path, out, err);
+        }
+        for (size_t k = 0; type == LQ_ATTR_OUT_PATH_LIST && status == LQ_OK && k < value->count;
+             k++) {
+            status = remove_output(cli, recipe, value->items[k].path, out, err);
         }
     }
     return status;

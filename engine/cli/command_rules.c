@@ -30,6 +30,8 @@ static const char *type_name(enum lq_attr_type type)
         return "references to";
     case LQ_ATTR_STRING_LIST:
         return "list of strings";
+    case LQ_ATTR_OUT_PATH_LIST:
+        return "output paths";
     case LQ_ATTR_STRING_MAP:
         return "map of strings";
     }
@@ -60,6 +62,8 @@ static const char *type_id(enum lq_attr_type type)
         return "reference-list";
     case LQ_ATTR_STRING_LIST:
         return "string-list";
+    case LQ_ATTR_OUT_PATH_LIST:
+        return "output-path-list";
     case LQ_ATTR_STRING_MAP:
         return "string-map";
     }

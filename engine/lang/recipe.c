@@ -178,9 +178,12 @@ static void collect_outputs(struct load *load)
         const struct lq_artifact *artifact = &recipe->artifacts[i];
         for (size_t j = 0; artifact->values != NULL && j < artifact->rule->attr_count; j++) {
             const struct lq_value *value = &artifact->values[j];
-            if (artifact->rule->attrs[j].type == LQ_ATTR_OUT_PATH &&
-                value->type == LQ_VALUE_STRING && value->path != NULL) {
+            enum lq_attr_type type = artifact->rule->attrs[j].type;
+            if (type == LQ_ATTR_OUT_PATH && value->type == LQ_VALUE_STRING && value->path != NULL) {
                 add_output(load, artifact, value);
+            }
+            for (size_t k = 0; type == LQ_ATTR_OUT_PATH_LIST && k < value->count; k++) {
+                add_output(load, artifact, &value->items[k]);
             }
         }
     }

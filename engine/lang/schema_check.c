@@ -196,6 +196,26 @@ static bool convert_path(const struct target *target, const struct lq_value *in,
     return out->path != NULL;
 }
 
+static bool convert_path_list(const struct target *target, const struct lq_value *in,
+                              struct lq_value *out)
+{
+    if (in->type != LQ_VALUE_LIST) {
+        return wrong_type(target, "a list of paths in brackets", in);
+    }
+    /* The list may belong to a variable that others use too. */
+    out->items =
+        lq_evaluator_get(target->check->evaluator, in->count, sizeof *out->items, &in->position);
+    bool fine = out->items != NULL;
+    for (size_t i = 0; out->items != NULL && i < in->count; i++) {
+        out->items[i] = in->items[i];
+        fine = convert_path(target, &in->items[i], &out->items[i]) && fine;
+        if (diagnostics_of(target->check)->stop) {
+            return false;
+        }
+    }
+    return fine;
+}
+
 static bool check_range(const struct target *target, const struct lq_value *in)
 {
     const struct lq_attr_spec *spec = target->spec;
@@ -333,6 +353,8 @@ static bool convert(const struct target *target, const struct lq_value *in, stru
     case LQ_ATTR_PATH:
     case LQ_ATTR_OUT_PATH:
         return convert_path(target, in, out);
+    case LQ_ATTR_OUT_PATH_LIST:
+        return convert_path_list(target, in, out);
     case LQ_ATTR_INT:
     case LQ_ATTR_NUMBER:
         return convert_number(target, in);
