@@ -180,3 +180,24 @@ Test(e2e_build, every_output_of_a_command_is_put_in_place)
     cr_expect_eq(e2e_run(""), 18);
     cr_expect_not_null(strstr(e2e_stderr(), "no"), "%s", e2e_stderr());
 }
+
+Test(e2e_build, shipped_recipes_can_be_included)
+{
+    static const char *const names[] = {"ladder", "compare"};
+    for (size_t i = 0; i < LQ_COUNT_OF(names); i++) {
+        e2e_write("recipe.lq",
+                  "let source = \"model\"\nlet corpus = \"words.txt\"\nlet out = \"out\"\n"
+                  "let held_out = \"eval.txt\"\ninclude \"%s/recipes/%s.lq\"\n",
+                  LQ_SOURCE_DIR, names[i]);
+        cr_expect_eq(e2e_run("check"), 0, "%s: %s", names[i], e2e_stderr());
+        cr_expect_eq(e2e_run("fmt --check %s/recipes/%s.lq", LQ_SOURCE_DIR, names[i]), 0, "%s",
+                     e2e_stderr());
+    }
+    e2e_write(
+        "recipe.lq",
+        "model base { source = \"model\" }\n"
+        "profile p { model = base  file = \"%s/recipes/profiles/attention-high.dqprofile\" }\n"
+        "gguf g { model = base  profile = p  path = \"g.gguf\" }\n",
+        LQ_SOURCE_DIR);
+    cr_expect_eq(e2e_run("--json"), 0, "%s", e2e_stderr());
+}
