@@ -69,13 +69,10 @@ static void show_warnings(struct lq_build *build)
     }
 }
 
-void lq_build_fail(struct lq_build *build, const struct lq_node *node, const struct lq_task *task,
-                   enum lq_status status, const struct lq_error *err)
+static void report_failure(struct lq_build *build, const struct lq_node *node,
+                           const struct lq_task *task, enum lq_status status,
+                           const struct lq_error *err)
 {
-    if (status == LQ_ECANCELLED && lq_build_cancelled(build)) {
-        build->stopping = true;
-        return;
-    }
     if (build->first_status == LQ_OK) {
         build->first_status = status;
         build->first_error = *err;
@@ -92,10 +89,26 @@ void lq_build_fail(struct lq_build *build, const struct lq_node *node, const str
         .text = err->message,
     };
     lq_build_event(build, &event);
+}
+
+void lq_build_fail(struct lq_build *build, const struct lq_node *node, const struct lq_task *task,
+                   enum lq_status status, const struct lq_error *err)
+{
+    if (status == LQ_ECANCELLED && lq_build_cancelled(build)) {
+        build->stopping = true;
+        return;
+    }
+    report_failure(build, node, task, status, err);
     build->failures++;
     if (build->failures > build->options->keep_going) {
         build->stopping = true;
     }
+}
+
+void lq_build_fail_later(struct lq_build *build, const struct lq_node *node, enum lq_status status,
+                         const struct lq_error *err)
+{
+    report_failure(build, node, NULL, status, err);
 }
 
 enum lq_status lq_build_submit(struct lq_build *build, struct lq_job *job,

@@ -79,8 +79,14 @@ enum lq_status lq_build_submit(struct lq_build *build, struct lq_job *job,
 void lq_build_event(struct lq_build *build, struct lq_event *event);
 void lq_build_fail(struct lq_build *build, const struct lq_node *node, const struct lq_task *task,
                    enum lq_status status, const struct lq_error *err);
+/* Fails the build when it ends, but lets the rest of it go on. */
+void lq_build_fail_later(struct lq_build *build, const struct lq_node *node, enum lq_status status,
+                         const struct lq_error *err);
 void lq_build_warn(struct lq_build *build, const char *text); /* any thread */
 bool lq_build_cancelled(const struct lq_build *build);        /* any thread */
+
+/* path_clash.c: LQ_ERECIPE when an output would replace what the build reads. */
+enum lq_status lq_plan_check_paths(const struct lq_build *build, struct lq_error *err);
 
 /* plan.c: nodes */
 enum lq_status lq_plan_create(struct lq_build *build, struct lq_error *err);
@@ -140,8 +146,6 @@ void lq_source_perform(struct lq_work *work);
 enum lq_status lq_source_map(struct lq_build *build, struct lq_source *source,
                              const struct lq_map **map, struct lq_error *err);
 enum lq_status lq_source_unchanged(const struct lq_source *source, struct lq_error *err);
-/* A source at exactly this path, or NULL. */
-struct lq_source *lq_source_at(const struct lq_build *build, const char *path);
 /* A plain source whose content has this digest, or NULL. */
 struct lq_source *lq_source_by_digest(const struct lq_build *build, const struct lq_digest *digest);
 

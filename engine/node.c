@@ -72,7 +72,7 @@ static void done(struct lq_build *build, struct lq_node *node)
     if (node->verdict != LQ_OK && !node->announced) {
         struct lq_error err;
         (void)lq_error_set(&err, node->verdict, "%s", node->verdict_text);
-        lq_build_fail(build, node, NULL, node->verdict, &err);
+        lq_build_fail_later(build, node, node->verdict, &err);
     }
     announce(build, node, false);
 }

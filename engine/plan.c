@@ -164,24 +164,6 @@ static enum lq_status want_targets(struct lq_build *build, struct lq_error *err)
     return status;
 }
 
-/* No artifact may write what this build reads. Two that write one file were refused with the
- * recipe. */
-static enum lq_status check_paths(struct lq_build *build, struct lq_error *err)
-{
-    for (size_t i = 0; i < build->node_count; i++) {
-        const struct lq_node *node = &build->nodes[i];
-        for (size_t k = 0; node->state != LQ_NODE_UNWANTED && k < node->place_count; k++) {
-            const struct lq_source *source = lq_source_at(build, node->places[k].path);
-            if (source != NULL) {
-                return lq_attr_error(node->artifact, NULL, err, LQ_ERECIPE,
-                                     "'%s' would overwrite '%s', which this build reads",
-                                     node->artifact->name, source->path);
-            }
-        }
-    }
-    return LQ_OK;
-}
-
 /* The cost of the longest chain of nodes behind each node. A node's own tasks are not known yet, so
  * each counts the same: the order is what matters. Kahn's walk from the targets down. */
 static enum lq_status weigh_nodes(struct lq_build *build, struct lq_error *err)
@@ -234,7 +216,7 @@ enum lq_status lq_plan_create(struct lq_build *build, struct lq_error *err)
     }
     enum lq_status status = want_targets(build, err);
     if (status == LQ_OK) {
-        status = check_paths(build, err);
+        status = lq_plan_check_paths(build, err);
     }
     if (status == LQ_OK) {
         status = weigh_nodes(build, err);

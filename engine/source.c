@@ -32,15 +32,6 @@ static struct lq_source *find_source(const struct lq_build *build, const char *p
     return NULL;
 }
 
-struct lq_source *lq_source_at(const struct lq_build *build, const char *path)
-{
-    struct lq_source *source = build->sources_by_path[bucket_of(path)];
-    while (source != NULL && strcmp(source->path, path) != 0) {
-        source = source->same_bucket;
-    }
-    return source;
-}
-
 enum lq_status lq_sources_add(struct lq_sources *sources, const char *path,
                               const struct lq_source_kind *kind, enum lq_status missing_status,
                               struct lq_error *err)

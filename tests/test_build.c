@@ -95,8 +95,7 @@ static void on_event(void *user, const struct lq_event *event)
 
 static struct lq_build_options base_options(void)
 {
-    return (struct lq_build_options){
-        .explain = true, .cancel = &fake_cancel, .on_event = on_event};
+    return (struct lq_build_options){.explain = true, .cancel = &fake_cancel, .on_event = on_event};
 }
 
 static enum lq_status build_on(struct lq_executor *executor, const char *text, unsigned threads,
@@ -112,9 +111,8 @@ static enum lq_status build_on(struct lq_executor *executor, const char *text, u
     cr_assert_eq(lq_pool_create(&pool, threads, &err), LQ_OK);
     lq_error_clear(&err);
     enum lq_status status =
-        executor == NULL
-            ? lq_build_run(recipe, &fake_registry, cache, pool, options, &result, &err)
-            : lq_build_run_on(executor, recipe, cache, pool, options, &result, &err);
+        executor == NULL ? lq_build_run(recipe, &fake_registry, cache, pool, options, &result, &err)
+                         : lq_build_run_on(executor, recipe, cache, pool, options, &result, &err);
     lq_pool_destroy(pool);
     lq_recipe_destroy(recipe);
     return status;
@@ -371,6 +369,16 @@ Test(build, a_verdict_fails_every_build_and_keeps_the_output)
     cr_expect_str_eq(err.message, "the text is bad");
 }
 
+Test(build, a_verdict_does_not_keep_others_from_their_place)
+{
+    static const char recipe[] = "file f { path = \"in.txt\" }\n"
+                                 "lines a { input = f  verdict = \"bad\"  path = \"a.txt\" }\n"
+                                 "lower b { input = a  path = \"b.txt\" }\n";
+    cr_expect_eq(build(recipe), LQ_EQUALITY);
+    cr_expect_str_eq(err.message, "the text is bad");
+    cr_expect_str_eq(get_file("b.txt"), "> alpha\n> beta\n> gamma\n");
+}
+
 Test(build, a_missing_source_has_its_own_status)
 {
     cr_assert_eq(build("file f { path = \"none.txt\" }\n"), LQ_ECALIBRATION);
@@ -382,6 +390,41 @@ Test(build, an_output_must_not_replace_a_source)
     cr_assert_eq(build("file f { path = \"in.txt\" }\nlines a { input = f  path = \"in.txt\" }\n"),
                  LQ_ERECIPE);
     cr_expect_not_null(strstr(err.message, "would overwrite"), "%s", err.message);
+}
+
+static void expect_clash(const char *recipe, const char *words)
+{
+    cr_expect_eq(build(recipe), LQ_ERECIPE, "%s", recipe);
+    cr_expect_not_null(strstr(err.message, words), "%s", err.message);
+    cr_expect_str_eq(get_file("in.txt"), "alpha\nbeta\ngamma\n");
+}
+
+static void put_link(const char *target, const char *name)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    cr_assert_eq(symlink(target, path), 0);
+}
+
+Test(build, an_output_must_not_replace_a_source_under_another_name)
+{
+    put_file("sub/keep.txt", "makes the folder");
+    put_link("sub", "linked");
+    put_link("../in.txt", "sub/again.txt");
+    expect_clash("file f { path = \"in.txt\" }\nlines a { input = f  path = \"./in.txt\" }\n",
+                 "would overwrite");
+    expect_clash("file f { path = \"in.txt\" }\n"
+                 "lines a { input = f  path = \"linked/../none/../in.txt\" }\n",
+                 "would overwrite");
+    expect_clash("file f { path = \"linked/again.txt\" }\n"
+                 "lines a { input = f  path = \"in.txt\" }\n",
+                 "would overwrite");
+    expect_clash("file f { path = \"linked/again.txt\" }\n"
+                 "lines a { input = f  path = \"sub/again.txt\" }\n",
+                 "would overwrite");
+    expect_clash("file f { path = \"in.txt\" }\nlines a { input = f  path = \"sub/x.txt\" }\n"
+                 "lines b { input = f  path = \"linked/x.txt\" }\n",
+                 "are one file");
 }
 
 Test(build, an_unwritable_output_loses_no_work)
@@ -400,9 +443,9 @@ Test(build, an_unknown_target_is_an_error_with_a_suggestion)
     struct lq_build_options options = base_options();
     options.targets = targets;
     options.target_count = 1;
-    cr_assert_eq(build_on(NULL, "file f { path = \"in.txt\" }\nlines lll { input = f }\n", 1,
-                          &options),
-                 LQ_EUSAGE);
+    cr_assert_eq(
+        build_on(NULL, "file f { path = \"in.txt\" }\nlines lll { input = f }\n", 1, &options),
+        LQ_EUSAGE);
     cr_expect_not_null(strstr(err.message, "unknown target 'll'"), "%s", err.message);
 }
 

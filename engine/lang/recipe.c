@@ -330,6 +330,16 @@ enum lq_status lq_recipe_parse(struct lq_recipe **out, const char *text, size_t 
 
 /* ----------------------------------------------------------------- look-up ---- */
 
+const char *lq_recipe_file(const struct lq_recipe *recipe, size_t index)
+{
+    const struct lq_recipe_source *source = recipe->store->sources.first;
+    while (source != NULL && (!source->is_file || index > 0)) {
+        index -= source->is_file ? 1 : 0;
+        source = source->next;
+    }
+    return source == NULL ? NULL : source->name;
+}
+
 const struct lq_artifact *lq_recipe_find(const struct lq_recipe *recipe, const char *name)
 {
     const struct lq_symbols *symbols = &recipe->store->symbols;

@@ -90,6 +90,8 @@ enum lq_status lq_recipe_parse(struct lq_recipe **out, const char *text, size_t 
                                const struct lq_registry *registry, const struct lq_define *defines,
                                size_t define_count, struct lq_error *err);
 void lq_recipe_destroy(struct lq_recipe *recipe);
+/* The files that the recipe was read from, itself first; NULL past the last. */
+const char *lq_recipe_file(const struct lq_recipe *recipe, size_t index);
 /* By name, or by the output path as written in the recipe; NULL when there is none. */
 const struct lq_artifact *lq_recipe_find(const struct lq_recipe *recipe, const char *name);
 /* A likely intended name for a target that does not exist, or NULL. */
