@@ -3,18 +3,48 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/base/fs.h"
+#include "engine/base/json.h"
 #include "engine/cli/commands.h"
 
-/* True when some artifact reads this path: then it is an input, whatever else it is. */
-static bool is_read(const struct lq_recipe *recipe, const char *path)
+static bool same_file(const struct stat *a, const struct stat *b)
 {
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* True when `path` is what stands at `read`, or what that links to, or a file of a model in the
+ * folder `read`. Other words for the same place do not change that. */
+static bool is_part_of(const char *read, const char *path, const struct stat *st,
+                       struct lq_arena *arena)
+{
+    struct stat seen;
+    if ((lstat(read, &seen) == 0 && same_file(&seen, st)) ||
+        (stat(read, &seen) == 0 && same_file(&seen, st))) {
+        return true;
+    }
+    const char *extension = lq_path_extension(path);
+    const char *dir = lq_path_dir(arena, path);
+    struct stat folder;
+    bool of_model = strcmp(extension, ".json") == 0 || strcmp(extension, ".safetensors") == 0;
+    return of_model && dir != NULL && stat(read, &seen) == 0 && S_ISDIR(seen.st_mode) &&
+           stat(dir, &folder) == 0 && same_file(&seen, &folder);
+}
+
+/* True when the recipe reads this file: then it is an input, whatever else it is. */
+static bool is_read(const struct lq_recipe *recipe, const char *path, const struct stat *st,
+                    struct lq_arena *arena)
+{
+    for (size_t i = 0; lq_recipe_file(recipe, i) != NULL; i++) {
+        if (is_part_of(lq_recipe_file(recipe, i), path, st, arena)) {
+            return true;
+        }
+    }
     for (size_t a = 0; a < recipe->artifact_count; a++) {
         const struct lq_artifact *artifact = &recipe->artifacts[a];
         for (size_t i = 0; i < artifact->rule->attr_count; i++) {
             const struct lq_value *value = &artifact->values[i];
-            bool same = artifact->rule->attrs[i].type == LQ_ATTR_PATH && value->path != NULL &&
-                        strcmp(value->path, path) == 0;
-            if (same) {
+            if (artifact->rule->attrs[i].type == LQ_ATTR_PATH && value->path != NULL &&
+                is_part_of(value->path, path, st, arena)) {
                 return true;
             }
         }
@@ -23,20 +53,28 @@ static bool is_read(const struct lq_recipe *recipe, const char *path)
 }
 
 /* Removes one output; only regular files and links, and never a file that the recipe reads. */
-static enum lq_status remove_output(const struct lq_cli *cli, const struct lq_recipe *recipe,
+static enum lq_status remove_output(struct lq_cli *cli, const struct lq_recipe *recipe,
                                     const char *path, struct lq_buffer *out, struct lq_error *err)
 {
     struct stat st;
     if (lstat(path, &st) != 0) {
         return LQ_OK;
     }
-    if ((!S_ISREG(st.st_mode) && !S_ISLNK(st.st_mode)) || is_read(recipe, path)) {
+    if ((!S_ISREG(st.st_mode) && !S_ISLNK(st.st_mode)) || is_read(recipe, path, &st, &cli->arena)) {
         return LQ_OK;
     }
     if (!cli->dry_run && unlink(path) != 0 && errno != ENOENT) {
         return lq_error_errno(err, LQ_EIO, "%s: cannot remove", path);
     }
-    if (!cli->quiet) {
+    if (cli->json) {
+        struct lq_json_writer writer;
+        lq_json_writer_init(&writer, out, false);
+        lq_json_begin_object(&writer);
+        lq_json_put_string(&writer, "event", cli->dry_run ? "would-remove" : "removed");
+        lq_json_put_string(&writer, "path", path);
+        lq_json_end_object(&writer);
+        lq_buffer_append_char(out, '\n');
+    } else if (!cli->quiet) {
         lq_buffer_printf(out, "%s %s\n", cli->dry_run ? "would remove" : "removed", path);
     }
     return LQ_OK;
