@@ -1,9 +1,11 @@
 #include "engine/cli/cli.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/cli/commands.h"
 
@@ -123,11 +125,23 @@ static enum lq_status flush_output(struct lq_error *err)
     return errno == EPIPE ? LQ_OK : lq_error_errno(err, LQ_EIO, "stdout: cannot write");
 }
 
+/* A stream that was closed must not come to life again as a file of the cache. Reading ends make
+ * what is written to them fail, as it would without them. */
+static void hold_standard_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) {
+            (void)open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+        }
+    }
+}
+
 int lq_cli_main(const struct lq_program *program, int argc, char **argv)
 {
     struct lq_cli cli = {.program = program, .command = &lq_commands[0]};
     struct lq_error err;
     lq_error_clear(&err);
+    hold_standard_streams();
     lq_arena_init(&cli.arena);
     (void)signal(SIGPIPE, SIG_IGN);
     enum lq_status status = parse_words(&cli, (size_t)argc, argv, &err);
@@ -136,6 +150,9 @@ int lq_cli_main(const struct lq_program *program, int argc, char **argv)
     }
     if (status != LQ_OK && !cli.error_shown) {
         lq_cli_show_error(&cli, &err);
+    }
+    if (status != LQ_OK) {
+        lq_cli_close_events(&cli);
     }
     struct lq_error flush_err;
     if (flush_output(&flush_err) != LQ_OK && status == LQ_OK) {

@@ -30,6 +30,7 @@ struct lq_command {
     size_t operand_min;
     size_t operand_max;
     enum lq_status (*run)(struct lq_cli *cli, struct lq_error *err); /* NULL: only children */
+    bool builds; /* its stream of events ends with a summary, also when it fails early */
     const struct lq_command *children;
     size_t child_count;
 };
@@ -60,6 +61,7 @@ struct lq_cli {
     enum lq_progress_mode progress_mode;
     /* What happened. */
     bool error_shown;
+    bool summary_shown;
     struct lq_cache *cache; /* opened by lq_cli_open_cache */
 };
 
@@ -81,6 +83,8 @@ void lq_cli_print_help(struct lq_cli *cli, const struct lq_command *command);
 
 /* Writes bytes to stdout. */
 void lq_cli_print(const struct lq_buffer *text);
+/* The same for a JSON value that was written to be read: with --json it becomes one line. */
+void lq_cli_print_value(const struct lq_cli *cli, struct lq_buffer *text);
 /* Shows an error as the output mode wants it: a sentence on stderr or an object on stdout. */
 void lq_cli_show_error(struct lq_cli *cli, const struct lq_error *err);
 void lq_cli_warn(struct lq_cli *cli, const char *message);
@@ -111,5 +115,7 @@ enum lq_status lq_cli_plain_status(enum lq_status status);
 void lq_cli_hide_positions(const char *name, const char *text, char *out, size_t out_bytes);
 enum lq_status lq_cli_build(struct lq_cli *cli, const struct lq_cli_build *build,
                             struct lq_build_result *result, struct lq_error *err);
+/* After a failure: the summary that a stream of JSON events still owes its reader. */
+void lq_cli_close_events(struct lq_cli *cli);
 
 #endif

@@ -9,6 +9,9 @@ static enum lq_status refuse_target(const struct lq_recipe *recipe, const char *
 {
     const char *target = recipe == NULL ? NULL : lq_recipe_suggest(recipe, word);
     const char *command = first ? lq_command_nearest(lq_commands, lq_command_count, word) : NULL;
+    if (command != NULL && strcmp(command, word) == 0) {
+        command = NULL; /* `lqbuild build check`: a target was meant */
+    }
     if (command != NULL && target == NULL) {
         return lq_error_set(err, LQ_EUSAGE, "unknown command or target '%s'; did you mean '%s'?",
                             word, command);

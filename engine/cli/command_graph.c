@@ -176,7 +176,7 @@ enum lq_status lq_command_graph(struct lq_cli *cli, struct lq_error *err)
         status = out.failed ? lq_error_nomem(err, "the graph") : LQ_OK;
     }
     if (status == LQ_OK) {
-        lq_cli_print(&out);
+        lq_cli_print_value(cli, &out);
     }
     lq_buffer_fini(&out);
     lq_recipe_destroy(recipe);

@@ -23,7 +23,7 @@ enum lq_status lq_command_inspect(struct lq_cli *cli, struct lq_error *err)
         if (out.size_bytes > 0 && out.data[out.size_bytes - 1] != '\n') {
             lq_buffer_append_char(&out, '\n');
         }
-        lq_cli_print(&out);
+        lq_cli_print_value(cli, &out);
     }
     lq_buffer_fini(&out);
     return status;

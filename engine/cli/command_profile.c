@@ -136,7 +136,7 @@ enum lq_status lq_command_profile_show(struct lq_cli *cli, struct lq_error *err)
         status = lq_quick_refuse_profile(name, err);
     }
     if (status == LQ_OK) {
-        lq_cli_print(&out);
+        lq_cli_print_value(cli, &out);
     }
     lq_buffer_fini(&out);
     return status;

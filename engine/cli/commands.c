@@ -98,13 +98,15 @@ static const struct lq_command profile_commands[] = {
      .help = "make a profile for a model from an importance matrix",
      .options = profile_create_options,
      .option_count = LQ_COUNT_OF(profile_create_options),
-     .run = lq_command_profile_create},
+     .run = lq_command_profile_create,
+     .builds = true},
     {.name = "validate",
      .operands = "PROFILE MODEL",
      .help = "check that a profile fits a model",
      .operand_min = 2,
      .operand_max = 2,
-     .run = lq_command_profile_validate},
+     .run = lq_command_profile_validate,
+     .builds = true},
 };
 
 static const struct lq_command quality_commands[] = {
@@ -115,7 +117,8 @@ static const struct lq_command quality_commands[] = {
      .option_count = LQ_COUNT_OF(quality_report_options),
      .operand_min = 2,
      .operand_max = 2,
-     .run = lq_command_quality_report},
+     .run = lq_command_quality_report,
+     .builds = true},
 };
 
 const struct lq_command lq_commands[] = {
@@ -125,7 +128,8 @@ const struct lq_command lq_commands[] = {
      .details = "A target is the name of an artifact or the path of its output. Without targets\n"
                 "the recipe's `default` is built, or everything when it has none.",
      .operand_max = LQ_OPERANDS_ANY,
-     .run = lq_command_build},
+     .run = lq_command_build,
+     .builds = true},
     {.name = "check",
      .operands = "[RECIPE]",
      .help = "read a recipe and report its errors",
@@ -177,7 +181,8 @@ const struct lq_command lq_commands[] = {
      .option_count = LQ_COUNT_OF(quantize_options),
      .operand_min = 2,
      .operand_max = 2,
-     .run = lq_command_quantize},
+     .run = lq_command_quantize,
+     .builds = true},
     {.name = "analyze",
      .operands = "MODEL",
      .help = "compute an importance matrix without writing a recipe",
@@ -185,7 +190,8 @@ const struct lq_command lq_commands[] = {
      .option_count = LQ_COUNT_OF(analyze_options),
      .operand_min = 1,
      .operand_max = 1,
-     .run = lq_command_analyze},
+     .run = lq_command_analyze,
+     .builds = true},
     {.name = "profile",
      .operands = "COMMAND",
      .help = "list, show, create and validate profiles",

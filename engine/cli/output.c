@@ -11,6 +11,26 @@ void lq_cli_print(const struct lq_buffer *text)
     }
 }
 
+void lq_cli_print_value(const struct lq_cli *cli, struct lq_buffer *text)
+{
+    /* Strings in JSON have no line breaks of their own. */
+    size_t kept = 0;
+    for (size_t i = 0; cli->json && i < text->size_bytes; i++) {
+        if (text->data[i] != '\n') {
+            text->data[kept++] = text->data[i];
+            continue;
+        }
+        while (i + 1 < text->size_bytes && text->data[i + 1] == ' ') {
+            i++;
+        }
+    }
+    if (cli->json) {
+        text->size_bytes = kept;
+        lq_buffer_append_char(text, '\n');
+    }
+    lq_cli_print(text);
+}
+
 /* What to try when the message itself says nothing. */
 static const char *default_suggestion(enum lq_status status)
 {

@@ -213,6 +213,21 @@ enum lq_status lq_cli_build(struct lq_cli *cli, const struct lq_cli_build *build
         show_failure(cli, build, progress, err);
     }
     lq_progress_finish(progress, filled);
+    cli->summary_shown = true;
     lq_progress_destroy(progress);
     return status;
+}
+
+void lq_cli_close_events(struct lq_cli *cli)
+{
+    struct lq_progress *progress = NULL;
+    struct lq_progress_options options = {
+        .mode = LQ_PROGRESS_JSON, .out = stdout, .err = stderr, .dry_run = cli->dry_run};
+    const struct lq_build_result nothing = {.steps = 0};
+    if (cli->json && cli->command->builds && !cli->summary_shown &&
+        lq_progress_create(&progress, &options, NULL) == LQ_OK) {
+        lq_progress_finish(progress, &nothing);
+        lq_progress_destroy(progress);
+        cli->summary_shown = true;
+    }
 }
