@@ -11,6 +11,7 @@
 #include "engine/base/json.h"
 #include "rules/format/dqprofile.h"
 #include "rules/profile/allocate.h"
+#include "rules/profile/coefficients.h"
 #include "rules/profile/presets.h"
 #include "rules/profile/resolve.h"
 #include "rules/profile/sensitivity.h"
@@ -272,7 +273,9 @@ static enum lq_status run_measure(struct lq_run *run, struct lq_error *err)
 struct solve_state {
     struct lq_dqprofile profile; /* name, strategy, target */
     const struct lq_model_tensor **tensors;
+    bool *has_importance; /* of each tensor */
     size_t tensor_count;
+    bool is_tied;
     double target_bpw;
 };
 
@@ -292,14 +295,14 @@ static char *list_candidates(struct lq_arena *arena, uint64_t col_count)
 
 static enum lq_status add_measure(struct profile_plan *plan, const struct lq_model_tensor *tensor,
                                   const struct lq_imatrix *imatrix, size_t *index,
-                                  struct lq_error *err)
+                                  bool *has_importance, struct lq_error *err)
 {
     struct lq_importance importance = {0};
     struct lq_step_param params[LQ_TENSOR_PARAMS_MAX + 2];
     struct lq_step_input inputs[2] = {{"weights", lq_inputs_weights_ref(plan->model, tensor)}};
     struct lq_step_output output = {.name = "errors"};
     struct lq_step step = {.op = "profile.measure",
-                           .version = 1,
+                           .version = 2,
                            .label = tensor->name,
                            .run = run_measure,
                            .state = tensor,
@@ -321,9 +324,17 @@ static enum lq_status add_measure(struct profile_plan *plan, const struct lq_mod
     if (status != LQ_OK) {
         return status;
     }
-    if (importance.values != NULL) {
-        inputs[step.input_count++] =
-            (struct lq_step_input){"importance", lq_inputs_importance_ref(&importance, tensor)};
+    struct lq_ref ref = lq_inputs_importance_ref(&importance, tensor);
+    *has_importance = importance.values != NULL;
+    if (!*has_importance) {
+        status = lq_inputs_output_importance(plan->expand, plan->model, &plan->index, tensor, &ref,
+                                             has_importance, err);
+    }
+    if (status != LQ_OK) {
+        return status;
+    }
+    if (*has_importance) {
+        inputs[step.input_count++] = (struct lq_step_input){"importance", ref};
     }
     params[step.param_count++] =
         (struct lq_step_param){"rows", lq_arena_printf(plan->arena, "%d", LQ_SENSITIVITY_ROWS)};
@@ -344,19 +355,10 @@ static double relative_error(const struct lq_sensitivity *sensitivity, size_t ty
     return sensitivity->signal > 0.0 ? sensitivity->errors[type] / sensitivity->signal : 0.0;
 }
 
-static enum lq_status load_items(struct lq_run *run, const struct solve_state *state,
-                                 struct lq_sensitivity *measured, struct lq_allocation_item *items,
-                                 struct lq_error *err)
+static enum lq_status load_measured(struct lq_run *run, const struct solve_state *state,
+                                    struct lq_sensitivity *measured, struct lq_error *err)
 {
-    uint64_t layer_count = 0;
-    bool is_tied = true;
     for (size_t i = 0; i < state->tensor_count; i++) {
-        int64_t layer = lq_level_layer_of(state->tensors[i]->name);
-        layer_count = layer + 1 > (int64_t)layer_count ? (uint64_t)(layer + 1) : layer_count;
-        is_tied = is_tied && !lq_level_is_output(state->tensors[i]->name);
-    }
-    for (size_t i = 0; i < state->tensor_count; i++) {
-        double gain = lq_sensitivity_gain(state->tensors[i]->name, layer_count, is_tied);
         char name[32];
         const void *data = NULL;
         uint64_t size_bytes = 0;
@@ -368,14 +370,41 @@ static enum lq_status load_items(struct lq_run *run, const struct solve_state *s
         if (status != LQ_OK) {
             return status;
         }
+    }
+    return LQ_OK;
+}
+
+static enum lq_status find_factors(const struct solve_state *state,
+                                   const struct lq_sensitivity *measured, struct lq_arena *arena,
+                                   double *factors, struct lq_error *err)
+{
+    struct lq_coefficient_input *inputs =
+        lq_arena_get_array(arena, state->tensor_count + 1, sizeof *inputs);
+    if (inputs == NULL) {
+        return lq_error_nomem(err, "a profile");
+    }
+    for (size_t i = 0; i < state->tensor_count; i++) {
+        inputs[i] = (struct lq_coefficient_input){.name = state->tensors[i]->name,
+                                                  .row_count = state->tensors[i]->ne[1],
+                                                  .mat_count = state->tensors[i]->ne[2],
+                                                  .signal = measured[i].signal,
+                                                  .squares = measured[i].squares,
+                                                  .has_importance = state->has_importance[i]};
+    }
+    return lq_coefficients(inputs, state->tensor_count, state->is_tied, factors, err);
+}
+
+static void make_items(const struct solve_state *state, const struct lq_sensitivity *measured,
+                       const double *factors, struct lq_allocation_item *items)
+{
+    for (size_t i = 0; i < state->tensor_count; i++) {
         items[i].choice_count = measured[i].type_count;
         for (size_t t = 0; t < measured[i].type_count; t++) {
             uint64_t bytes = lq_level_tensor_bytes(state->tensors[i], measured[i].types[t]);
-            items[i].choices[t] =
-                (struct lq_allocation_choice){bytes * 8, gain * relative_error(&measured[i], t)};
+            items[i].choices[t] = (struct lq_allocation_choice){
+                bytes * 8, factors[i] * relative_error(&measured[i], t)};
         }
     }
-    return LQ_OK;
 }
 
 static enum lq_status check_target(const struct solve_state *state,
@@ -398,8 +427,8 @@ static enum lq_status check_target(const struct solve_state *state,
 }
 
 static enum lq_status write_solution(struct lq_run *run, const struct solve_state *state,
-                                     const struct lq_sensitivity *measured, const size_t *chosen,
-                                     struct lq_error *err)
+                                     const struct lq_sensitivity *measured, const double *factors,
+                                     const size_t *chosen, struct lq_error *err)
 {
     struct lq_dqprofile profile = state->profile;
     profile.layers =
@@ -410,6 +439,7 @@ static enum lq_status write_solution(struct lq_run *run, const struct solve_stat
     for (size_t i = 0; i < state->tensor_count; i++) {
         struct lq_dqprofile_layer *layer =
             profile_add(&profile, state->tensors[i]->name, measured[i].types[chosen[i]]);
+        layer->importance_score = factors[i];
         layer->estimated_error = relative_error(&measured[i], chosen[i]);
     }
     struct lq_buffer out;
@@ -430,22 +460,27 @@ static enum lq_status run_solve(struct lq_run *run, struct lq_error *err)
     struct lq_sensitivity *measured = lq_arena_get_array(arena, count + 1, sizeof *measured);
     struct lq_allocation_item *items = lq_arena_get_array(arena, count + 1, sizeof *items);
     size_t *chosen = lq_arena_get_array(arena, count + 1, sizeof *chosen);
-    if (measured == NULL || items == NULL || chosen == NULL) {
+    double *factors = lq_arena_get_array(arena, count + 1, sizeof *factors);
+    if (measured == NULL || items == NULL || chosen == NULL || factors == NULL) {
         return lq_error_nomem(err, "a profile");
     }
-    enum lq_status status = load_items(run, state, measured, items, err);
+    enum lq_status status = load_measured(run, state, measured, err);
+    if (status == LQ_OK) {
+        status = find_factors(state, measured, arena, factors, err);
+    }
     uint64_t weights = 0;
     for (size_t i = 0; i < count; i++) {
         weights += lq_level_tensor_elems(state->tensors[i]);
     }
     if (status == LQ_OK) {
+        make_items(state, measured, factors, items);
         status = check_target(state, items, weights, err);
     }
     if (status == LQ_OK) {
         uint64_t budget = (uint64_t)(state->target_bpw * (double)weights);
         status = lq_allocate(items, count, budget, chosen, err);
     }
-    return status == LQ_OK ? write_solution(run, state, measured, chosen, err) : status;
+    return status == LQ_OK ? write_solution(run, state, measured, factors, chosen, err) : status;
 }
 
 static char *describe_tensors(const struct solve_state *state, struct lq_arena *arena)
@@ -454,8 +489,9 @@ static char *describe_tensors(const struct solve_state *state, struct lq_arena *
     lq_buffer_init(&text);
     for (size_t i = 0; i < state->tensor_count; i++) {
         const struct lq_model_tensor *tensor = state->tensors[i];
-        lq_buffer_printf(&text, "%s %" PRIu64 " %" PRIu64 "\n", tensor->name, tensor->ne[0],
-                         lq_level_tensor_elems(tensor));
+        lq_buffer_printf(&text, "%s %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 " %d\n",
+                         tensor->name, tensor->ne[0], tensor->ne[1], tensor->ne[2],
+                         lq_level_tensor_elems(tensor), state->has_importance[i] ? 1 : 0);
     }
     char *copy = text.failed ? NULL : lq_arena_dup_string(arena, lq_buffer_text(&text));
     lq_buffer_fini(&text);
@@ -470,13 +506,14 @@ static enum lq_status add_solve(struct profile_plan *plan, struct solve_state *s
         {"name", state->profile.profile_name},
         {"strategy", lq_profile_strategy_name(state->profile.strategy)},
         {"tensors", describe_tensors(state, plan->arena)},
+        {"tied", state->is_tied ? "1" : "0"},
     };
     if (params[0].value == NULL || params[3].value == NULL) {
         return lq_error_nomem(err, "a step");
     }
     struct lq_step_output output = {.name = "main"};
     struct lq_step step = {.op = "profile.solve",
-                           .version = 2,
+                           .version = 3,
                            .label = lq_artifact_name(plan->artifact),
                            .run = run_solve,
                            .state = state,
@@ -514,7 +551,8 @@ static enum lq_status expand_measured(struct profile_plan *plan, struct lq_error
     struct solve_state *state = lq_arena_get(plan->arena, sizeof *state);
     struct lq_step_input *inputs = lq_arena_get_array(plan->arena, room, sizeof *inputs);
     const struct lq_model_tensor **tensors = lq_arena_get_array(plan->arena, room, sizeof *tensors);
-    if (state == NULL || inputs == NULL || tensors == NULL) {
+    bool *has_importance = lq_arena_get_array(plan->arena, room, sizeof *has_importance);
+    if (state == NULL || inputs == NULL || tensors == NULL || has_importance == NULL) {
         return lq_error_nomem(err, "a profile");
     }
     enum lq_status status = profile_init(plan, profile_name(plan, plan->preset->name),
@@ -537,13 +575,16 @@ static enum lq_status expand_measured(struct profile_plan *plan, struct lq_error
         inputs[number].name = lq_arena_printf(plan->arena, "errors%zu", number);
         status = inputs[number].name == NULL
                      ? lq_error_nomem(err, "a profile")
-                     : add_measure(plan, tensor, artifact == NULL ? NULL : &imatrix, &index, err);
+                     : add_measure(plan, tensor, artifact == NULL ? NULL : &imatrix, &index,
+                                   &has_importance[number], err);
         inputs[number].ref = lq_ref_step(index, "errors");
     }
     if (status != LQ_OK) {
         return status;
     }
     state->tensors = tensors;
+    state->has_importance = has_importance;
+    state->is_tied = lq_tensor_index_find(&plan->index, "output.weight") == NULL;
     state->target_bpw = target_of(plan);
     state->profile = plan->profile;
     state->profile.target_bpw = state->target_bpw;
@@ -572,7 +613,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 const struct lq_rule lq_rule_profile = {
     .kind = "profile",
-    .version = 2,
+    .version = 3,
     .help = "a type for every layer: a preset, a file, or found for a target size",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),

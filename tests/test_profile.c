@@ -181,12 +181,19 @@ Test(profile, more_bits_mean_less_error)
     lq_sensitivity_format(&whole, &text);
     cr_assert_eq(lq_sensitivity_parse(text.data, text.size_bytes, &again, &err), LQ_OK);
     cr_expect_eq(again.signal, whole.signal);
+    cr_expect_eq(again.squares, whole.squares);
+    /* Without importance the two are the same sum. */
+    cr_expect_eq(whole.squares, whole.signal);
     cr_expect_eq(again.type_count, whole.type_count);
     cr_expect_eq(again.errors[3], whole.errors[3]);
     cr_expect_eq(again.types[3], whole.types[3]);
-    cr_expect_eq(lq_sensitivity_parse("{\"signal\":1,\"errors\":{\"Q4_K\":-1}}", 33, &again, &err),
-                 LQ_EPROFILE);
-    cr_expect_eq(lq_sensitivity_parse("{\"signal\":1}", 12, &again, &err), LQ_EPROFILE);
+    static const char *const bad[] = {"{\"signal\":1,\"squares\":1,\"errors\":{\"Q4_K\":-1}}",
+                                      "{\"signal\":1,\"squares\":1}",
+                                      "{\"signal\":1,\"errors\":{}}"};
+    for (size_t i = 0; i < LQ_COUNT_OF(bad); i++) {
+        cr_expect_eq(lq_sensitivity_parse(bad[i], strlen(bad[i]), &again, &err), LQ_EPROFILE, "%s",
+                     bad[i]);
+    }
     values[0] = NAN;
     cr_expect_eq(lq_sensitivity_measure(&job, &sampled, &err), LQ_EFORMAT);
     lq_buffer_fini(&text);

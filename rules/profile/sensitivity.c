@@ -3,7 +3,6 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "engine/base/buffer.h"
 #include "engine/base/compiler.h"
@@ -15,6 +14,7 @@
 
 struct row_result {
     double signal;
+    double squares;
     double errors[LQ_SENSITIVITY_TYPES_MAX];
     enum lq_status status;
     struct lq_error err;
@@ -52,33 +52,6 @@ size_t lq_sensitivity_candidates(uint64_t col_count, enum lq_dtype types[LQ_SENS
     return count;
 }
 
-double lq_sensitivity_gain(const char *tensor_name, uint64_t layer_count, bool is_tied)
-{
-    static const struct {
-        const char *part;
-        double gain; /* of this kind in all layers together */
-    } kinds[] = {
-        {"attn_q.", 4.0},      {"attn_k.", 5.0},   {"attn_v.", 24.0}, {"attn_qkv.", 24.0},
-        {"attn_output", 12.0}, {"ffn_gate", 22.0}, {"ffn_up", 20.0},  {"ffn_down", 34.0},
-    };
-    const double output_gain = 150.0;
-    const double other_gain = 20.0;
-    bool is_embedding = lq_level_is_embedding(tensor_name);
-    if (lq_level_is_output(tensor_name) || (is_tied && is_embedding)) {
-        return output_gain;
-    }
-    if (is_embedding) {
-        return other_gain;
-    }
-    double layers = layer_count > 0 ? (double)layer_count : 1.0;
-    for (size_t i = 0; i < LQ_COUNT_OF(kinds); i++) {
-        if (strstr(tensor_name, kinds[i].part) != NULL) {
-            return kinds[i].gain / layers;
-        }
-    }
-    return other_gain / layers;
-}
-
 static double weighted_square(const float *a, const float *b, size_t count, const float *weight)
 {
     double sum = 0.0;
@@ -110,6 +83,7 @@ static enum lq_status try_row(const struct lq_sensitivity_job *job, uint64_t row
         importance += row / job->tensor->ne[1] * cols;
     }
     result->signal = weighted_square(values, NULL, cols, importance);
+    result->squares = weighted_square(values, NULL, cols, NULL);
     for (size_t t = 0; t < job->type_count; t++) {
         enum lq_dtype type = job->types[t];
         lq_kernels()->encode[type](values, blocks, cols,
@@ -162,12 +136,14 @@ enum lq_status lq_sensitivity_measure(const struct lq_sensitivity_job *job,
             (void)lq_error_set(err, status, "%s", trial.results[r].err.message);
         }
         out->signal += trial.results[r].signal;
+        out->squares += trial.results[r].squares;
         for (size_t t = 0; t < job->type_count; t++) {
             out->errors[t] += trial.results[r].errors[t];
         }
     }
     double scale = trial.row_count > 0 ? (double)trial.row_total / (double)trial.row_count : 0.0;
     out->signal *= scale;
+    out->squares *= scale;
     for (size_t t = 0; t < job->type_count; t++) {
         out->types[t] = job->types[t];
         out->errors[t] *= scale;
@@ -182,6 +158,7 @@ void lq_sensitivity_format(const struct lq_sensitivity *sensitivity, struct lq_b
     lq_json_writer_init(&writer, out, false);
     lq_json_begin_object(&writer);
     lq_json_put_number(&writer, "signal", sensitivity->signal);
+    lq_json_put_number(&writer, "squares", sensitivity->squares);
     lq_json_key(&writer, "errors");
     lq_json_begin_object(&writer);
     for (size_t t = 0; t < sensitivity->type_count; t++) {
@@ -203,6 +180,9 @@ enum lq_status lq_sensitivity_parse(const void *data, uint64_t size_bytes,
         lq_json_parse(data, (size_t)size_bytes, scope.where, scope.status, &root, err);
     if (status == LQ_OK) {
         status = lq_json_get_number(&scope, root, "signal", &out->signal, NULL, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_json_get_number(&scope, root, "squares", &out->squares, NULL, err);
     }
     if (status == LQ_OK) {
         status = lq_json_get_object(&scope, root, "errors", &errors, NULL, err);

@@ -6,7 +6,6 @@
 #ifndef LQ_RULES_PROFILE_SENSITIVITY_H
 #define LQ_RULES_PROFILE_SENSITIVITY_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -32,7 +31,8 @@ struct lq_sensitivity_job {
 };
 
 struct lq_sensitivity {
-    double signal; /* weighted sum of squares of the whole tensor */
+    double signal;  /* weighted sum of squares of the whole tensor */
+    double squares; /* the same without weights */
     double errors[LQ_SENSITIVITY_TYPES_MAX];
     enum lq_dtype types[LQ_SENSITIVITY_TYPES_MAX];
     size_t type_count;
@@ -43,12 +43,6 @@ enum lq_status lq_sensitivity_measure(const struct lq_sensitivity_job *job,
 /* The types that are tried for rows of `col_count` columns, smallest first; returns how many. Types
  * without an encoder or decoder are left out. */
 size_t lq_sensitivity_candidates(uint64_t col_count, enum lq_dtype types[LQ_SENSITIVITY_TYPES_MAX]);
-/* How much a relative error in a tensor's output costs the model: percent of perplexity per unit of
- * relative error, for a tensor of a model with `layer_count` layers. Measured on the shipped model
- * by quantizing one kind of tensor at a time (docs/profiles.md); an error in one of
- * many layers counts for its share only, one in the output counts in full. `is_tied` says that the
- * embedding is the output. */
-double lq_sensitivity_gain(const char *tensor_name, uint64_t layer_count, bool is_tied);
 /* Canonical JSON and back; LQ_EPROFILE for anything else. */
 void lq_sensitivity_format(const struct lq_sensitivity *sensitivity, struct lq_buffer *out);
 enum lq_status lq_sensitivity_parse(const void *data, uint64_t size_bytes,

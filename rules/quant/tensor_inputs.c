@@ -1,9 +1,11 @@
 #include "rules/quant/tensor_inputs.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include "engine/base/checked.h"
+#include "rules/quant/levels.h"
 
 enum lq_status lq_inputs_read_model(struct lq_expand *expand, const struct lq_artifact *model,
                                     struct lq_tensor_index *index, struct lq_gguf *meta,
@@ -74,6 +76,81 @@ enum lq_status lq_inputs_importance(const struct lq_imatrix *imatrix,
     }
     *out = (struct lq_importance){values, entry->mat_count};
     return LQ_OK;
+}
+
+static enum lq_status run_square_norm(struct lq_run *run, struct lq_error *err)
+{
+    const struct lq_model_tensor *norm = lq_run_state(run);
+    const void *data = NULL;
+    uint64_t size_bytes = 0;
+    float *values = lq_arena_get_array(lq_run_arena(run), norm->ne[0], sizeof *values);
+    if (values == NULL) {
+        return lq_error_nomem(err, "a norm");
+    }
+    enum lq_status status = lq_run_input_load(run, "weights", &data, &size_bytes, err);
+    if (status == LQ_OK && size_bytes != norm->size_bytes) {
+        status = lq_error_set(err, LQ_EFORMAT,
+                              "tensor '%s' has %" PRIu64 " bytes of data, expected %" PRIu64,
+                              norm->name, size_bytes, norm->size_bytes);
+    }
+    if (status == LQ_OK) {
+        status = lq_model_tensor_rows(norm, data, 0, 1, values, err);
+    }
+    for (size_t i = 0; status == LQ_OK && i < norm->ne[0]; i++) {
+        values[i] *= values[i];
+        if (!isfinite(values[i])) {
+            status = lq_error_set(err, LQ_EFORMAT,
+                                  "tensor '%s' has a value in column %zu whose square is not "
+                                  "finite; norms must be finite",
+                                  norm->name, i);
+        }
+    }
+    return status == LQ_OK
+               ? lq_run_write(run, "importance", values, norm->ne[0] * sizeof *values, err)
+               : status;
+}
+
+enum lq_status lq_inputs_output_importance(struct lq_expand *expand,
+                                           const struct lq_artifact *model,
+                                           const struct lq_tensor_index *index,
+                                           const struct lq_model_tensor *tensor, struct lq_ref *ref,
+                                           bool *found, struct lq_error *err)
+{
+    const char *output = lq_tensor_index_find(index, "output.weight") != NULL ? "output.weight"
+                                                                              : "token_embd.weight";
+    const struct lq_model_tensor *norm = lq_tensor_index_find(index, "output_norm.weight");
+    *found = norm != NULL && strcmp(tensor->name, output) == 0 && norm->dim_count == 1 &&
+             norm->ne[0] == tensor->ne[0] && !lq_level_is_quantized_type(norm->dtype);
+    if (!*found) {
+        return LQ_OK;
+    }
+    struct lq_arena *arena = lq_expand_arena(expand);
+    struct lq_model_tensor *state = lq_arena_get(arena, sizeof *state);
+    if (state == NULL) {
+        return lq_error_nomem(err, "a step");
+    }
+    *state = *norm;
+    struct lq_step_param params[LQ_TENSOR_PARAMS_MAX];
+    struct lq_step_input input = {"weights", lq_inputs_weights_ref(model, norm)};
+    struct lq_step_output step_output = {.name = "importance"};
+    struct lq_step step = {.op = "quant.square_norm",
+                           .version = 1,
+                           .label = norm->name,
+                           .run = run_square_norm,
+                           .state = state,
+                           .params = params,
+                           .inputs = &input,
+                           .input_count = 1,
+                           .outputs = &step_output,
+                           .output_count = 1,
+                           .cost = 10};
+    size_t step_index = 0;
+    enum lq_status status = lq_inputs_tensor_params(norm, arena, params, &step.param_count, err);
+    if (status == LQ_OK) {
+        status = lq_expand_add_step(expand, &step, &step_index, err);
+    }
+    *ref = lq_ref_step(step_index, "importance");
+    return status;
 }
 
 struct lq_ref lq_inputs_importance_ref(const struct lq_importance *importance,

@@ -29,6 +29,16 @@ struct lq_importance {
 enum lq_status lq_inputs_importance(const struct lq_imatrix *imatrix,
                                     const struct lq_model_tensor *tensor, struct lq_arena *arena,
                                     struct lq_importance *out, struct lq_error *err);
+/* The importance of the columns of what makes the logits (output.weight, or the embedding where
+ * that is the output too), for matrices without such an entry, as llama.cpp's are: its input is
+ * RMS-normalised and multiplied by output_norm.weight, so the mean square of column j is about
+ * w_j^2. Adds a step that squares the norm; *ref is its output. *found is false, and nothing
+ * happens, for other tensors and models without a norm. */
+enum lq_status lq_inputs_output_importance(struct lq_expand *expand,
+                                           const struct lq_artifact *model,
+                                           const struct lq_tensor_index *index,
+                                           const struct lq_model_tensor *tensor, struct lq_ref *ref,
+                                           bool *found, struct lq_error *err);
 /* The bytes of an importance as an input of a step. */
 struct lq_ref lq_inputs_importance_ref(const struct lq_importance *importance,
                                        const struct lq_model_tensor *tensor);
