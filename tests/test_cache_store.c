@@ -436,9 +436,9 @@ static void *work(void *user)
     for (unsigned round = 0; round < thread_rounds; round++) {
         struct bytes shared = random_bytes(150000 + round * 9000, round);
         struct bytes own = random_bytes(1000 + round, 1000 * (worker->number + 1) + round);
-        struct lq_digest shared_digest;
-        struct lq_digest own_digest;
-        struct lq_digest joined_digest;
+        struct lq_digest shared_digest = {0};
+        struct lq_digest own_digest = {0};
+        struct lq_digest joined_digest = {0};
         struct lq_blob_writer *writer = NULL;
         struct lq_blob_reader *reader = NULL;
         unsigned char *got = malloc(shared.size + own.size);
