@@ -14,11 +14,8 @@ is_installed() {
 as_root() {
     if [ "$(id -u)" -eq 0 ]; then
         "$@"
-    elif command -v sudo > /dev/null; then
-        sudo "$@"
     else
-        echo "these packages need root or sudo: $missing" >&2
-        return 1
+        sudo "$@"
     fi
 }
 
@@ -33,9 +30,16 @@ install_missing() {
         is_installed "$package" || missing="$missing $package"
     done
     [ -n "$missing" ] || return 0
+    if [ "$(id -u)" -ne 0 ] && ! command -v sudo > /dev/null; then
+        echo "missing packages and neither root nor sudo to install them; as root, run:" \
+            "apt-get install --no-install-recommends$missing" >&2
+        return 1
+    fi
     echo "installing:$missing" >&2
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q >&2
+    # A source that cannot be reached matters only if a package is then not found.
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get update -q >&2 || true
+    # A machine that has just started may be upgrading itself: wait for it.
     # shellcheck disable=SC2086  # a list of words
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends \
-        $missing >&2
+        -o DPkg::Lock::Timeout=300 $missing >&2
 }
