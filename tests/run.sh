@@ -14,7 +14,7 @@ cmake --build build -j "$jobs"
 log=build/Testing/Temporary/LastTest.log
 rm -f "$log"
 status=0
-(cd build && ctest -j "$jobs" --output-on-failure --timeout 300) || status=$?
+(cd build && ctest -j "$jobs" --output-on-failure --timeout 1200) || status=$?
 
 # A Criterion program reports "Tested: 6 | Passing: 5 | Failing: 1 | Crashing: 0"; a shell test
 # "# 6 passed, 0 failed"; whatever reports nothing counts as one.
@@ -36,9 +36,8 @@ awk '
     /^Test Failed\.$/ { close_test(0, 0) }
     /^Test (Skipped|Not Run)/ { close_test(1, 1) }
     END {
-        printf "%d passed, %d failed", passed, failed
-        if (skips > 0) { printf ", %d skipped", skips }
-        printf "\n"
+        if (skips > 0) { printf "%d skipped\n", skips }
+        printf "%d passed, %d failed\n", passed, failed
     }
 ' "$log"
 exit "$status"

@@ -39,7 +39,7 @@ static void init(void)
     write_recipe("3");
 }
 
-TestSuite(e2e_build, .init = init, .fini = e2e_fini, .timeout = 240);
+TestSuite(e2e_build, .init = init, .fini = e2e_fini, .timeout = 900);
 
 Test(e2e_build, second_run_does_nothing_and_touch_changes_nothing)
 {

@@ -11,7 +11,7 @@ static void init(void)
     e2e_copy_text("calibration.txt", "words.txt", 60000);
 }
 
-TestSuite(e2e_errors, .init = init, .fini = e2e_fini, .timeout = 120);
+TestSuite(e2e_errors, .init = init, .fini = e2e_fini, .timeout = 600);
 
 /* Builds the recipe text; expects the exit code, and every fragment (up to NULL) in stderr. */
 static void expect_failure(const char *recipe, int code, const char *first, ...)

@@ -5,7 +5,7 @@
 #include "e2e.h"
 #include "rules/format/imatrix.h"
 
-TestSuite(e2e_golden, .init = e2e_init, .fini = e2e_fini, .timeout = 280);
+TestSuite(e2e_golden, .init = e2e_init, .fini = e2e_fini, .timeout = 900);
 
 /* The perplexity in golden perplexity.tsv of a level, with or without an imatrix. */
 static double golden_perplexity(const char *level, const char *imatrix)

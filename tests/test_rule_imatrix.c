@@ -119,7 +119,7 @@ static void tear_down(void)
     lq_arena_fini(&arena);
 }
 
-TestSuite(rule_imatrix, .init = set_up, .fini = tear_down, .timeout = 300);
+TestSuite(rule_imatrix, .init = set_up, .fini = tear_down, .timeout = 900);
 
 static enum lq_status build(const char *cache_name, unsigned threads, const char *artifacts)
 {
