@@ -1,12 +1,15 @@
 #define _GNU_SOURCE
 #include "engine/base/fs.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -67,7 +70,8 @@ enum lq_status lq_map_open(struct lq_map *map, const char *path, enum lq_status 
 {
     map->data = (const unsigned char *)"";
     map->size_bytes = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* Not to wait for someone to write into a pipe. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) {
         return lq_error_errno(err, errno == ENOENT ? missing_status : LQ_EIO, "%s: cannot open",
                               path);
@@ -137,6 +141,9 @@ enum lq_status lq_file_read(const char *path, uint64_t size_max, struct lq_buffe
     return status;
 }
 
+static const char temporary_mark[] = ".lqtmp.";
+enum { TEMPORARY_RANDOM_CHARS = 8 };
+
 struct lq_atomic_file {
     int fd;
     char *path;
@@ -163,40 +170,109 @@ static enum lq_status make_parent(const char *path, struct lq_error *err)
     return status;
 }
 
+/* Whatever stands at the path is replaced, so it must be a file: not a folder, device or pipe. */
+static enum lq_status check_replaceable(const char *path, struct lq_error *err)
+{
+    struct stat st;
+    if (stat(path, &st) != 0 || S_ISREG(st.st_mode)) {
+        return LQ_OK;
+    }
+    return lq_error_set(err, LQ_EIO, "%s: is a %s, expected a file name", path,
+                        S_ISDIR(st.st_mode) ? "folder" : "device or pipe");
+}
+
+static void remove_unlocked(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd >= 0) {
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
+            (void)unlink(path);
+        }
+        (void)close(fd);
+    }
+}
+
+/* Removes what killed processes left beside `path`. Those that are alive hold a lock. */
+static void remove_leftovers(const char *path)
+{
+    struct lq_arena arena;
+    lq_arena_init(&arena);
+    const char *folder = lq_path_dir(&arena, path);
+    const char *start = lq_arena_printf(&arena, "%s%s", lq_path_base(path), temporary_mark);
+    DIR *dir = folder == NULL || start == NULL ? NULL : opendir(folder);
+    for (struct dirent *entry = dir == NULL ? NULL : readdir(dir); entry != NULL;
+         entry = readdir(dir)) {
+        size_t length = strlen(start);
+        if (strncmp(entry->d_name, start, length) == 0 &&
+            strlen(entry->d_name) == length + TEMPORARY_RANDOM_CHARS) {
+            const char *name = lq_arena_printf(&arena, "%s/%s", folder, entry->d_name);
+            if (name != NULL) {
+                remove_unlocked(name);
+            }
+        }
+    }
+    if (dir != NULL) {
+        (void)closedir(dir);
+    }
+    lq_arena_fini(&arena);
+}
+
+/* Creates the temporary file and locks it. One that another process took for a leftover before it
+ * was locked has no name any more; then the next try has. */
+static enum lq_status open_temporary(struct lq_atomic_file *file, struct lq_error *err)
+{
+    enum { TRIES = 16 };
+    size_t length = strlen(file->path) + strlen(temporary_mark) + TEMPORARY_RANDOM_CHARS + 1;
+    file->temporary = malloc(length);
+    if (file->temporary == NULL) {
+        return lq_error_nomem(err, file->path);
+    }
+    for (int i = 0; i < TRIES; i++) {
+        uint32_t random = (uint32_t)lq_clock_ns();
+        (void)getrandom(&random, sizeof random, GRND_NONBLOCK);
+        (void)snprintf(file->temporary, length, "%s%s%08x", file->path, temporary_mark, random);
+        /* The umask applies by itself: it can not be asked for without changing it for all. */
+        file->fd = open(file->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (file->fd < 0 && errno != EEXIST) {
+            return lq_error_errno(err, LQ_EIO, "%s: cannot create", file->path);
+        }
+        struct stat st;
+        if (file->fd >= 0 && flock(file->fd, LOCK_EX) == 0 && fstat(file->fd, &st) == 0 &&
+            st.st_nlink == 0) {
+            (void)close(file->fd);
+            file->fd = -1;
+        }
+        if (file->fd >= 0) {
+            return LQ_OK;
+        }
+    }
+    return lq_error_set(err, LQ_EIO, "%s: cannot create: its temporary file does not stay",
+                        file->path);
+}
+
 enum lq_status lq_atomic_file_begin(struct lq_atomic_file **out, const char *path,
                                     struct lq_error *err)
 {
     *out = NULL;
     enum lq_status status = make_parent(path, err);
+    if (status == LQ_OK) {
+        status = check_replaceable(path, err);
+    }
     if (status != LQ_OK) {
         return status;
     }
-    if (lq_path_is_dir(path)) {
-        return lq_error_set(err, LQ_EIO, "%s: is a folder, expected a file name", path);
-    }
+    remove_leftovers(path);
     struct lq_atomic_file *file = calloc(1, sizeof *file);
     if (file == NULL) {
         return lq_error_nomem(err, path);
     }
     file->fd = -1;
     file->path = strdup(path);
-    size_t length = strlen(path) + sizeof ".lqtmp.XXXXXX";
-    file->temporary = malloc(length);
-    if (file->path == NULL || file->temporary == NULL) {
-        free_atomic(file);
-        return lq_error_nomem(err, path);
-    }
-    (void)snprintf(file->temporary, length, "%s.lqtmp.XXXXXX", path);
-    file->fd = mkostemp(file->temporary, O_CLOEXEC);
-    if (file->fd < 0) {
-        status = lq_error_errno(err, LQ_EIO, "%s: cannot create", path);
+    status = file->path == NULL ? lq_error_nomem(err, path) : open_temporary(file, err);
+    if (status != LQ_OK) {
         free_atomic(file);
         return status;
     }
-    /* mkostemp gives 0600; outputs get what a plain open would give. */
-    mode_t mask = umask(0);
-    (void)umask(mask);
-    (void)fchmod(file->fd, 0666 & ~mask);
     *out = file;
     return LQ_OK;
 }

@@ -45,7 +45,8 @@ enum lq_status lq_file_read(const char *path, uint64_t size_max, struct lq_buffe
 
 /* Atomic replacement: bytes go to a temporary file in the same folder; commit does fsync, rename
  * and fsync of the folder; abort removes it. Missing parent folders are made. A crash leaves either
- * the old file or the new one, and at most a stale ".lqtmp" file. */
+ * the old file or the new one, and at most a stale ".lqtmp" file, which the next write to the same
+ * path removes. What stands at the path and is no regular file is refused. */
 struct lq_atomic_file;
 enum lq_status lq_atomic_file_begin(struct lq_atomic_file **out, const char *path,
                                     struct lq_error *err);

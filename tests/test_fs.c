@@ -1,0 +1,100 @@
+/* Atomic files: what may be replaced, what a killed process leaves, and who may read the result. */
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "engine/base/buffer.h"
+#include "engine/base/fs.h"
+
+static char folder[64];
+static struct lq_error err;
+
+static void init(void)
+{
+    strcpy(folder, "/tmp/lqbuild-fs-XXXXXX");
+    cr_assert_not_null(mkdtemp(folder));
+    cr_assert_eq(chdir(folder), 0);
+}
+
+static void fini(void)
+{
+    char command[96];
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    cr_assert_eq(chdir("/"), 0);
+    cr_assert_eq(system(command), 0);
+}
+
+TestSuite(fs, .init = init, .fini = fini, .timeout = 60);
+
+Test(fs, only_regular_files_are_replaced)
+{
+    struct stat st;
+    cr_assert_eq(mkfifo("pipe", 0600), 0);
+    cr_assert_eq(mkdir("folder", 0700), 0);
+    cr_assert_eq(symlink("/dev/null", "null"), 0);
+    cr_expect_eq(lq_file_write("pipe", "x", 1, &err), LQ_EIO);
+    cr_expect_not_null(strstr(err.message, "pipe: is a device or pipe"), "%s", err.message);
+    cr_expect_eq(lq_file_write("folder", "x", 1, &err), LQ_EIO);
+    cr_expect_not_null(strstr(err.message, "is a folder"), "%s", err.message);
+    cr_expect_eq(lq_file_write("null", "x", 1, &err), LQ_EIO);
+    cr_assert_eq(lstat("pipe", &st), 0);
+    cr_expect(S_ISFIFO(st.st_mode));
+    cr_expect_eq(system("test -z \"$(ls | grep lqtmp)\""), 0);
+}
+
+Test(fs, a_pipe_is_no_file_to_map_and_is_not_waited_for)
+{
+    struct lq_map map;
+    cr_assert_eq(mkfifo("pipe", 0600), 0);
+    cr_expect_eq(lq_map_open(&map, "pipe", LQ_EIO, &err), LQ_EIO);
+    cr_expect_not_null(strstr(err.message, "regular file"), "%s", err.message);
+}
+
+Test(fs, leftovers_of_killed_processes_go_and_those_in_use_stay)
+{
+    cr_assert_eq(lq_file_write("a.lqtmp.00000001", "dead", 4, &err), LQ_OK);
+    cr_assert_eq(lq_file_write("a.lqtmp.00000002", "alive", 5, &err), LQ_OK);
+    cr_assert_eq(lq_file_write("b.lqtmp.00000003", "of another", 10, &err), LQ_OK);
+    cr_assert_eq(lq_file_write("a.lqtmp.notes", "of a person", 11, &err), LQ_OK);
+    int fd = open("a.lqtmp.00000002", O_RDONLY);
+    cr_assert_geq(fd, 0);
+    cr_assert_eq(flock(fd, LOCK_EX), 0);
+    cr_assert_eq(lq_file_write("a", "new", 3, &err), LQ_OK, "%s", err.message);
+    cr_expect_not(lq_path_exists("a.lqtmp.00000001"));
+    cr_expect(lq_path_exists("a.lqtmp.00000002"));
+    cr_expect(lq_path_exists("b.lqtmp.00000003"));
+    cr_expect(lq_path_exists("a.lqtmp.notes"));
+    close(fd);
+}
+
+static void *write_many(void *user)
+{
+    for (int i = 0; i < 200; i++) {
+        char name[32];
+        struct lq_error own;
+        snprintf(name, sizeof name, "%s%d", (const char *)user, i);
+        cr_assert_eq(lq_file_write(name, "x", 1, &own), LQ_OK, "%s", own.message);
+    }
+    return NULL;
+}
+
+Test(fs, the_umask_holds_for_files_written_at_the_same_time)
+{
+    pthread_t threads[4];
+    static char names[4][2] = {"a", "b", "c", "d"};
+    (void)umask(027);
+    for (size_t i = 0; i < 4; i++) {
+        cr_assert_eq(pthread_create(&threads[i], NULL, write_many, names[i]), 0);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        cr_assert_eq(pthread_join(threads[i], NULL), 0);
+    }
+    cr_expect_eq(umask(027), 027);
+    cr_expect_eq(system("test -z \"$(find . -type f -not -perm 640)\""), 0);
+}
