@@ -573,6 +573,8 @@ void lq_task_ran(struct lq_build *build, struct lq_job *job)
         if (inputs_available(build, task)) {
             make_ready(build, task, LOOKUP_MISS);
         }
+    } else if (job->status == LQ_ECANCELLED && lq_build_cancelled(build)) {
+        give_up(build, task, LQ_TASK_SKIPPED); /* it did not fail: it was told to stop */
     } else {
         give_up(build, task, LQ_TASK_FAILED);
     }

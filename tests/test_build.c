@@ -254,6 +254,7 @@ Test(build, a_cancelled_build_keeps_what_is_finished)
     strcpy(fake_cancel_label, "link2");
     cr_assert_eq(build(chain_recipe), LQ_ECANCELLED);
     cr_expect_eq(result.ran, 2);
+    cr_expect_eq(result.failed, 0, "stopped is not failed");
     fake_cancel_label[0] = '\0';
     must_build(chain_recipe, 4, 2);
 }
