@@ -73,6 +73,20 @@ Test(fs, leftovers_of_killed_processes_go_and_those_in_use_stay)
     close(fd);
 }
 
+Test(fs, a_name_may_be_as_long_as_the_file_system_allows)
+{
+    char name[300];
+    memset(name, 'n', sizeof name);
+    memcpy(name, "sub/", 4);
+    name[4 + 255] = '\0';
+    cr_expect_eq(lq_file_write(name, "x", 1, &err), LQ_OK, "%s", err.message);
+    cr_expect(lq_path_exists(name));
+    cr_expect_eq(system("test $(ls sub | wc -l) = 1"), 0);
+    memset(name, 'n', sizeof name);
+    name[256] = '\0';
+    cr_expect_eq(lq_file_write(name, "x", 1, &err), LQ_EIO);
+}
+
 static void *write_many(void *user)
 {
     for (int i = 0; i < 200; i++) {

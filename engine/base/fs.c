@@ -142,7 +142,7 @@ enum lq_status lq_file_read(const char *path, uint64_t size_max, struct lq_buffe
 }
 
 static const char temporary_mark[] = ".lqtmp.";
-enum { TEMPORARY_RANDOM_CHARS = 8 };
+enum { TEMPORARY_RANDOM_CHARS = 8, NAME_BYTES_MAX = 255 };
 
 struct lq_atomic_file {
     int fd;
@@ -181,6 +181,14 @@ static enum lq_status check_replaceable(const char *path, struct lq_error *err)
                         S_ISDIR(st.st_mode) ? "folder" : "device or pipe");
 }
 
+/* The name of the temporary file of `base` without its random part. A name may be as long as file
+ * systems allow: then its end is left out. */
+static char *temporary_start(struct lq_arena *arena, const char *base)
+{
+    size_t room = NAME_BYTES_MAX - TEMPORARY_RANDOM_CHARS - strlen(temporary_mark);
+    return lq_arena_printf(arena, "%.*s%s", (int)room, base, temporary_mark);
+}
+
 static void remove_unlocked(const char *path)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
@@ -198,7 +206,7 @@ static void remove_leftovers(const char *path)
     struct lq_arena arena;
     lq_arena_init(&arena);
     const char *folder = lq_path_dir(&arena, path);
-    const char *start = lq_arena_printf(&arena, "%s%s", lq_path_base(path), temporary_mark);
+    const char *start = temporary_start(&arena, lq_path_base(path));
     DIR *dir = folder == NULL || start == NULL ? NULL : opendir(folder);
     for (struct dirent *entry = dir == NULL ? NULL : readdir(dir); entry != NULL;
          entry = readdir(dir)) {
@@ -222,15 +230,26 @@ static void remove_leftovers(const char *path)
 static enum lq_status open_temporary(struct lq_atomic_file *file, struct lq_error *err)
 {
     enum { TRIES = 16 };
-    size_t length = strlen(file->path) + strlen(temporary_mark) + TEMPORARY_RANDOM_CHARS + 1;
-    file->temporary = malloc(length);
+    struct lq_arena arena;
+    lq_arena_init(&arena);
+    const char *base = lq_path_base(file->path);
+    const char *start = temporary_start(&arena, base);
+    size_t folder = (size_t)(base - file->path);
+    size_t length =
+        folder + (start == NULL ? 0 : strlen(start)) + TEMPORARY_RANDOM_CHARS + sizeof "";
+    file->temporary = start == NULL ? NULL : malloc(length);
+    if (file->temporary != NULL) {
+        (void)snprintf(file->temporary, length, "%.*s%s", (int)folder, file->path, start);
+    }
+    lq_arena_fini(&arena);
     if (file->temporary == NULL) {
         return lq_error_nomem(err, file->path);
     }
     for (int i = 0; i < TRIES; i++) {
         uint32_t random = (uint32_t)lq_clock_ns();
         (void)getrandom(&random, sizeof random, GRND_NONBLOCK);
-        (void)snprintf(file->temporary, length, "%s%s%08x", file->path, temporary_mark, random);
+        (void)snprintf(file->temporary + length - TEMPORARY_RANDOM_CHARS - sizeof "",
+                       TEMPORARY_RANDOM_CHARS + sizeof "", "%08x", random);
         /* The umask applies by itself: it can not be asked for without changing it for all. */
         file->fd = open(file->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (file->fd < 0 && errno != EEXIST) {
