@@ -84,6 +84,8 @@ static enum lq_status fail(const struct lq_store *store, int code, const char *d
     case MDB_INVALID:
     case MDB_CORRUPTED:
     case MDB_PAGE_NOTFOUND:
+    case MDB_BAD_TXN: /* after one of the others */
+    case MDB_PANIC:
     case MDB_VERSION_MISMATCH:
     case MDB_INCOMPATIBLE:
         return lq_error_set(err, LQ_ECACHE,

@@ -103,6 +103,8 @@ void lq_node_task_over(struct lq_build *build, struct lq_node *node);
 /* Makes a done node's outputs again, because one of them is gone; `task` waits for it. */
 void lq_node_remake(struct lq_build *build, struct lq_node *node, struct lq_task *task);
 /* True when the content can be read from the cache or from a source. */
+void lq_node_check_content(struct lq_build *build, const struct lq_digest *digest);
+void lq_task_check_outputs(struct lq_build *build, const struct lq_task *task);
 bool lq_node_has_content(const struct lq_build *build, const struct lq_digest *digest);
 
 /* task.c: the life of one task */

@@ -22,6 +22,17 @@ bool lq_node_has_content(const struct lq_build *build, const struct lq_digest *d
            lq_source_by_digest(build, digest) != NULL;
 }
 
+/* Lets the cache look at every byte, now that it has proved to be damaged: what is altered goes, so
+ * that all of it is made again in one round. */
+void lq_node_check_content(struct lq_build *build, const struct lq_digest *digest)
+{
+    struct lq_blob_reader *reader = NULL;
+    struct lq_error err;
+    if (lq_blob_open(build->cache, digest, true, &reader, &err) == LQ_OK) {
+        lq_blob_close(reader);
+    }
+}
+
 /* ---- ends ---- */
 
 static void tell(struct lq_build *build, struct lq_node *user, bool doomed)
@@ -116,6 +127,9 @@ void lq_node_placed(struct lq_build *build, struct lq_job *job)
     if (job->status == LQ_OK) {
         done(build, node);
     } else if (job->lost && node->attempts < LQ_BUILD_ATTEMPTS_MAX) {
+        for (size_t i = 0; i < node->task_count; i++) {
+            lq_task_check_outputs(build, node->tasks[i]);
+        }
         remake(build, node);
     } else {
         fail(build, node, job->status, &job->err);
@@ -257,24 +271,40 @@ static bool take_record(struct lq_build *build, struct lq_node *node)
     return true;
 }
 
+/* Descriptions of sources that are gone from the cache: the files will be read again. */
+static bool forget_lost_sources(struct lq_build *build, const struct lq_node *node)
+{
+    bool lost = false;
+    for (size_t i = 0; i < node->source_count; i++) {
+        struct lq_source *source = node->sources[i];
+        uint64_t size_bytes = 0;
+        if (source->kind == NULL) {
+            continue;
+        }
+        lq_node_check_content(build, &source->digest);
+        if (!lq_blob_exists(build->cache, &source->digest, &size_bytes)) {
+            source->known = false;
+            lost = true;
+        }
+    }
+    return lost;
+}
+
 /* What a rule wanted to read is gone from the cache: sources are hashed again, nodes made again,
  * and the expansion is tried once more afterwards. False when nothing is missing after all. */
 static bool recover_inputs(struct lq_build *build, struct lq_node *node)
 {
+    if (node->attempts < LQ_BUILD_ATTEMPTS_MAX && forget_lost_sources(build, node)) {
+        node->attempts++;
+        lq_node_queue(build, node);
+        return true;
+    }
     bool waits = false;
     for (struct lq_node_link *link = node->deps; link != NULL; link = link->next) {
         struct lq_node *dep = link->node;
-        bool lost = false;
-        for (size_t i = 0; i < dep->source_count; i++) {
-            struct lq_source *source = dep->sources[i];
-            uint64_t size_bytes = 0;
-            if (source->kind != NULL &&
-                !lq_blob_exists(build->cache, &source->digest, &size_bytes)) {
-                source->known = false;
-                lost = true;
-            }
-        }
+        bool lost = forget_lost_sources(build, dep);
         for (size_t i = 0; i < dep->output_count; i++) {
+            lq_node_check_content(build, &dep->outputs[i].digest);
             lost = lost || !lq_node_has_content(build, &dep->outputs[i].digest);
         }
         struct lq_node_link *again = lost ? lq_arena_get(&build->arena, sizeof *again) : NULL;

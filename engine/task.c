@@ -550,6 +550,25 @@ void lq_task_retry_locked(struct lq_build *build)
     }
 }
 
+void lq_task_check_outputs(struct lq_build *build, const struct lq_task *task)
+{
+    for (size_t i = 0; i < task->spec.output_count; i++) {
+        if (!task->outputs[i].transient) {
+            lq_node_check_content(build, &task->outputs[i].digest);
+        }
+    }
+}
+
+static void check_inputs(struct lq_build *build, const struct lq_task *task)
+{
+    for (size_t i = 0; i < task->spec.input_count; i++) {
+        enum lq_ref_kind kind = task->spec.inputs[i].ref.kind;
+        if (kind == LQ_REF_STEP || kind == LQ_REF_ARTIFACT) {
+            lq_node_check_content(build, input_digest(build, task, i));
+        }
+    }
+}
+
 void lq_task_ran(struct lq_build *build, struct lq_job *job)
 {
     struct lq_task *task = job->task;
@@ -570,6 +589,7 @@ void lq_task_ran(struct lq_build *build, struct lq_job *job)
     } else if (job->lost && task->attempts < LQ_BUILD_ATTEMPTS_MAX) {
         /* The altered blob is gone from the cache by now: look at the inputs again. */
         task->state = LQ_TASK_WAITING;
+        check_inputs(build, task);
         if (inputs_available(build, task)) {
             make_ready(build, task, LOOKUP_MISS);
         }

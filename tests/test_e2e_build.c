@@ -201,3 +201,49 @@ Test(e2e_build, shipped_recipes_can_be_included)
         LQ_SOURCE_DIR);
     cr_expect_eq(e2e_run("--json"), 0, "%s", e2e_stderr());
 }
+
+/* Alters one byte in every value of LMDB that fills whole pages, as a bad disk would. Pages of such
+ * values say so in their flags (0x04) and how many follow. */
+static unsigned alter_every_blob(const char *data_file)
+{
+    enum { PAGE_BYTES = 4096, HEADER_BYTES = 16, PAGES_MAX = 5000 };
+    unsigned altered = 0;
+    FILE *file = fopen(data_file, "r+b");
+    cr_assert_not_null(file);
+    unsigned char header[HEADER_BYTES];
+    for (uint64_t page = 0; fseek(file, (long)(page * PAGE_BYTES), SEEK_SET) == 0 &&
+                            fread(header, 1, sizeof header, file) == sizeof header;) {
+        uint64_t number = 0;
+        uint16_t flags = 0;
+        uint32_t count = 0;
+        memcpy(&number, header, sizeof number);
+        memcpy(&flags, header + 10, sizeof flags);
+        memcpy(&count, header + 12, sizeof count);
+        bool large = number == page && flags == 0x04 && count > 0 && count < PAGES_MAX;
+        if (large) {
+            int c = fgetc(file);
+            cr_assert_eq(fseek(file, -1, SEEK_CUR), 0);
+            cr_assert_neq(fputc(c ^ 0x55, file), EOF);
+            altered++;
+        }
+        page += large ? count : 1;
+    }
+    cr_assert_eq(fclose(file), 0);
+    return altered;
+}
+
+Test(e2e_build, altered_blobs_are_made_again_and_no_failure)
+{
+    e2e_write("recipe.lq", "model base { source = \"model\" }\n"
+                           "gguf a { model = base  level = \"Q4_0\"  path = \"a.gguf\" }\n"
+                           "gguf b { model = base  level = \"Q8_0\"  path = \"b.gguf\" }\n");
+    cr_assert_eq(e2e_run("--json"), 0, "%s", e2e_stderr());
+    cr_assert_eq(system("mv a.gguf a.keep && mv b.gguf b.keep"), 0);
+    cr_expect_gt(alter_every_blob("cache/data.mdb"), 50);
+    cr_assert_eq(e2e_run("--json"), 0, "%s", e2e_stdout());
+    cr_expect_gt(e2e_count_events("warning", "does not match its digest"), 0);
+    e2e_expect_same_file("a.gguf", "a.keep");
+    e2e_expect_same_file("b.gguf", "b.keep");
+    cr_assert_eq(e2e_run("--json"), 0, "%s", e2e_stdout());
+    cr_expect_eq(e2e_summary("ran"), 0);
+}
