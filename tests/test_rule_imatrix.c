@@ -121,6 +121,9 @@ static void tear_down(void)
 
 TestSuite(rule_imatrix, .init = set_up, .fini = tear_down, .timeout = 900);
 
+static lq_event_fn on_event;
+static void *event_user;
+
 static enum lq_status build(const char *cache_name, unsigned threads, const char *artifacts)
 {
     static const char base[] =
@@ -144,7 +147,7 @@ static enum lq_status build(const char *cache_name, unsigned threads, const char
     }
     cr_assert_eq(lq_cache_open(&cache, &cache_options, &err), LQ_OK, "%s", err.message);
     cr_assert_eq(lq_pool_create(&pool, threads, &err), LQ_OK);
-    struct lq_build_options options = {0};
+    struct lq_build_options options = {.on_event = on_event, .event_user = event_user};
     status = lq_build_run(recipe, &registry, cache, pool, &options, &result, &err);
     lq_pool_destroy(pool);
     lq_recipe_destroy(recipe);
@@ -296,7 +299,10 @@ Test(rule_imatrix, bad_files_are_refused)
 
 static void put_imatrix(const char *name, size_t col_count)
 {
-    float sums[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+    float sums[256];
+    for (size_t i = 0; i < sizeof sums / sizeof sums[0]; i++) {
+        sums[i] = 1;
+    }
     float count = 1;
     struct lq_imatrix_entry entry = {name, col_count, 1, 1, sums, &count};
     const char *dataset = "x";
@@ -317,6 +323,26 @@ Test(rule_imatrix, files_of_another_model_are_refused)
     cr_expect(strstr(err.message, "another model") != NULL, "%s", err.message);
     put_imatrix("blk.77.attn_q.weight", 8);
     cr_expect_eq(build("cache", 1, recipe), LQ_EIMATRIX, "%s", err.message);
+}
+
+static void keep_warning(void *user, const struct lq_event *event)
+{
+    if (event->kind == LQ_EVENT_WARNING) {
+        (void)snprintf(user, LQ_ERROR_BYTES, "%s", event->text);
+    }
+}
+
+Test(rule_imatrix, a_file_that_leaves_layers_out_is_taken_with_a_warning)
+{
+    static const char recipe[] =
+        "imatrix im { model = base  file = \"in.gguf\"  path = \"out.gguf\" }\ndefault im\n";
+    static char warning[LQ_ERROR_BYTES];
+    put_imatrix("blk.0.attn_q.weight", 256);
+    on_event = keep_warning;
+    event_user = warning;
+    cr_expect_eq(build("cache", 1, recipe), LQ_OK, "%s", err.message);
+    cr_expect(strstr(warning, "41 of 42 matrices") != NULL, "%s", warning);
+    cr_expect(strstr(warning, "'blk.0.attn_k.weight' first") != NULL, "%s", warning);
 }
 
 Test(rule_imatrix, contradictions_are_refused_before_anything_runs)

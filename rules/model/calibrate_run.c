@@ -386,6 +386,32 @@ static enum lq_status check_fit(struct lq_imatrix *imatrix, const struct lq_tens
     return LQ_OK;
 }
 
+/* An importance matrix may leave layers out, but hardly on purpose. */
+static void warn_of_gaps(struct lq_run *run, const struct lq_imatrix *imatrix,
+                         const struct lq_tensor_index *index, const char *where)
+{
+    const char *first = NULL;
+    size_t missing = 0;
+    size_t wanted = 0;
+    for (size_t i = 0; i < index->tensor_count; i++) {
+        const struct lq_model_tensor *tensor = &index->tensors[i];
+        if (tensor->ne[1] <= 1 || strncmp(tensor->name, "blk.", 4) != 0) {
+            continue;
+        }
+        wanted++;
+        if (lq_imatrix_find(imatrix, tensor->name) == NULL) {
+            first = first == NULL ? tensor->name : first;
+            missing++;
+        }
+    }
+    if (missing > 0) {
+        lq_run_warn(run,
+                    "%s: says nothing about %zu of %zu matrices of the layers, '%s' first; they "
+                    "are quantized without importance",
+                    where, missing, wanted, first);
+    }
+}
+
 enum lq_status lq_calibrate_run_load(struct lq_run *run, struct lq_error *err)
 {
     const char *where = lq_run_param(run, "name");
@@ -407,6 +433,9 @@ enum lq_status lq_calibrate_run_load(struct lq_run *run, struct lq_error *err)
     }
     if (status == LQ_OK) {
         status = check_fit(&imatrix, &index, where, err);
+    }
+    if (status == LQ_OK) {
+        warn_of_gaps(run, &imatrix, &index, where);
     }
     return status == LQ_OK ? write_formats(run, &imatrix, err) : status;
 }
