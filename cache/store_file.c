@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "engine/base/compiler.h"
@@ -184,7 +185,7 @@ static enum lq_status check_metas(int fd, const char *path, uint64_t size_bytes,
     return LQ_OK;
 }
 
-enum lq_status lq_store_check_data(const char *dir, uint64_t *size_bytes, struct lq_error *err)
+static enum lq_status check_data(const char *dir, uint64_t *size_bytes, struct lq_error *err)
 {
     char path[4096];
     *size_bytes = 0;
@@ -206,10 +207,25 @@ enum lq_status lq_store_check_data(const char *dir, uint64_t *size_bytes, struct
         status = refuse_data(path, "it is not a regular file", err);
     } else {
         *size_bytes = (uint64_t)st.st_size;
-        /* Another process may be making the file right now: LMDB writes both pages at once. */
+        /* Another process may be making the file right now. */
         status = st.st_size == 0 ? LQ_OK : check_metas(fd, path, *size_bytes, err);
     }
     (void)close(fd);
+    return status;
+}
+
+enum lq_status lq_store_check_data(const char *dir, uint64_t *size_bytes, struct lq_error *err)
+{
+    enum { TRIES = 20 };
+    const struct timespec pause = {.tv_nsec = 10 * 1000 * 1000};
+    enum lq_status status = check_data(dir, size_bytes, err);
+    /* A file that another process is just making grows page by page: what looks truncated now may
+     * be whole a moment later. A damaged one stays damaged. */
+    for (int i = 1; i < TRIES && status == LQ_ECACHE && *size_bytes < 2 * (uint64_t)page_bytes_max;
+         i++) {
+        (void)nanosleep(&pause, NULL);
+        status = check_data(dir, size_bytes, err);
+    }
     return status;
 }
 

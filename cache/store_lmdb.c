@@ -577,8 +577,11 @@ static enum lq_status open_databases(struct lq_store *store, MDB_txn *handle, bo
                                      bool *complete, struct lq_error *err)
 {
     *complete = false;
+    /* Counted in this transaction: another process may be creating the databases right now. */
     MDB_stat stat;
-    int code = mdb_env_stat(store->env, &stat);
+    MDB_dbi root = 0;
+    int code = mdb_dbi_open(handle, NULL, 0, &root);
+    code = code != 0 ? code : mdb_stat(handle, root, &stat);
     bool empty = code == 0 && stat.ms_entries == 0;
     if (code == 0) {
         code = mdb_dbi_open(handle, db_names[LQ_DB_META], create && empty ? MDB_CREATE : 0,

@@ -134,9 +134,12 @@ Test(e2e_build, two_processes_do_each_step_once)
     double steps = e2e_summary("ran");
     pid_t a = e2e_start("--json", "a");
     pid_t b = e2e_start("--json", "b");
-    cr_expect_eq(e2e_wait(a), 0);
-    cr_expect_eq(e2e_wait(b), 0);
+    int code_a = e2e_wait(a);
+    int code_b = e2e_wait(b);
+    e2e_collect("b");
+    cr_expect_eq(code_b, 0, "exit code %d: %s", code_b, e2e_stderr());
     e2e_collect("a");
+    cr_expect_eq(code_a, 0, "exit code %d: %s", code_a, e2e_stderr());
     double ran = e2e_summary("ran");
     cr_expect_eq(e2e_summary("failed"), 0);
     e2e_collect("b");
