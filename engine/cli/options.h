@@ -15,7 +15,7 @@
 struct lq_option {
     char letter;       /* 0: none */
     const char *name;  /* without the dashes */
-    const char *value; /* placeholder in help, "N"; NULL: a flag */
+    const char *value; /* shown in help, "N"; NULL: a flag */
     /* "auto plain live none": what the value may be; NULL: anything. */
     const char *choices;
     /* The value may be left out; then only "--name=7", "-k7" or a number behind it counts. */
