@@ -79,10 +79,6 @@ static const struct lq_option quality_report_options[] = {
     {0, "format", "FORMAT", "human json", false, "language of the output (human)"},
 };
 
-static const struct lq_command cache_commands[] = {
-    {.name = "stats", .help = "count what the cache holds", .run = lq_command_cache_stats},
-};
-
 static const struct lq_command profile_commands[] = {
     {.name = "list", .help = "list the preset profiles", .run = lq_command_profile_list},
     {.name = "show",
@@ -170,8 +166,8 @@ const struct lq_command lq_commands[] = {
     {.name = "cache",
      .operands = "COMMAND",
      .help = "look after the cache",
-     .children = cache_commands,
-     .child_count = LQ_COUNT_OF(cache_commands)},
+     .children = lq_cache_commands,
+     .child_count = LQ_CACHE_COMMAND_COUNT},
     {.name = "quantize",
      .operands = "MODEL gguf",
      .help = "quantize a model without writing a recipe",

@@ -5,6 +5,10 @@
 
 #include "engine/cli/command.h"
 
+/* cache_commands.c: the rows of `lqbuild cache`. */
+enum { LQ_CACHE_COMMAND_COUNT = 1 };
+extern const struct lq_command lq_cache_commands[];
+
 enum lq_status lq_command_build(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_check(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_fmt(struct lq_cli *cli, struct lq_error *err);
