@@ -1,0 +1,94 @@
+#include "rules/model/forward_parts.h"
+
+enum lq_status lq_forward_load_output(struct lq_forward *forward, struct lq_error *err)
+{
+    const struct lq_hparams *hparams = &forward->hparams;
+    uint64_t vocab = hparams->vocab_size;
+    lq_forward_give_layer(forward);
+    lq_forward_give_output(forward);
+    forward->output_norm = lq_forward_take(forward, hparams->width, sizeof(float));
+    forward->output = lq_forward_take(forward, vocab * hparams->width, sizeof(float));
+    forward->logits = lq_forward_take(forward, vocab * forward->logit_rows, sizeof(float));
+    forward->targets = lq_forward_take(forward, forward->logit_rows, sizeof(int32_t));
+    forward->nll = lq_forward_take(forward, forward->logit_rows, sizeof(double));
+    enum lq_status status = lq_forward_check_device(forward, err);
+    if (status == LQ_OK) {
+        status = lq_forward_load_weight(forward, "output_norm.weight", hparams->width, 1,
+                                        forward->output_norm, err);
+    }
+    const char *name = hparams->tied_output ? "token_embd.weight" : "output.weight";
+    if (status == LQ_OK) {
+        status = lq_forward_load_weight(forward, name, hparams->width, vocab, forward->output, err);
+    }
+    if (status != LQ_OK) {
+        lq_forward_give_output(forward);
+    }
+    return status;
+}
+
+/* Logits of at most logit_rows rows, in device memory. */
+static enum lq_status make_logits(struct lq_forward *forward, const float *hidden, size_t rows,
+                                  struct lq_error *err)
+{
+    const struct lq_hparams *hparams = &forward->hparams;
+    const struct lq_device_ops *ops = forward->ops;
+    if (forward->output == NULL) {
+        return lq_error_set(err, LQ_EINTERNAL, "the output matrix is not loaded");
+    }
+    if (lq_forward_is_cancelled(forward)) {
+        return lq_error_set(err, LQ_ECANCELLED, "cancelled");
+    }
+    const float *x = hidden;
+    if (!ops->host_visible) {
+        ops->upload(forward->device, forward->x, hidden, rows * hparams->width * sizeof(float));
+        x = forward->x;
+    }
+    ops->rms_norm(forward->device, x, forward->output_norm, forward->normed, rows, hparams->width,
+                  (float)hparams->norm_eps);
+    ops->matmul(forward->device, forward->normed, forward->output, forward->logits, rows,
+                hparams->vocab_size, hparams->width);
+    return lq_forward_check_device(forward, err);
+}
+
+enum lq_status lq_forward_score(struct lq_forward *forward, const float *hidden,
+                                const int32_t *targets, size_t row_count, double *nll,
+                                struct lq_error *err)
+{
+    const struct lq_device_ops *ops = forward->ops;
+    for (size_t row = 0; row < row_count; row += forward->logit_rows) {
+        size_t left = row_count - row;
+        size_t rows = left < forward->logit_rows ? left : forward->logit_rows;
+        enum lq_status status =
+            make_logits(forward, hidden + row * forward->hparams.width, rows, err);
+        if (status != LQ_OK) {
+            return status;
+        }
+        ops->upload(forward->device, forward->targets, targets + row, rows * sizeof(int32_t));
+        ops->cross_entropy(forward->device, forward->logits, forward->targets, rows,
+                           forward->hparams.vocab_size, forward->nll);
+        ops->download(forward->device, nll + row, forward->nll, rows * sizeof(double));
+        status = lq_forward_check_device(forward, err);
+        if (status != LQ_OK) {
+            return status;
+        }
+    }
+    return LQ_OK;
+}
+
+enum lq_status lq_forward_logits(struct lq_forward *forward, const float *hidden, size_t row_count,
+                                 float *logits, struct lq_error *err)
+{
+    size_t vocab = forward->hparams.vocab_size;
+    for (size_t row = 0; row < row_count; row += forward->logit_rows) {
+        size_t left = row_count - row;
+        size_t rows = left < forward->logit_rows ? left : forward->logit_rows;
+        enum lq_status status =
+            make_logits(forward, hidden + row * forward->hparams.width, rows, err);
+        if (status != LQ_OK) {
+            return status;
+        }
+        forward->ops->download(forward->device, logits + row * vocab, forward->logits,
+                               rows * vocab * sizeof(float));
+    }
+    return lq_forward_check_device(forward, err);
+}

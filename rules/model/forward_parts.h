@@ -1,0 +1,68 @@
+/* What the files of the forward pass share: the object and the helpers around its device memory.
+ * forward.c owns the object's life, forward_load.c the weights of a layer (read, decode, check),
+ * forward_embed.c the embedding, forward_rope.c the rotary positions, forward_layer.c the graph of
+ * a layer, forward_output.c the final norm, logits and scores. Internal to forward*.c and
+ * backward*.c. Thread rule: that of forward.h. Limits: those of hparams.h. */
+#ifndef LQ_RULES_MODEL_FORWARD_PARTS_H
+#define LQ_RULES_MODEL_FORWARD_PARTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "rules/model/forward.h"
+
+struct lq_forward {
+    struct lq_hparams hparams;
+    struct lq_forward_env env;
+    const struct lq_device_ops *ops;
+    struct lq_device *device;
+    size_t sequence;
+    size_t batch_samples;
+    size_t batch_rows;
+    size_t logit_rows;
+    uint32_t layer;
+    /* Device memory. */
+    float *weights[LQ_LAYER_WEIGHT_COUNT];
+    float *output_norm;
+    float *output;
+    float *logits;
+    int32_t *targets;
+    double *nll;
+    double *sums[LQ_LAYER_INPUT_COUNT];
+    float *rope;
+    float *x; /* only where the host's memory is not the device's */
+    float *normed;
+    float *q;
+    float *k;
+    float *v;
+    float *attended;
+    float *gate;
+    float *up;
+};
+
+/* Values of a row of queries, and of keys or values. */
+size_t lq_forward_q_width(const struct lq_hparams *hparams);
+size_t lq_forward_kv_width(const struct lq_hparams *hparams);
+
+/* Device memory: a failure sticks in the device and is asked for later. */
+enum lq_status lq_forward_check_device(const struct lq_forward *forward, struct lq_error *err);
+void *lq_forward_take(struct lq_forward *forward, uint64_t count, size_t element_bytes);
+void lq_forward_give(struct lq_forward *forward, void *memory);
+/* Give up the loaded layer; the loaded output matrix. */
+void lq_forward_give_layer(struct lq_forward *forward);
+void lq_forward_give_output(struct lq_forward *forward);
+
+bool lq_forward_is_cancelled(const struct lq_forward *forward);
+
+/* Decodes a whole tensor into host memory, in parallel, and refuses NaN and infinity. */
+enum lq_status lq_forward_decode(const struct lq_forward *forward,
+                                 const struct lq_model_tensor *tensor, const void *data, float *out,
+                                 struct lq_error *err);
+/* Reads a tensor of the given shape into device memory `to`. */
+enum lq_status lq_forward_load_weight(struct lq_forward *forward, const char *name, uint64_t cols,
+                                      uint64_t rows, float *to, struct lq_error *err);
+/* The rotary table of all positions, at the object's creation. */
+enum lq_status lq_forward_make_rope(struct lq_forward *forward, struct lq_error *err);
+
+#endif
