@@ -39,6 +39,25 @@ struct lq_attention_shape {
     size_t head_dim;
 };
 
+/* One attention call and its gradients: those with respect to q, k and v are written. */
+struct lq_attention_grad {
+    const float *q;
+    const float *k;
+    const float *v;
+    const float *out;
+    const float *out_grad;
+    float *q_grad;
+    float *k_grad;
+    float *v_grad;
+};
+
+/* How a weight's gradient g becomes a score of it: |g w|, or (g w)^2 with g^2 for its column. */
+struct lq_score_shape {
+    size_t rows;
+    size_t cols;
+    bool squares;
+};
+
 struct lq_device_ops {
     const char *numerics; /* "cpu-f32": what a result is marked with */
     bool host_visible;
@@ -81,6 +100,33 @@ struct lq_device_ops {
      * in double. Targets are below cols. A row with a NaN gives NaN. */
     void (*cross_entropy)(struct lq_device *device, const float *logits, const int32_t *targets,
                           size_t rows, size_t cols, double *nll);
+
+    /* Backward twins: from the gradient of a number with respect to what an operation gave, that
+     * with respect to what it took. */
+
+    /* c[rows x out_cols] = a[rows x in_cols] * b[in_cols x out_cols]: the gradient of a product's
+     * left side. */
+    void (*matmul_plain)(struct lq_device *device, const float *a, const float *b, float *c,
+                         size_t rows, size_t out_cols, size_t in_cols);
+    /* c[a_cols x b_cols] = transpose(a[rows x a_cols]) * b[rows x b_cols]: that of its weights. */
+    void (*matmul_outer)(struct lq_device *device, const float *a, const float *b, float *c,
+                         size_t rows, size_t a_cols, size_t b_cols);
+    /* `grad` may be out_grad. */
+    void (*rms_norm_back)(struct lq_device *device, const float *x, const float *weight,
+                          const float *out_grad, float *grad, size_t rows, size_t cols, float eps);
+    void (*attention_back)(struct lq_device *device, const struct lq_attention_grad *grad,
+                           const struct lq_attention_shape *shape);
+    /* Replaces gate and up, as they were before silu_mul, by their gradients. */
+    void (*silu_mul_back)(struct lq_device *device, float *gate, float *up, const float *out_grad,
+                          size_t count);
+    /* logits = scale * (softmax(logits) - 1 at the target); a row whose target is negative becomes
+     * zero. */
+    void (*cross_entropy_back)(struct lq_device *device, float *logits, const int32_t *targets,
+                               size_t rows, size_t cols, float scale);
+    /* sums[j] += the sum over rows, in their order, of |g w| (or g^2) of column j, in double;
+     * scores[i] += |g w| (or (g w)^2). `scores` may be NULL. */
+    void (*add_scores)(struct lq_device *device, const float *grad, const float *weight,
+                       const struct lq_score_shape *shape, double *sums, float *scores);
 };
 
 struct lq_device {

@@ -3,9 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/blas/sgemm.h"
-#include "kernels/device.h"
-#include "kernels/device_rows.h"
+#include "kernels/device_cpu_parts.h"
 
 /* Tile sizes. They decide the order of sums and the shape of each BLAS call, and so the last bits
  * of results: never derive them from the number of threads. */
@@ -20,32 +18,7 @@ enum {
     ALIGNMENT_BYTES = 64,
 };
 
-struct cpu_device {
-    struct lq_device device; /* first: the table's functions get a pointer to it */
-    struct lq_parallel parallel;
-    const struct lq_device_rows *rows;
-    enum lq_cpu_blas blas;
-    lq_sgemm_fn sgemm; /* NULL until the first product */
-    const char *failure;
-    const char *notice;
-};
-
-static struct cpu_device *cpu_of(struct lq_device *device)
-{
-    return (struct cpu_device *)device;
-}
-
-static size_t divide_up(size_t value, size_t by)
-{
-    return (value + by - 1) / by;
-}
-
-static size_t min_size(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-static void run_tiles(const struct cpu_device *cpu, size_t count,
+void lq_cpu_run_tiles(const struct lq_cpu_device *cpu, size_t count,
                       void (*body)(void *user, size_t index), void *user)
 {
     if (cpu->failure != NULL) {
@@ -69,20 +42,20 @@ static void cpu_destroy(struct lq_device *device)
 
 static const char *cpu_failure(const struct lq_device *device)
 {
-    return ((const struct cpu_device *)device)->failure;
+    return ((const struct lq_cpu_device *)device)->failure;
 }
 
 static const char *cpu_notice(const struct lq_device *device)
 {
-    return ((const struct cpu_device *)device)->notice;
+    return ((const struct lq_cpu_device *)device)->notice;
 }
 
 static void *cpu_alloc(struct lq_device *device, size_t size_bytes)
 {
-    struct cpu_device *cpu = cpu_of(device);
+    struct lq_cpu_device *cpu = lq_cpu_of(device);
     void *memory = NULL;
     if (size_bytes <= SIZE_MAX - ALIGNMENT_BYTES) {
-        size_t rounded = divide_up(size_bytes, ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
+        size_t rounded = lq_divide_up(size_bytes, ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
         memory = aligned_alloc(ALIGNMENT_BYTES, rounded == 0 ? ALIGNMENT_BYTES : rounded);
     }
     if (memory == NULL) {
@@ -99,21 +72,21 @@ static void cpu_release(struct lq_device *device, void *memory)
 
 static void cpu_copy(struct lq_device *device, void *to, const void *from, size_t size_bytes)
 {
-    if (cpu_of(device)->failure == NULL && size_bytes != 0 && to != from) {
+    if (lq_cpu_of(device)->failure == NULL && size_bytes != 0 && to != from) {
         memcpy(to, from, size_bytes);
     }
 }
 
 static void cpu_zero(struct lq_device *device, void *memory, size_t size_bytes)
 {
-    if (cpu_of(device)->failure == NULL && size_bytes != 0) {
+    if (lq_cpu_of(device)->failure == NULL && size_bytes != 0) {
         memset(memory, 0, size_bytes);
     }
 }
 
 /* ---- products ---- */
 
-static void choose_sgemm(struct cpu_device *cpu)
+void lq_cpu_choose_sgemm(struct lq_cpu_device *cpu)
 {
     if (cpu->sgemm != NULL) {
         return;
@@ -132,7 +105,7 @@ static void choose_sgemm(struct cpu_device *cpu)
 }
 
 struct matmul_job {
-    const struct cpu_device *cpu;
+    const struct lq_cpu_device *cpu;
     const float *a;
     const float *b;
     float *c;
@@ -149,8 +122,8 @@ static void matmul_tile(void *user, size_t index)
     size_t row = index % job->row_tiles * TILE_ROWS;
     size_t col = index / job->row_tiles * TILE_COLS;
     struct lq_sgemm_args args = {
-        .m = min_size(TILE_ROWS, job->rows - row),
-        .n = min_size(TILE_COLS, job->out_cols - col),
+        .m = lq_min_size(TILE_ROWS, job->rows - row),
+        .n = lq_min_size(TILE_COLS, job->out_cols - col),
         .k = job->in_cols,
         .alpha = 1.0f,
         .a = job->a + row * job->in_cols,
@@ -167,12 +140,12 @@ static void matmul_tile(void *user, size_t index)
 static void cpu_matmul(struct lq_device *device, const float *a, const float *b, float *c,
                        size_t rows, size_t out_cols, size_t in_cols)
 {
-    struct cpu_device *cpu = cpu_of(device);
+    struct lq_cpu_device *cpu = lq_cpu_of(device);
     if (rows > INT_MAX || out_cols > INT_MAX || in_cols > INT_MAX) {
         cpu->failure = "a matrix has a dimension of 2^31 or more";
         return;
     }
-    choose_sgemm(cpu);
+    lq_cpu_choose_sgemm(cpu);
     struct matmul_job job = {.cpu = cpu,
                              .a = a,
                              .b = b,
@@ -180,8 +153,8 @@ static void cpu_matmul(struct lq_device *device, const float *a, const float *b,
                              .rows = rows,
                              .out_cols = out_cols,
                              .in_cols = in_cols,
-                             .row_tiles = divide_up(rows, TILE_ROWS)};
-    run_tiles(cpu, job.row_tiles * divide_up(out_cols, TILE_COLS), matmul_tile, &job);
+                             .row_tiles = lq_divide_up(rows, TILE_ROWS)};
+    lq_cpu_run_tiles(cpu, job.row_tiles * lq_divide_up(out_cols, TILE_COLS), matmul_tile, &job);
 }
 
 /* ---- rows ---- */
@@ -199,7 +172,7 @@ struct norm_job {
 static void norm_tile(void *user, size_t index)
 {
     const struct norm_job *job = user;
-    size_t end = min_size((index + 1) * ROW_GROUP, job->rows);
+    size_t end = lq_min_size((index + 1) * ROW_GROUP, job->rows);
     for (size_t r = index * ROW_GROUP; r < end; r++) {
         const float *x = job->x + r * job->cols;
         double mean = job->fn->sum_squares(x, job->cols) / (double)job->cols;
@@ -211,9 +184,9 @@ static void norm_tile(void *user, size_t index)
 static void cpu_rms_norm(struct lq_device *device, const float *x, const float *weight, float *out,
                          size_t rows, size_t cols, float eps)
 {
-    struct cpu_device *cpu = cpu_of(device);
+    struct lq_cpu_device *cpu = lq_cpu_of(device);
     struct norm_job job = {cpu->rows, x, weight, out, rows, cols, eps};
-    run_tiles(cpu, divide_up(rows, ROW_GROUP), norm_tile, &job);
+    lq_cpu_run_tiles(cpu, lq_divide_up(rows, ROW_GROUP), norm_tile, &job);
 }
 
 struct rope_job {
@@ -241,7 +214,7 @@ static void rotate_head(float *x, const float *table, size_t pair_count)
 static void rope_tile(void *user, size_t index)
 {
     const struct rope_job *job = user;
-    size_t end = min_size((index + 1) * ROW_GROUP, job->rows);
+    size_t end = lq_min_size((index + 1) * ROW_GROUP, job->rows);
     for (size_t r = index * ROW_GROUP; r < end; r++) {
         const float *table = job->table + r % job->sequence * job->pair_count * 2;
         float *row = job->x + r * job->head_count * job->head_dim;
@@ -255,13 +228,13 @@ static void cpu_rope(struct lq_device *device, float *x, const float *table, siz
                      size_t sequence, size_t head_count, size_t head_dim, size_t pair_count)
 {
     struct rope_job job = {x, table, rows, sequence, head_count, head_dim, pair_count};
-    run_tiles(cpu_of(device), divide_up(rows, ROW_GROUP), rope_tile, &job);
+    lq_cpu_run_tiles(lq_cpu_of(device), lq_divide_up(rows, ROW_GROUP), rope_tile, &job);
 }
 
 /* ---- attention ---- */
 
 struct attention_job {
-    const struct cpu_device *cpu;
+    const struct lq_cpu_device *cpu;
     const float *q;
     const float *k;
     const float *v;
@@ -296,7 +269,7 @@ static void softmax_row(const struct attention_job *job, struct attention_tile *
     const struct lq_device_rows *fn = job->cpu->rows;
     float *scores = tile->scores + i * KEY_TILE;
     size_t position = tile->query + i;
-    size_t visible = position < key ? 0 : min_size(position + 1 - key, key_count);
+    size_t visible = position < key ? 0 : lq_min_size(position + 1 - key, key_count);
     memset(scores + visible, 0, (key_count - visible) * sizeof *scores);
     if (visible == 0) {
         return;
@@ -362,7 +335,7 @@ static void attention_task(void *user, size_t index)
     size_t kv_head = head / (shape->head_count / shape->kv_head_count);
     struct attention_tile tile;
     tile.query = query_tile * QUERY_TILE;
-    tile.query_count = min_size(QUERY_TILE, shape->sequence - tile.query);
+    tile.query_count = lq_min_size(QUERY_TILE, shape->sequence - tile.query);
     tile.q_stride = shape->head_count * shape->head_dim;
     tile.kv_stride = shape->kv_head_count * shape->head_dim;
     size_t row = sample * shape->sequence;
@@ -373,7 +346,7 @@ static void attention_task(void *user, size_t index)
     tile.v = job->v + row * tile.kv_stride + kv_head * shape->head_dim;
     size_t key_end = tile.query + tile.query_count;
     for (size_t key = 0; key < key_end; key += KEY_TILE) {
-        attend_keys(job, &tile, key, min_size(KEY_TILE, key_end - key));
+        attend_keys(job, &tile, key, lq_min_size(KEY_TILE, key_end - key));
     }
     for (size_t i = 0; i < tile.query_count; i++) {
         job->cpu->rows->scale(tile.out + i * tile.q_stride, shape->head_dim, 1.0f / tile.sum[i]);
@@ -383,17 +356,18 @@ static void attention_task(void *user, size_t index)
 static void cpu_attention(struct lq_device *device, const float *q, const float *k, const float *v,
                           float *out, const struct lq_attention_shape *shape)
 {
-    struct cpu_device *cpu = cpu_of(device);
-    choose_sgemm(cpu);
+    struct lq_cpu_device *cpu = lq_cpu_of(device);
+    lq_cpu_choose_sgemm(cpu);
     struct attention_job job = {.cpu = cpu,
                                 .q = q,
                                 .k = k,
                                 .v = v,
                                 .out = out,
                                 .shape = *shape,
-                                .query_tiles = divide_up(shape->sequence, QUERY_TILE),
+                                .query_tiles = lq_divide_up(shape->sequence, QUERY_TILE),
                                 .scale = (float)(1.0 / sqrt((double)shape->head_dim))};
-    run_tiles(cpu, shape->sample_count * shape->head_count * job.query_tiles, attention_task, &job);
+    lq_cpu_run_tiles(cpu, shape->sample_count * shape->head_count * job.query_tiles, attention_task,
+                     &job);
 }
 
 /* ---- elementwise and sums ---- */
@@ -409,21 +383,21 @@ static void pair_tile(void *user, size_t index)
 {
     const struct pair_job *job = user;
     size_t first = index * ELEM_GROUP;
-    job->combine(job->x + first, job->y + first, min_size(ELEM_GROUP, job->count - first));
+    job->combine(job->x + first, job->y + first, lq_min_size(ELEM_GROUP, job->count - first));
 }
 
 static void cpu_silu_mul(struct lq_device *device, float *gate, const float *up, size_t count)
 {
-    struct cpu_device *cpu = cpu_of(device);
+    struct lq_cpu_device *cpu = lq_cpu_of(device);
     struct pair_job job = {gate, up, count, cpu->rows->silu_mul};
-    run_tiles(cpu, divide_up(count, ELEM_GROUP), pair_tile, &job);
+    lq_cpu_run_tiles(cpu, lq_divide_up(count, ELEM_GROUP), pair_tile, &job);
 }
 
 static void cpu_add(struct lq_device *device, float *x, const float *y, size_t count)
 {
-    struct cpu_device *cpu = cpu_of(device);
+    struct lq_cpu_device *cpu = lq_cpu_of(device);
     struct pair_job job = {x, y, count, cpu->rows->add};
-    run_tiles(cpu, divide_up(count, ELEM_GROUP), pair_tile, &job);
+    lq_cpu_run_tiles(cpu, lq_divide_up(count, ELEM_GROUP), pair_tile, &job);
 }
 
 struct squares_job {
@@ -438,16 +412,16 @@ static void squares_tile(void *user, size_t index)
 {
     const struct squares_job *job = user;
     size_t col = index * SQUARE_COLS;
-    job->fn->add_squares(job->x + col, job->rows, min_size(SQUARE_COLS, job->cols - col), job->cols,
-                         job->sums + col);
+    job->fn->add_squares(job->x + col, job->rows, lq_min_size(SQUARE_COLS, job->cols - col),
+                         job->cols, job->sums + col);
 }
 
 static void cpu_add_squares(struct lq_device *device, const float *x, size_t rows, size_t cols,
                             double *sums)
 {
-    struct cpu_device *cpu = cpu_of(device);
+    struct lq_cpu_device *cpu = lq_cpu_of(device);
     struct squares_job job = {cpu->rows, x, rows, cols, sums};
-    run_tiles(cpu, divide_up(cols, SQUARE_COLS), squares_tile, &job);
+    lq_cpu_run_tiles(cpu, lq_divide_up(cols, SQUARE_COLS), squares_tile, &job);
 }
 
 struct entropy_job {
@@ -462,7 +436,7 @@ struct entropy_job {
 static void entropy_tile(void *user, size_t index)
 {
     const struct entropy_job *job = user;
-    size_t end = min_size((index + 1) * ROW_GROUP, job->rows);
+    size_t end = lq_min_size((index + 1) * ROW_GROUP, job->rows);
     for (size_t r = index * ROW_GROUP; r < end; r++) {
         const float *logits = job->logits + r * job->cols;
         float max = job->fn->max(logits, job->cols);
@@ -474,9 +448,9 @@ static void entropy_tile(void *user, size_t index)
 static void cpu_cross_entropy(struct lq_device *device, const float *logits, const int32_t *targets,
                               size_t rows, size_t cols, double *nll)
 {
-    struct cpu_device *cpu = cpu_of(device);
+    struct lq_cpu_device *cpu = lq_cpu_of(device);
     struct entropy_job job = {cpu->rows, logits, targets, rows, cols, nll};
-    run_tiles(cpu, divide_up(rows, ROW_GROUP), entropy_tile, &job);
+    lq_cpu_run_tiles(cpu, lq_divide_up(rows, ROW_GROUP), entropy_tile, &job);
 }
 
 static const struct lq_device_ops cpu_ops = {
@@ -498,11 +472,18 @@ static const struct lq_device_ops cpu_ops = {
     .add = cpu_add,
     .add_squares = cpu_add_squares,
     .cross_entropy = cpu_cross_entropy,
+    .matmul_plain = lq_cpu_matmul_plain,
+    .matmul_outer = lq_cpu_matmul_outer,
+    .rms_norm_back = lq_cpu_rms_norm_back,
+    .attention_back = lq_cpu_attention_back,
+    .silu_mul_back = lq_cpu_silu_mul_back,
+    .cross_entropy_back = lq_cpu_cross_entropy_back,
+    .add_scores = lq_cpu_add_scores,
 };
 
 struct lq_device *lq_device_cpu_create(struct lq_parallel parallel, enum lq_cpu_blas blas)
 {
-    struct cpu_device *cpu = calloc(1, sizeof *cpu);
+    struct lq_cpu_device *cpu = calloc(1, sizeof *cpu);
     if (cpu == NULL) {
         return NULL;
     }

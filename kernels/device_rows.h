@@ -1,4 +1,5 @@
-/* Loops over rows of floats behind the CPU device: exponentials, norms, sums. One source, compiled
+/* Loops over rows of floats behind the CPU device: exponentials, norms, sums, and what
+ * their gradients need. One source, compiled
  * once per CPU level, without fused multiply-add, and with sums in fixed lanes, so every level
  * gives the same bits. Thread rule: pure functions. Limits: none. */
 #ifndef LQ_KERNELS_DEVICE_ROWS_H
@@ -26,6 +27,22 @@ struct lq_device_rows {
     void (*add_squares)(const float *x, size_t rows, size_t cols, size_t stride, double *sums);
     /* x += y. */
     void (*add)(float *x, const float *y, size_t count);
+    /* The sum of x * y * w in double; w NULL stands for ones. */
+    double (*dot)(const float *x, const float *y, const float *w, size_t count);
+    /* out = y * w * scale - x * factor; out may be y. */
+    void (*norm_back)(const float *x, const float *y, const float *w, float *out, size_t count,
+                      float scale, float factor);
+    /* slope = weight * (slope - mean) * scale: from gradients of softmax weights to those of scores
+     * before they were scaled. */
+    void (*softmax_back)(const float *weight, float *slope, size_t count, float mean, float scale);
+    /* gate and up become their gradients. */
+    void (*silu_mul_back)(float *gate, float *up, const float *out_grad, size_t count);
+    /* sums[j] += |g w|, scores[j] += |g w|; scores may be NULL. */
+    void (*add_scores)(const float *grad, const float *weight, size_t count, double *sums,
+                       float *scores);
+    /* sums[j] += g^2, scores[j] += (g w)^2; scores may be NULL. */
+    void (*add_square_scores)(const float *grad, const float *weight, size_t count, double *sums,
+                              float *scores);
 };
 
 /* The table for the CPU level that lq_kernels() chose. */

@@ -168,6 +168,74 @@ static void rows_add(float *restrict x, const float *restrict y, size_t count)
     }
 }
 
+static double rows_dot(const float *x, const float *y, const float *w, size_t count)
+{
+    double sums[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        for (size_t l = 0; l < LANES; l++) {
+            float factor = w == NULL ? 1.0f : w[i + l];
+            sums[l] += (double)x[i + l] * (double)y[i + l] * (double)factor;
+        }
+    }
+    for (; i < count; i++) {
+        sums[i % LANES] += (double)x[i] * (double)y[i] * (double)(w == NULL ? 1.0f : w[i]);
+    }
+    return sum_lanes(sums);
+}
+
+static void rows_norm_back(const float *x, const float *y, const float *w, float *out, size_t count,
+                           float scale, float factor)
+{
+    for (size_t i = 0; i < count; i++) {
+        out[i] = y[i] * w[i] * scale - x[i] * factor;
+    }
+}
+
+static void rows_softmax_back(const float *restrict weight, float *restrict slope, size_t count,
+                              float mean, float scale)
+{
+    for (size_t i = 0; i < count; i++) {
+        slope[i] = weight[i] * (slope[i] - mean) * scale;
+    }
+}
+
+static void rows_silu_mul_back(float *restrict gate, float *restrict up,
+                               const float *restrict out_grad, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        float g = gate[i];
+        float sigmoid = 1.0f / (1.0f + exp_f32(-g));
+        gate[i] = out_grad[i] * up[i] * sigmoid * (1.0f + g * (1.0f - sigmoid));
+        up[i] = out_grad[i] * g * sigmoid;
+    }
+}
+
+static void rows_add_scores(const float *restrict grad, const float *restrict weight, size_t count,
+                            double *restrict sums, float *restrict scores)
+{
+    for (size_t i = 0; i < count; i++) {
+        float score = grad[i] * weight[i];
+        score = score < 0.0f ? -score : score;
+        sums[i] += (double)score;
+        if (scores != NULL) {
+            scores[i] += score;
+        }
+    }
+}
+
+static void rows_add_square_scores(const float *restrict grad, const float *restrict weight,
+                                   size_t count, double *restrict sums, float *restrict scores)
+{
+    for (size_t i = 0; i < count; i++) {
+        sums[i] += (double)grad[i] * (double)grad[i];
+        if (scores != NULL) {
+            float score = grad[i] * weight[i];
+            scores[i] += score * score;
+        }
+    }
+}
+
 const struct lq_device_rows LQ_DEVICE_ROWS_TABLE = {
     .max = rows_max,
     .exp_scaled = rows_exp_scaled,
@@ -178,6 +246,12 @@ const struct lq_device_rows LQ_DEVICE_ROWS_TABLE = {
     .silu_mul = rows_silu_mul,
     .add_squares = rows_add_squares,
     .add = rows_add,
+    .dot = rows_dot,
+    .norm_back = rows_norm_back,
+    .softmax_back = rows_softmax_back,
+    .silu_mul_back = rows_silu_mul_back,
+    .add_scores = rows_add_scores,
+    .add_square_scores = rows_add_square_scores,
 };
 
 #endif

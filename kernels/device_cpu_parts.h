@@ -1,0 +1,57 @@
+/* What the files of the CPU device share: its state, how it spreads tiles over threads and which
+ * product it uses. Internal to device_cpu*.c. Thread rule: as in device.h. Limits: none. */
+#ifndef LQ_KERNELS_DEVICE_CPU_PARTS_H
+#define LQ_KERNELS_DEVICE_CPU_PARTS_H
+
+#include "kernels/blas/sgemm.h"
+#include "kernels/device.h"
+#include "kernels/device_rows.h"
+
+struct lq_cpu_device {
+    struct lq_device device; /* first: the table's functions get a pointer to it */
+    struct lq_parallel parallel;
+    const struct lq_device_rows *rows;
+    enum lq_cpu_blas blas;
+    lq_sgemm_fn sgemm; /* NULL until the first product */
+    const char *failure;
+    const char *notice;
+};
+
+static inline struct lq_cpu_device *lq_cpu_of(struct lq_device *device)
+{
+    return (struct lq_cpu_device *)device;
+}
+
+static inline size_t lq_divide_up(size_t value, size_t by)
+{
+    return (value + by - 1) / by;
+}
+
+static inline size_t lq_min_size(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Calls body(user, i) for every i below `count`; nothing after a failure. */
+void lq_cpu_run_tiles(const struct lq_cpu_device *cpu, size_t count,
+                      void (*body)(void *user, size_t index), void *user);
+/* Loads OpenBLAS, or settles for our own loops. */
+void lq_cpu_choose_sgemm(struct lq_cpu_device *cpu);
+
+/* The backward twins, for the table; see device.h. */
+void lq_cpu_matmul_plain(struct lq_device *device, const float *a, const float *b, float *c,
+                         size_t rows, size_t out_cols, size_t in_cols);
+void lq_cpu_matmul_outer(struct lq_device *device, const float *a, const float *b, float *c,
+                         size_t rows, size_t a_cols, size_t b_cols);
+void lq_cpu_rms_norm_back(struct lq_device *device, const float *x, const float *weight,
+                          const float *out_grad, float *grad, size_t rows, size_t cols, float eps);
+void lq_cpu_attention_back(struct lq_device *device, const struct lq_attention_grad *grad,
+                           const struct lq_attention_shape *shape);
+void lq_cpu_silu_mul_back(struct lq_device *device, float *gate, float *up, const float *out_grad,
+                          size_t count);
+void lq_cpu_cross_entropy_back(struct lq_device *device, float *logits, const int32_t *targets,
+                               size_t rows, size_t cols, float scale);
+void lq_cpu_add_scores(struct lq_device *device, const float *grad, const float *weight,
+                       const struct lq_score_shape *shape, double *sums, float *scores);
+
+#endif
