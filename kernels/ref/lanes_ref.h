@@ -14,6 +14,8 @@
 
 typedef float lane_f;
 typedef bool lane_m;
+typedef uint32_t lane_i;          /* whole numbers below 2^31, or bit fields */
+typedef const float *lane_levels; /* eight floats to choose from */
 
 static inline lane_f lane_set(float value)
 {
@@ -102,6 +104,53 @@ static inline lane_f lane_nearest(lane_f a, const struct lq_book *book)
 static inline lane_f lane_nearest_index(lane_f a, const struct lq_book *book)
 {
     return (lane_f)lane_book_index(a, book);
+}
+
+/* Whole numbers below 2^24, not negative. */
+static inline lane_i lane_to_int(lane_f a)
+{
+    return (lane_i)a;
+}
+
+static inline lane_i lane_gather(const uint32_t *table, lane_i index)
+{
+    return table[index];
+}
+
+static inline lane_i lane_select_int(lane_m mask, lane_i yes, lane_i no)
+{
+    return mask ? yes : no;
+}
+
+static inline void lane_store_int(uint32_t *out, lane_i value)
+{
+    *out = value;
+}
+
+static inline lane_i lane_shift_right(lane_i a, unsigned count)
+{
+    return a >> count;
+}
+
+static inline lane_i lane_and_int(lane_i a, uint32_t bits)
+{
+    return a & bits;
+}
+
+static inline lane_i lane_or_int(lane_i a, uint32_t bits)
+{
+    return a | bits;
+}
+
+static inline lane_levels lane_load_levels(const float levels[8])
+{
+    return levels;
+}
+
+/* The level that the lowest three bits of `a` choose. */
+static inline lane_f lane_level(lane_levels levels, lane_i a)
+{
+    return levels[a & 7u];
 }
 
 /* out[i * LANES + lane] = in[lane * stride + i]; count is a multiple of 8. */

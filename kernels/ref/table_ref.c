@@ -51,6 +51,13 @@ void lq_kernels_fill_ref(struct lq_kernels *table)
     table->decode[LQ_DTYPE_Q2_0] = lq_decode_q2_0_ref;
     table->encode[LQ_DTYPE_IQ4_NL] = lq_encode_iq4_nl_ref;
     table->encode[LQ_DTYPE_IQ4_XS] = lq_encode_iq4_xs_ref;
+    table->encode[LQ_DTYPE_IQ3_S] = lq_encode_iq3_s_ref;
+    table->encode[LQ_DTYPE_IQ3_XXS] = lq_encode_iq3_xxs_ref;
+    table->encode[LQ_DTYPE_IQ2_S] = lq_encode_iq2_s_ref;
+    table->encode[LQ_DTYPE_IQ2_XS] = lq_encode_iq2_xs_ref;
+    table->encode[LQ_DTYPE_IQ2_XXS] = lq_encode_iq2_xxs_ref;
+    table->encode[LQ_DTYPE_IQ1_S] = lq_encode_iq1_s_ref;
+    table->encode[LQ_DTYPE_IQ1_M] = lq_encode_iq1_m_ref;
     table->encode[LQ_DTYPE_MXFP4] = lq_encode_mxfp4_ref;
     table->encode[LQ_DTYPE_NVFP4] = lq_encode_nvfp4_ref;
     table->encode[LQ_DTYPE_TQ1_0] = lq_encode_tq1_0_ref;

@@ -16,6 +16,8 @@
 
 typedef __m256 lane_f;
 typedef __m256 lane_m;
+typedef __m256i lane_i;
+typedef __m256 lane_levels;
 
 static inline lane_f lane_set(float value)
 {
@@ -117,6 +119,51 @@ static inline lane_f lane_nearest(lane_f a, const struct lq_book *book)
 static inline lane_f lane_nearest_index(lane_f a, const struct lq_book *book)
 {
     return _mm256_cvtepi32_ps(lane_book_index(a, book));
+}
+
+static inline lane_i lane_to_int(lane_f a)
+{
+    return _mm256_cvttps_epi32(a);
+}
+
+static inline lane_i lane_gather(const uint32_t *table, lane_i index)
+{
+    return _mm256_i32gather_epi32((const int *)(const void *)table, index, 4);
+}
+
+static inline lane_i lane_select_int(lane_m mask, lane_i yes, lane_i no)
+{
+    return _mm256_blendv_epi8(no, yes, _mm256_castps_si256(mask));
+}
+
+static inline void lane_store_int(uint32_t *out, lane_i value)
+{
+    _mm256_storeu_si256((__m256i *)(void *)out, value);
+}
+
+static inline lane_i lane_shift_right(lane_i a, unsigned count)
+{
+    return _mm256_srli_epi32(a, (int)count);
+}
+
+static inline lane_i lane_and_int(lane_i a, uint32_t bits)
+{
+    return _mm256_and_si256(a, _mm256_set1_epi32((int)bits));
+}
+
+static inline lane_i lane_or_int(lane_i a, uint32_t bits)
+{
+    return _mm256_or_si256(a, _mm256_set1_epi32((int)bits));
+}
+
+static inline lane_levels lane_load_levels(const float levels[8])
+{
+    return _mm256_loadu_ps(levels);
+}
+
+static inline lane_f lane_level(lane_levels levels, lane_i a)
+{
+    return _mm256_permutevar8x32_ps(levels, a);
 }
 
 static inline void lane_transpose(__m256 rows[8])

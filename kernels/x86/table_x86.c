@@ -33,6 +33,13 @@ void lq_kernels_fill_avx2(struct lq_kernels *table)
     table->decode[LQ_DTYPE_Q6_K] = lq_decode_q6_k_avx2;
     table->encode[LQ_DTYPE_IQ4_NL] = lq_encode_iq4_nl_avx2;
     table->encode[LQ_DTYPE_IQ4_XS] = lq_encode_iq4_xs_avx2;
+    table->encode[LQ_DTYPE_IQ3_S] = lq_encode_iq3_s_avx2;
+    table->encode[LQ_DTYPE_IQ3_XXS] = lq_encode_iq3_xxs_avx2;
+    table->encode[LQ_DTYPE_IQ2_S] = lq_encode_iq2_s_avx2;
+    table->encode[LQ_DTYPE_IQ2_XS] = lq_encode_iq2_xs_avx2;
+    table->encode[LQ_DTYPE_IQ2_XXS] = lq_encode_iq2_xxs_avx2;
+    table->encode[LQ_DTYPE_IQ1_S] = lq_encode_iq1_s_avx2;
+    table->encode[LQ_DTYPE_IQ1_M] = lq_encode_iq1_m_avx2;
     table->encode[LQ_DTYPE_MXFP4] = lq_encode_mxfp4_avx2;
     table->encode[LQ_DTYPE_NVFP4] = lq_encode_nvfp4_avx2;
     table->encode[LQ_DTYPE_TQ1_0] = lq_encode_tq1_0_avx2;

@@ -1,0 +1,342 @@
+/* Encoders of the grid types: IQ1, IQ2 and IQ3 with all their sizes. Included once per CPU level
+ * after the lanes. Thread rule: pure. */
+#ifndef LQ_KERNELS_SEARCH_ENCODE_GRID_H
+#define LQ_KERNELS_SEARCH_ENCODE_GRID_H
+
+#include "kernels/bytes.h"
+#include "kernels/encode.h"
+#include "kernels/search/grid.h"
+
+#define GRID_LEVELS_IQ2                                                                            \
+    {                                                                                              \
+        8, 25, 43, 43, 8, 25, 43, 43                                                               \
+    }
+
+static inline const float *grid_importance(const float *importance, size_t at)
+{
+    return importance == NULL ? NULL : importance + at;
+}
+
+/* Four 7-bit sign codes and a 4-bit s: the last four bytes per 32 values of IQ2_XXS and IQ3_XXS. */
+static inline uint32_t grid_sign_word(const uint8_t *signs, uint8_t small)
+{
+    uint32_t word = (uint32_t)small << 28;
+    for (size_t k = 0; k < 4; k++) {
+        word |= (uint32_t)(signs[k] & 127u) << (7 * k);
+    }
+    return word;
+}
+
+void LANE_NAME(lq_encode_iq3_s)(const float *row, void *blocks, size_t col_count,
+                                const float *importance)
+{
+    static const struct grid_shape shape = {
+        .problem_count = 8,
+        .elem_count = 32,
+        .dims = 4,
+        .digit_bits = 3,
+        .radix = 8.0f,
+        .levels = {1, 3, 5, 7, 9, 11, 13, 15},
+        .top = 15.0f,
+        .digit_base = 1.0f,
+        .digit_per_unit = 0.5f,
+        .signs = GRID_SIGNS_FREE,
+        .shift = GRID_SHIFT_NONE,
+        .d_factor = 1.0f,
+        .small_max = 15.0f,
+        .first = 0.7f,
+        .step = 0.08f,
+        .step_count = 9,
+        .repeat_count = 2,
+        .search_pairs = 4,
+        .final_pairs = 8,
+        .trial_reach = 1,
+        .round_count = 2,
+        .spread = 2.0f,
+    };
+    struct lq_near near = lq_near_iq3s();
+    unsigned char *out = blocks;
+    for (size_t i = 0; i < col_count; i += 256, out += 110) {
+        struct grid_block block;
+        grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
+        memset(out, 0, 110);
+        lq_store_u16(out, block.d_bits);
+        for (size_t g = 0; g < 64; g++) {
+            out[2 + g] = (unsigned char)block.points[g];
+            out[66 + g / 8] |= (unsigned char)(block.points[g] >> 8 << (g % 8));
+        }
+        memcpy(out + 74, block.signs, 32);
+        for (size_t p = 0; p < 8; p++) {
+            out[106 + p / 2] |= (unsigned char)(block.small[p] << (p % 2 * 4));
+        }
+    }
+}
+
+void LANE_NAME(lq_encode_iq3_xxs)(const float *row, void *blocks, size_t col_count,
+                                  const float *importance)
+{
+    static const struct grid_shape shape = {
+        .problem_count = 8,
+        .elem_count = 32,
+        .dims = 4,
+        .digit_bits = 3,
+        .radix = 8.0f,
+        .levels = {4, 12, 20, 28, 36, 44, 52, 62},
+        .top = 62.0f,
+        .digit_base = 4.0f,
+        .digit_per_unit = 0.125f,
+        .signs = GRID_SIGNS_EVEN,
+        .shift = GRID_SHIFT_NONE,
+        .d_factor = 4.0f,
+        .small_max = 15.0f,
+        .first = 0.7f,
+        .step = 0.08f,
+        .step_count = 9,
+        .repeat_count = 2,
+        .search_pairs = 4,
+        .final_pairs = 8,
+        .trial_reach = 1,
+        .round_count = 2,
+        .spread = 2.0f,
+    };
+    struct lq_near near = lq_near_iq3xxs();
+    unsigned char *out = blocks;
+    for (size_t i = 0; i < col_count; i += 256, out += 98) {
+        struct grid_block block;
+        grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
+        lq_store_u16(out, block.d_bits);
+        for (size_t g = 0; g < 64; g++) {
+            out[2 + g] = (unsigned char)block.points[g];
+        }
+        for (size_t p = 0; p < 8; p++) {
+            lq_store_u32(out + 66 + 4 * p, grid_sign_word(block.signs + 4 * p, block.small[p]));
+        }
+    }
+}
+
+void LANE_NAME(lq_encode_iq2_s)(const float *row, void *blocks, size_t col_count,
+                                const float *importance)
+{
+    static const struct grid_shape shape = {
+        .problem_count = 16,
+        .elem_count = 16,
+        .dims = 8,
+        .digit_bits = 2,
+        .radix = 3.0f,
+        .levels = GRID_LEVELS_IQ2,
+        .top = 43.0f,
+        .digit_base = 8.0f,
+        .digit_per_unit = 0x1p0f / 17.25f,
+        .signs = GRID_SIGNS_FREE,
+        .shift = GRID_SHIFT_NONE,
+        .d_factor = 8.0f,
+        .small_max = 15.0f,
+        .first = 0.7f,
+        .step = 0.1f,
+        .step_count = 9,
+        .repeat_count = 2,
+        .search_pairs = 4,
+        .final_pairs = 8,
+        .trial_reach = 1,
+        .round_count = 2,
+        .spread = 2.0f,
+    };
+    struct lq_near near = lq_near_iq2s();
+    unsigned char *out = blocks;
+    for (size_t i = 0; i < col_count; i += 256, out += 82) {
+        struct grid_block block;
+        grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
+        memset(out, 0, 82);
+        lq_store_u16(out, block.d_bits);
+        for (size_t g = 0; g < 32; g++) {
+            out[2 + g] = (unsigned char)block.points[g];
+            out[66 + g / 4] |= (unsigned char)(block.points[g] >> 8 << (g % 4 * 2));
+        }
+        memcpy(out + 34, block.signs, 32);
+        for (size_t p = 0; p < 16; p++) {
+            out[74 + p / 2] |= (unsigned char)(block.small[p] << (p % 2 * 4));
+        }
+    }
+}
+
+void LANE_NAME(lq_encode_iq2_xs)(const float *row, void *blocks, size_t col_count,
+                                 const float *importance)
+{
+    static const struct grid_shape shape = {
+        .problem_count = 16,
+        .elem_count = 16,
+        .dims = 8,
+        .digit_bits = 2,
+        .radix = 3.0f,
+        .levels = GRID_LEVELS_IQ2,
+        .top = 43.0f,
+        .digit_base = 8.0f,
+        .digit_per_unit = 0x1p0f / 17.25f,
+        .signs = GRID_SIGNS_EVEN,
+        .shift = GRID_SHIFT_NONE,
+        .d_factor = 8.0f,
+        .small_max = 15.0f,
+        .first = 0.7f,
+        .step = 0.1f,
+        .step_count = 9,
+        .repeat_count = 2,
+        .search_pairs = 6,
+        .final_pairs = 16,
+        .trial_reach = 1,
+        .round_count = 2,
+        .spread = 1.0f,
+    };
+    struct lq_near near = lq_near_iq2xs();
+    unsigned char *out = blocks;
+    for (size_t i = 0; i < col_count; i += 256, out += 74) {
+        struct grid_block block;
+        grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
+        lq_store_u16(out, block.d_bits);
+        for (size_t g = 0; g < 32; g++) {
+            unsigned code = block.points[g] | (block.signs[g] & 127u) << 9;
+            lq_store_u16(out + 2 + 2 * g, (uint16_t)code);
+        }
+        for (size_t p = 0; p < 16; p += 2) {
+            out[66 + p / 2] = (unsigned char)(block.small[p] | block.small[p + 1] << 4);
+        }
+    }
+}
+
+void LANE_NAME(lq_encode_iq2_xxs)(const float *row, void *blocks, size_t col_count,
+                                  const float *importance)
+{
+    static const struct grid_shape shape = {
+        .problem_count = 8,
+        .elem_count = 32,
+        .dims = 8,
+        .digit_bits = 2,
+        .radix = 3.0f,
+        .levels = GRID_LEVELS_IQ2,
+        .top = 43.0f,
+        .digit_base = 8.0f,
+        .digit_per_unit = 0x1p0f / 17.25f,
+        .signs = GRID_SIGNS_EVEN,
+        .shift = GRID_SHIFT_NONE,
+        .d_factor = 8.0f,
+        .small_max = 15.0f,
+        .first = 0.7f,
+        .step = 0.1f,
+        .step_count = 10,
+        .repeat_count = 2,
+        .search_pairs = 6,
+        .final_pairs = 16,
+        .trial_reach = 1,
+        .round_count = 2,
+        .spread = 1.0f,
+    };
+    struct lq_near near = lq_near_iq2xxs();
+    unsigned char *out = blocks;
+    for (size_t i = 0; i < col_count; i += 256, out += 66) {
+        struct grid_block block;
+        grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
+        lq_store_u16(out, block.d_bits);
+        for (size_t p = 0; p < 8; p++) {
+            unsigned char *part = out + 2 + 8 * p;
+            for (size_t k = 0; k < 4; k++) {
+                part[k] = (unsigned char)block.points[4 * p + k];
+            }
+            lq_store_u32(part + 4, grid_sign_word(block.signs + 4 * p, block.small[p]));
+        }
+    }
+}
+
+void LANE_NAME(lq_encode_iq1_s)(const float *row, void *blocks, size_t col_count,
+                                const float *importance)
+{
+    static const struct grid_shape shape = {
+        .problem_count = 8,
+        .elem_count = 32,
+        .dims = 8,
+        .digit_bits = 2,
+        .radix = 3.0f,
+        .levels = {-1, 0, 1, 1, -1, 0, 1, 1},
+        .top = 1.0f,
+        .digit_base = -1.0f,
+        .digit_per_unit = 1.0f,
+        .signs = GRID_SIGNS_NONE,
+        .shift = GRID_SHIFT_PROBLEM,
+        .d_factor = 1.0f,
+        .small_max = 7.0f,
+        .first = 0.8f,
+        .step = 0.2f,
+        .step_count = 10,
+        .repeat_count = 2,
+        .search_pairs = 4,
+        .final_pairs = 8,
+        .trial_reach = 1,
+        .round_count = 2,
+        .spread = 2.0f,
+    };
+    struct lq_near near = lq_near_iq1s();
+    unsigned char *out = blocks;
+    for (size_t i = 0; i < col_count; i += 256, out += 50) {
+        struct grid_block block;
+        grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
+        lq_store_u16(out, block.d_bits);
+        for (size_t p = 0; p < 8; p++) {
+            unsigned head = (unsigned)block.small[p] << 12 | (unsigned)block.down[p] << 15;
+            for (size_t k = 0; k < 4; k++) {
+                uint32_t point = block.points[4 * p + k];
+                out[2 + 4 * p + k] = (unsigned char)point;
+                head |= point >> 8 << (3 * k);
+            }
+            lq_store_u16(out + 34 + 2 * p, (uint16_t)head);
+        }
+    }
+}
+
+void LANE_NAME(lq_encode_iq1_m)(const float *row, void *blocks, size_t col_count,
+                                const float *importance)
+{
+    static const struct grid_shape shape = {
+        .problem_count = 16,
+        .elem_count = 16,
+        .dims = 8,
+        .digit_bits = 2,
+        .radix = 3.0f,
+        .levels = {-1, 0, 1, 1, -1, 0, 1, 1},
+        .top = 1.0f,
+        .digit_base = -1.0f,
+        .digit_per_unit = 1.0f,
+        .signs = GRID_SIGNS_NONE,
+        .shift = GRID_SHIFT_GROUP,
+        .d_factor = 1.0f,
+        .small_max = 7.0f,
+        .first = 0.8f,
+        .step = 0.2f,
+        .step_count = 9,
+        .repeat_count = 2,
+        .search_pairs = 4,
+        .final_pairs = 8,
+        .trial_reach = 1,
+        .round_count = 2,
+        .spread = 2.0f,
+    };
+    struct lq_near near = lq_near_iq1s();
+    unsigned char *out = blocks;
+    for (size_t i = 0; i < col_count; i += 256, out += 56) {
+        struct grid_block block;
+        grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
+        memset(out, 0, 56);
+        for (size_t g = 0; g < 32; g++) {
+            unsigned high =
+                (block.points[g] >> 8 & 7u) | (block.points[g] & GRID_SHIFT_DOWN ? 8u : 0u);
+            out[g] = (unsigned char)block.points[g];
+            out[32 + g / 2] |= (unsigned char)(high << (g % 2 * 4));
+        }
+        for (size_t k = 0; k < 4; k++) {
+            unsigned word = (unsigned)(block.d_bits >> (4 * k) & 15) << 12;
+            for (size_t p = 0; p < 4; p++) {
+                word |= (unsigned)block.small[4 * k + p] << (3 * p);
+            }
+            lq_store_u16(out + 48 + 2 * k, (uint16_t)word);
+        }
+    }
+}
+
+#endif
