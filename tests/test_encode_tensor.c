@@ -276,4 +276,11 @@ Test(encode_tensor, scales_that_are_not_finite_are_found)
     small[18 + 1] = 0xFE;
     cr_expect_eq(lq_encode_find_bad_block(LQ_DTYPE_Q4_0, small, 2), 1);
     cr_expect_eq(lq_encode_find_bad_block(LQ_DTYPE_F32, small, 2), 2);
+    /* The half 0x7C00 in the top bits of four words; the other bits do not count. */
+    unsigned char pieces[2 * 56];
+    memset(pieces, 0x0F, sizeof pieces);
+    cr_expect_eq(lq_encode_find_bad_block(LQ_DTYPE_IQ1_M, pieces, 2), 2);
+    pieces[56 + 53] |= 0xC0;
+    pieces[56 + 55] |= 0x70;
+    cr_expect_eq(lq_encode_find_bad_block(LQ_DTYPE_IQ1_M, pieces, 2), 1);
 }

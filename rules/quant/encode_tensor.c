@@ -57,10 +57,33 @@ static const struct scale_place scale_places[LQ_DTYPE_COUNT] = {
     [LQ_DTYPE_Q1_0] = {1, {0}},      [LQ_DTYPE_Q2_0] = {1, {0}},
 };
 
+/* IQ1_M keeps its half in four pieces, the top four bits of the last four words. */
+static unsigned iq1_m_half(const unsigned char *block)
+{
+    unsigned bits = 0;
+    for (unsigned k = 0; k < 4; k++) {
+        bits |= (unsigned)(block[49 + 2 * k] >> 4) << (4 * k);
+    }
+    return bits;
+}
+
+static size_t find_bad_iq1_m(const unsigned char *at, size_t block_count)
+{
+    for (size_t b = 0; b < block_count; b++, at += 56) {
+        if ((iq1_m_half(at) & 0x7C00) == 0x7C00) {
+            return b;
+        }
+    }
+    return block_count;
+}
+
 size_t lq_encode_find_bad_block(enum lq_dtype dtype, const void *blocks, size_t block_count)
 {
     const struct lq_dtype_info *info = lq_dtype_info((uint32_t)dtype);
     const unsigned char *at = blocks;
+    if (dtype == LQ_DTYPE_IQ1_M) {
+        return find_bad_iq1_m(at, block_count);
+    }
     bool is_bf16 = dtype == LQ_DTYPE_BF16;
     struct scale_place place = is_bf16 ? (struct scale_place){1, {0}} : scale_places[dtype];
     unsigned exponent = is_bf16 ? 0x7F80 : 0x7C00;
