@@ -31,6 +31,7 @@ static void e2e_init(void)
     cr_assert_eq(chdir(e2e_folder), 0);
     cr_assert_eq(symlink(LQ_SOURCE_DIR "/examples/tiny-llama", "model"), 0);
     cr_assert_eq(setenv("LQBUILD_CACHE_DIR", "cache", 1), 0);
+    cr_assert_eq(setenv("LQBUILD_CONFIG", "", 1), 0);
 }
 
 static void e2e_fini(void)

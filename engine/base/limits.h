@@ -36,6 +36,10 @@ enum {
     LQ_VERDICT_BYTES_MAX = 1 << 20,
     LQ_MANIFEST_BYTES_MAX = 1 << 28,
     LQ_THREADS_MAX = 1024,
+    LQ_CONFIG_BYTES_MAX = 1 << 20,
+    LQ_CONFIG_KEYS_MAX = 4096,
+    LQ_CONFIG_ITEMS_MAX = 65536, /* strings of an array */
+    LQ_REMOTES_MAX = 16,
 };
 
 #define LQ_JSON_BYTES_MAX ((uint64_t)512 * 1024 * 1024)

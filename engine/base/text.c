@@ -135,3 +135,50 @@ char *lq_text_duration(double seconds, char *out, size_t out_bytes)
     }
     return out;
 }
+
+bool lq_text_size_parse(const char *text, uint64_t *size_bytes)
+{
+    /* Thousandths keep three digits behind the point without floating point. */
+    uint64_t milli = 0;
+    unsigned decimals = 0;
+    bool any = false;
+    bool point = false;
+    for (; (*text >= '0' && *text <= '9') || (*text == '.' && !point); text++) {
+        if (*text == '.') {
+            point = true;
+            continue;
+        }
+        if (milli > (UINT64_MAX - 9) / 10 || decimals == 3) {
+            return false;
+        }
+        milli = milli * 10 + (uint64_t)(*text - '0');
+        decimals += point;
+        any = true;
+    }
+    for (; decimals < 3; decimals++) {
+        if (milli > UINT64_MAX / 10) {
+            return false;
+        }
+        milli *= 10;
+    }
+    while (*text == ' ') {
+        text++;
+    }
+    static const char units[] = "KMGT";
+    const char *unit = *text == '\0' ? NULL : strchr(units, lower(*text) - 32);
+    uint64_t factor = 1;
+    if (unit != NULL) {
+        text++;
+        bool decimal = lower(*text) == 'b';
+        text += lower(*text) == 'i';
+        for (long i = 0; i <= unit - units; i++) {
+            factor *= decimal ? 1000 : 1024;
+        }
+    }
+    text += lower(*text) == 'b';
+    if (!any || *text != '\0' || milli > UINT64_MAX / factor) {
+        return false;
+    }
+    *size_bytes = milli * factor / 1000;
+    return true;
+}

@@ -18,6 +18,9 @@ bool lq_text_glob(const char *pattern, const char *text);
 const char *lq_text_nearest(const char *text, const char *const *candidates, size_t count);
 /* "1.2 MiB", "15 s": at least 32 bytes of room each; return `out`. */
 char *lq_text_size(uint64_t size_bytes, char *out, size_t out_bytes);
+/* "50 GB", "1.5GiB", "4096": a number and K, M, G or T, by 1000 (KB) or by 1024 (K, KiB). False
+ * for anything else, and for what does not fit. */
+bool lq_text_size_parse(const char *text, uint64_t *size_bytes);
 char *lq_text_duration(double seconds, char *out, size_t out_bytes);
 
 #endif

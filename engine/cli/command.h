@@ -14,6 +14,7 @@
 #include "engine/build.h"
 #include "engine/cli/cli.h"
 #include "engine/cli/options.h"
+#include "engine/cli/settings.h"
 #include "engine/lang/recipe.h"
 #include "engine/progress.h"
 
@@ -47,7 +48,8 @@ struct lq_cli {
     const char *recipe_path;
     struct lq_define *defines;
     size_t define_count;
-    const char *cache_dir; /* NULL: the default */
+    const char *cache_dir;       /* NULL: the default */
+    struct lq_settings settings; /* configuration files, environment and the options on top */
     unsigned jobs;
     unsigned keep_going;
     bool dry_run;

@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/base/fs.h"
 #include "engine/base/limits.h"
 #include "engine/base/pool.h"
 #include "engine/cli/command.h"
@@ -19,6 +20,11 @@ const struct lq_option lq_common_options[] = {
     {0, "explain", NULL, NULL, false, "say why each step runs"},
     {0, "cache-dir", "DIR", NULL, false,
      "keep results in DIR (LQBUILD_CACHE_DIR, else XDG_CACHE_HOME/lqbuild)"},
+    {0, "remote", "URL", NULL, false,
+     "share results through this server, or a configured remote; may be given again"},
+    {0, "no-remote", NULL, NULL, false, "ask no remote"},
+    {0, "remote-mode", "MODE", "read read-write", false, "whether results are also sent there"},
+    {0, "trust-unsigned", NULL, NULL, false, "take results that nobody trusted has signed"},
     {0, "json", NULL, NULL, false, "JSON on stdout, one object a line"},
     {'q', "quiet", NULL, NULL, false, "show only errors and warnings"},
     {'v', "verbose", NULL, NULL, false, "show cached steps and outputs too"},
@@ -101,7 +107,7 @@ static enum lq_status settle_defines(struct lq_cli *cli, struct lq_error *err)
 
 static enum lq_status settle_numbers(struct lq_cli *cli, struct lq_error *err)
 {
-    uint64_t jobs = lq_cpu_count();
+    uint64_t jobs = cli->settings.jobs == 0 ? lq_cpu_count() : cli->settings.jobs;
     uint64_t failures = 0;
     enum lq_status status =
         lq_args_uint(&cli->args, "jobs", 1, (uint64_t)LQ_THREADS_MAX, &jobs, err);
@@ -145,6 +151,55 @@ static void settle_cpu(const struct lq_cli *cli)
     }
 }
 
+/* Options on top of the configuration. Naming remotes replaces the configured ones. */
+static enum lq_status settle_remotes(struct lq_cli *cli, struct lq_error *err)
+{
+    struct lq_settings *settings = &cli->settings;
+    const char *mode = lq_args_get(&cli->args, "remote-mode");
+    struct lq_settings_choice choice = {.count = 0};
+    size_t position = 0;
+    for (;;) {
+        const char *word = lq_args_next(&cli->args, "remote", &position);
+        if (word == NULL) {
+            break;
+        }
+        enum lq_status status = lq_settings_choose(settings, &choice, word, &cli->arena, err);
+        if (status != LQ_OK) {
+            return lq_error_prefix(err, "--remote");
+        }
+    }
+    if (choice.count > 0) {
+        memcpy(settings->remotes, choice.remotes, sizeof choice.remotes);
+        settings->remote_count = choice.count;
+    }
+    if (lq_args_has(&cli->args, "no-remote")) {
+        settings->remote_count = 0;
+    }
+    for (size_t i = 0; i < settings->remote_count && mode != NULL; i++) {
+        settings->remotes[i].mode = mode;
+    }
+    settings->trust_unsigned =
+        settings->trust_unsigned || lq_args_has(&cli->args, "trust-unsigned");
+    return LQ_OK;
+}
+
+/* Help works with a broken configuration. */
+static enum lq_status settle_settings(struct lq_cli *cli, struct lq_error *err)
+{
+    if (strcmp(cli->command->name, "help") == 0 || strcmp(cli->command->name, "version") == 0) {
+        return LQ_OK;
+    }
+    const char *dir = lq_path_dir(&cli->arena, cli->recipe_path);
+    if (dir == NULL) {
+        return lq_error_nomem(err, "the configuration");
+    }
+    enum lq_status status = lq_settings_load(&cli->settings, dir, &cli->arena, err);
+    if (status == LQ_OK && cli->cache_dir == NULL) {
+        cli->cache_dir = cli->settings.cache_dir;
+    }
+    return status == LQ_OK ? settle_remotes(cli, err) : status;
+}
+
 enum lq_status lq_cli_settle(struct lq_cli *cli, struct lq_error *err)
 {
     const struct lq_args *args = &cli->args;
@@ -157,7 +212,10 @@ enum lq_status lq_cli_settle(struct lq_cli *cli, struct lq_error *err)
     settle_cpu(cli);
     enum lq_status status = settle_defines(cli, err);
     if (status == LQ_OK) {
-        status = settle_numbers(cli, err);
+        status = settle_folder(cli, err);
     }
-    return status == LQ_OK ? settle_folder(cli, err) : status;
+    if (status == LQ_OK) {
+        status = settle_settings(cli, err);
+    }
+    return status == LQ_OK ? settle_numbers(cli, err) : status;
 }
