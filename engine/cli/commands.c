@@ -79,6 +79,63 @@ static const struct lq_option quality_report_options[] = {
     {0, "format", "FORMAT", "human json", false, "language of the output (human)"},
 };
 
+static const struct lq_option tokenize_options[] = {
+    {0, "ids", NULL, NULL, false, "print ids on one line instead of pieces"},
+    {0, "no-special", NULL, NULL, false,
+     "add no BOS or EOS, and take control tokens in the text as text"},
+    {0, "format", "FORMAT", "human json", false, "language of the output (human)"},
+};
+
+static const struct lq_option imatrix_merge_options[] = {
+    {'o', "output", "FILE", NULL, false, "the file to write: .imatrix, .gguf or .dat (required)"},
+    {0, "allow-missing", NULL, NULL, false, "accept entries that some of the files lack"},
+    {0, "format", "FORMAT", "human json", false, "language of the output (human)"},
+};
+
+static const struct lq_option imatrix_compare_options[] = {
+    {0, "max-relative", "X", NULL, false, "fail when a column differs by more than this part"},
+    {0, "ignore-below", "X", NULL, false, "differences that count as none (1e-6)"},
+    {0, "format", "FORMAT", "human json", false, "language of the output (human)"},
+};
+
+static const struct lq_command imatrix_commands[] = {
+    {.name = "convert",
+     .operands = "FROM TO",
+     .help = "write an importance matrix in another format",
+     .details = "Formats follow the extension of TO: .gguf, .dat (legacy), anything else IMAT.",
+     .options = format_options,
+     .option_count = LQ_COUNT_OF(format_options),
+     .operand_min = 2,
+     .operand_max = 2,
+     .run = lq_command_imatrix_convert},
+    {.name = "merge",
+     .operands = "FILE...",
+     .help = "add up the sums and counts of several importance matrices",
+     .options = imatrix_merge_options,
+     .option_count = LQ_COUNT_OF(imatrix_merge_options),
+     .operand_min = 1,
+     .operand_max = LQ_OPERANDS_ANY,
+     .run = lq_command_imatrix_merge},
+    {.name = "stats",
+     .operands = "FILE",
+     .help = "print statistics of every tensor of an importance matrix",
+     .options = format_options,
+     .option_count = LQ_COUNT_OF(format_options),
+     .operand_min = 1,
+     .operand_max = 1,
+     .run = lq_command_imatrix_stats},
+    {.name = "compare",
+     .operands = "A B",
+     .help = "print the largest difference of every tensor",
+     .details = "With --max-relative it fails with exit code 1 when a column of any tensor differs "
+                "by\nmore, or when a tensor is in one file only.",
+     .options = imatrix_compare_options,
+     .option_count = LQ_COUNT_OF(imatrix_compare_options),
+     .operand_min = 2,
+     .operand_max = 2,
+     .run = lq_command_imatrix_compare},
+};
+
 static const struct lq_command profile_commands[] = {
     {.name = "list", .help = "list the preset profiles", .run = lq_command_profile_list},
     {.name = "show",
@@ -188,6 +245,21 @@ const struct lq_command lq_commands[] = {
      .operand_max = 1,
      .run = lq_command_analyze,
      .builds = true},
+    {.name = "tokenize",
+     .operands = "MODEL-OR-VOCAB",
+     .help = "print the tokens of the text on stdin",
+     .details = "MODEL-OR-VOCAB is a Hugging Face folder, a tokenizer.json or a GGUF file. Pieces "
+                "are\nprinted one a line with \\n, \\t, \\\\ and \\xNN for what is no text.",
+     .options = tokenize_options,
+     .option_count = LQ_COUNT_OF(tokenize_options),
+     .operand_min = 1,
+     .operand_max = 1,
+     .run = lq_command_tokenize},
+    {.name = "imatrix",
+     .operands = "COMMAND",
+     .help = "convert, merge, describe and compare importance matrices",
+     .children = imatrix_commands,
+     .child_count = LQ_COUNT_OF(imatrix_commands)},
     {.name = "profile",
      .operands = "COMMAND",
      .help = "list, show, create and validate profiles",

@@ -24,6 +24,11 @@ enum lq_status lq_command_profile_show(struct lq_cli *cli, struct lq_error *err)
 enum lq_status lq_command_profile_create(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_profile_validate(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_quality_report(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_tokenize(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_imatrix_convert(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_imatrix_merge(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_imatrix_stats(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_imatrix_compare(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_help(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_version(struct lq_cli *cli, struct lq_error *err);
 
