@@ -136,6 +136,10 @@ static const struct lq_command imatrix_commands[] = {
      .run = lq_command_imatrix_compare},
 };
 
+static const struct lq_option help_options[] = {
+    {0, "man", NULL, NULL, false, "print the manual page, for man -l -"},
+};
+
 static const struct lq_command profile_commands[] = {
     {.name = "list", .help = "list the preset profiles", .run = lq_command_profile_list},
     {.name = "show",
@@ -183,6 +187,15 @@ const struct lq_command lq_commands[] = {
      .operand_max = LQ_OPERANDS_ANY,
      .run = lq_command_build,
      .builds = true},
+    {.name = "init",
+     .operands = "MODEL",
+     .help = "write a commented recipe for a model",
+     .details =
+         "MODEL is a Hugging Face folder or a GGUF file. The recipe goes to recipe.lq, or to\n"
+         "what -f names; an existing one is kept unless --force is given. -n prints it.",
+     .operand_min = 1,
+     .operand_max = 1,
+     .run = lq_command_init},
     {.name = "check",
      .operands = "[RECIPE]",
      .help = "read a recipe and report its errors",
@@ -270,9 +283,21 @@ const struct lq_command lq_commands[] = {
      .help = "measure the quality of a quantized model",
      .children = quality_commands,
      .child_count = LQ_COUNT_OF(quality_commands)},
+    {.name = "completion",
+     .operands = "SHELL",
+     .help = "print what makes a shell complete words of lqbuild: bash or zsh",
+     .details =
+         "For bash: lqbuild completion bash > ~/.local/share/bash-completion/completions/lqbuild\n"
+         "For zsh, into a folder of $fpath: lqbuild completion zsh > _lqbuild\n"
+         "`lqbuild completion targets` prints the artifacts of the recipe, one a line.",
+     .operand_min = 1,
+     .operand_max = 1,
+     .run = lq_command_completion},
     {.name = "help",
      .operands = "[COMMAND...]",
      .help = "show help",
+     .options = help_options,
+     .option_count = LQ_COUNT_OF(help_options),
      .operand_max = 2,
      .run = lq_command_help},
     {.name = "version", .help = "show the version", .run = lq_command_version},

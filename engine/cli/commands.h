@@ -10,6 +10,7 @@ enum { LQ_CACHE_COMMAND_COUNT = 1 };
 extern const struct lq_command lq_cache_commands[];
 
 enum lq_status lq_command_build(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_init(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_check(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_fmt(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_rules(struct lq_cli *cli, struct lq_error *err);
@@ -29,6 +30,7 @@ enum lq_status lq_command_imatrix_convert(struct lq_cli *cli, struct lq_error *e
 enum lq_status lq_command_imatrix_merge(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_imatrix_stats(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_imatrix_compare(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_completion(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_help(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_version(struct lq_cli *cli, struct lq_error *err);
 

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "engine/cli/commands.h"
+#include "engine/cli/manual.h"
 
 enum { NAME_COLUMN = 30 };
 
@@ -107,6 +108,14 @@ enum lq_status lq_command_help(struct lq_cli *cli, struct lq_error *err)
     size_t count = lq_command_count;
     const struct lq_command *command = NULL;
     cli->parent = NULL;
+    if (lq_args_has(&cli->args, "man")) {
+        struct lq_buffer out;
+        lq_buffer_init(&out);
+        lq_cli_manual(cli->program->version, &out);
+        lq_cli_print(&out);
+        lq_buffer_fini(&out);
+        return LQ_OK;
+    }
     for (size_t i = 0; i < cli->args.operand_count; i++) {
         const char *name = cli->args.operands[i];
         const struct lq_command *found = lq_command_find(commands, count, name);

@@ -3,9 +3,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/base/fs.h"
 #include "engine/base/limits.h"
 #include "engine/lang/parser_core.h"
+#include "engine/lang/recipe_library.h"
 
 static struct lq_item *parse_list_of_items(struct lq_parser *parser, bool nested);
 
@@ -239,15 +239,15 @@ static bool include_file(struct lq_parser *parser, struct lq_item *item, const c
                             LQ_RECIPE_DEPTH_MAX);
         return false;
     }
-    const char *path = lq_path_join(options->arena, parser->source->dir, written);
-    if (path == NULL) {
-        lq_diagnostics_nomem(options->diagnostics);
-        return false;
-    }
+    const char *path = NULL;
     struct lq_recipe_source *source = NULL;
     bool known = false;
     struct lq_error err = {0};
-    enum lq_status status = lq_recipe_sources_open(options->sources, path, &source, &known, &err);
+    enum lq_status status =
+        lq_recipe_library_resolve(options->arena, parser->source->dir, written, &path, &err);
+    if (status == LQ_OK) {
+        status = lq_recipe_sources_open(options->sources, path, &source, &known, &err);
+    }
     if (status != LQ_OK) {
         lq_diagnostics_add(options->diagnostics, &item->position, status, "cannot include %s",
                            err.message);
