@@ -74,6 +74,16 @@ void lq_cache_close(struct lq_cache *cache)
     free(cache);
 }
 
+void lq_cache_hold(struct lq_cache *cache)
+{
+    lq_store_hold(cache->store);
+}
+
+void lq_cache_release(struct lq_cache *cache)
+{
+    lq_store_release(cache->store);
+}
+
 enum lq_status lq_cache_default_dir(const char *option, struct lq_arena *arena, char **out,
                                     struct lq_error *err)
 {

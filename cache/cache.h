@@ -48,6 +48,12 @@ void lq_cache_close(struct lq_cache *cache);
 enum lq_status lq_cache_default_dir(const char *option, struct lq_arena *arena, char **out,
                                     struct lq_error *err);
 
+/* Between hold and release, look-ups of this thread share one view of the store, which makes many
+ * of them cheap. Release before waiting for anything; changes of this process are seen at once,
+ * those of others after the release. Not nested, one cache at a time. */
+void lq_cache_hold(struct lq_cache *cache);
+void lq_cache_release(struct lq_cache *cache);
+
 /* ---- blobs ---- */
 
 struct lq_blob_writer;

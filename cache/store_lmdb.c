@@ -4,53 +4,18 @@
 #include <errno.h>
 #include <lmdb.h>
 #include <pthread.h>
-#include <setjmp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "cache/store_batch.h"
-#include "cache/store_file.h"
-#include "cache/store_later.h"
+#include "cache/store_private.h"
 #include "engine/base/compiler.h"
-#include "engine/base/reader.h"
 
 enum {
-    reader_slots = 510, /* threads of all processes that read at the same moment */
     writes_between_checks = 64,
-    idle_max = 32,     /* read transactions kept for the next reader */
     attempts_max = 80, /* map sizes double: 64 steps cover every address there is */
-};
-static const uint64_t map_bytes_default = (uint64_t)4 << 30;
-
-static const char *const db_names[LQ_DB_COUNT] = {"meta", "blobs",   "chunks", "pending",
-                                                  "refs", "actions", "files",  "history"};
-static const char format_key[] = "format";
-
-struct lq_store {
-    char *dir;
-    void (*warn)(void *user, const char *message);
-    void *warn_user;
-    MDB_env *env;
-    MDB_dbi dbis[LQ_DB_COUNT];
-    struct lq_folder_claim claim;
-    bool walking; /* these three while a file that was cut is looked through, by one thread */
-    jmp_buf walk_escape;
-    MDB_cursor *walk_cursor;
-
-    pthread_mutex_t mutex; /* guards all below */
-    pthread_cond_t changed;
-    unsigned active;   /* transactions of this process that are open */
-    unsigned resizing; /* threads that wait to resize the map: no new transaction then */
-    bool broken;       /* the map is gone */
-    uint64_t write_count;
-    MDB_txn *idle[idle_max];
-    unsigned idle_count;
-    struct lq_later_list later;
-    struct lq_batch batch;
 };
 
 static MDB_val to_val(const struct lq_bytes *bytes)
@@ -68,8 +33,8 @@ static bool is_full(const struct lq_store *store, int code)
            (code == EIO && lq_store_disk_is_full(store->dir));
 }
 
-static enum lq_status fail(const struct lq_store *store, int code, const char *doing,
-                           struct lq_error *err)
+enum lq_status lq_store_fail(const struct lq_store *store, int code, const char *doing,
+                             struct lq_error *err)
 {
     if (is_full(store, code)) {
         return lq_error_set(err, LQ_EIO,
@@ -97,7 +62,7 @@ static enum lq_status fail(const struct lq_store *store, int code, const char *d
         return lq_error_set(err, LQ_ECACHE,
                             "cache folder %s: cannot %s: %d readers are at work already; run fewer "
                             "builds at once",
-                            store->dir, doing, (int)reader_slots);
+                            store->dir, doing, (int)LQ_STORE_READER_SLOTS);
     case EACCES:
     case EPERM:
     case EROFS:
@@ -115,7 +80,7 @@ static enum lq_status txn_fail(struct lq_txn *txn, int code, const char *doing,
                                struct lq_error *err)
 {
     txn->code = code;
-    return fail(txn->store, code, doing, err);
+    return lq_store_fail(txn->store, code, doing, err);
 }
 
 /* ---- the gate: many transactions, or one change of the map ---- */
@@ -131,7 +96,7 @@ static enum lq_status gate_enter(struct lq_store *store, struct lq_error *err)
         store->active++;
     }
     (void)pthread_mutex_unlock(&store->mutex);
-    return broken ? fail(store, ENOMEM, "map data.mdb", err) : LQ_OK;
+    return broken ? lq_store_fail(store, ENOMEM, "map data.mdb", err) : LQ_OK;
 }
 
 static void gate_leave(struct lq_store *store)
@@ -148,8 +113,7 @@ static uint64_t map_bytes_of(MDB_env *env)
     return mdb_env_info(env, &info) == 0 ? (uint64_t)info.me_mapsize : 0;
 }
 
-/* LMDB unmaps before it maps: a size that does not fit must be found out before. */
-static bool address_space_has(uint64_t size_bytes)
+bool lq_store_address_space_has(uint64_t size_bytes)
 {
     if (size_bytes > SIZE_MAX / 2) {
         return false;
@@ -176,8 +140,9 @@ static enum lq_status resize(struct lq_store *store, uint64_t seen, struct lq_er
     if (code == 0 && seen == 0) {
         code = mdb_env_set_mapsize(store->env, 0);
     } else if (code == 0 && map_bytes_of(store->env) == seen) {
-        code = address_space_has(2 * seen) ? mdb_env_set_mapsize(store->env, (size_t)(2 * seen))
-                                           : ENOMEM;
+        code = lq_store_address_space_has(2 * seen)
+                   ? mdb_env_set_mapsize(store->env, (size_t)(2 * seen))
+                   : ENOMEM;
         if (code != 0 && map_bytes_of(store->env) != seen) {
             store->broken = true;
         }
@@ -185,7 +150,7 @@ static enum lq_status resize(struct lq_store *store, uint64_t seen, struct lq_er
     store->resizing--;
     (void)pthread_cond_broadcast(&store->changed);
     (void)pthread_mutex_unlock(&store->mutex);
-    return code == 0 ? LQ_OK : fail(store, code, "grow the map of data.mdb", err);
+    return code == 0 ? LQ_OK : lq_store_fail(store, code, "grow the map of data.mdb", err);
 }
 
 uint64_t lq_store_map_bytes(struct lq_store *store)
@@ -227,7 +192,49 @@ static int begin_handle(struct lq_store *store, MDB_txn **out)
     return code;
 }
 
-enum lq_status lq_store_read_begin(struct lq_store *store, struct lq_txn *txn, struct lq_error *err)
+/* What a thread holds. */
+struct hold {
+    struct lq_store *store; /* NULL: nothing */
+    MDB_txn *handle;        /* NULL: not begun */
+    uint64_t commits;       /* of the store when it began */
+};
+static LQ_THREAD_LOCAL struct hold hold;
+
+static void end_handle(struct lq_store *store, MDB_txn *handle)
+{
+    mdb_txn_reset(handle);
+    (void)pthread_mutex_lock(&store->mutex);
+    bool kept = store->idle_count < LQ_STORE_IDLE_MAX;
+    if (kept) {
+        store->idle[store->idle_count++] = handle;
+    }
+    (void)pthread_mutex_unlock(&store->mutex);
+    if (!kept) {
+        mdb_txn_abort(handle);
+    }
+    gate_leave(store);
+}
+
+static void end_held(struct lq_store *store)
+{
+    if (hold.store == store && hold.handle != NULL) {
+        end_handle(store, hold.handle);
+        hold.handle = NULL;
+    }
+}
+
+void lq_store_hold(struct lq_store *store)
+{
+    hold = (struct hold){.store = store};
+}
+
+void lq_store_release(struct lq_store *store)
+{
+    end_held(store);
+    hold = (struct hold){.store = NULL};
+}
+
+static enum lq_status read_begin(struct lq_store *store, struct lq_txn *txn, struct lq_error *err)
 {
     txn->store = store;
     txn->code = 0;
@@ -243,31 +250,39 @@ enum lq_status lq_store_read_begin(struct lq_store *store, struct lq_txn *txn, s
         }
         gate_leave(store);
         if (code != MDB_MAP_RESIZED) {
-            return fail(store, code, "read", err);
+            return lq_store_fail(store, code, "read", err);
         }
         status = resize(store, 0, err);
         if (status != LQ_OK) {
             return status;
         }
     }
-    return fail(store, MDB_MAP_RESIZED, "read", err);
+    return lq_store_fail(store, MDB_MAP_RESIZED, "read", err);
+}
+
+enum lq_status lq_store_read_begin(struct lq_store *store, struct lq_txn *txn, struct lq_error *err)
+{
+    if (hold.store != store) {
+        return read_begin(store, txn, err);
+    }
+    /* What this process has committed since must be seen. */
+    uint64_t commits = atomic_load(&store->commits);
+    if (hold.handle != NULL && hold.commits != commits) {
+        end_held(store);
+    }
+    *txn = (struct lq_txn){.store = store, .handle = hold.handle};
+    enum lq_status status = hold.handle == NULL ? read_begin(store, txn, err) : LQ_OK;
+    hold.handle = txn->handle;
+    hold.commits = commits;
+    return status;
 }
 
 void lq_store_read_end(struct lq_txn *txn)
 {
-    struct lq_store *store = txn->store;
-    mdb_txn_reset(txn->handle);
-    (void)pthread_mutex_lock(&store->mutex);
-    bool kept = store->idle_count < idle_max;
-    if (kept) {
-        store->idle[store->idle_count++] = txn->handle;
-    }
-    (void)pthread_mutex_unlock(&store->mutex);
-    if (!kept) {
-        mdb_txn_abort(txn->handle);
+    if (hold.store != txn->store || hold.handle != txn->handle) {
+        end_handle(txn->store, txn->handle);
     }
     txn->handle = NULL;
-    gate_leave(store);
 }
 
 /* ---- postponed records ---- */
@@ -411,7 +426,7 @@ static enum lq_status try_list(struct lq_store *store, struct lq_op *list, bool 
     struct lq_txn txn = {.store = store};
     txn.code = mdb_txn_begin(store->env, NULL, 0, &txn.handle);
     if (txn.code != 0) {
-        status = fail(store, txn.code, "begin to write", &list->err);
+        status = lq_store_fail(store, txn.code, "begin to write", &list->err);
     } else {
         status = with_later ? later_put(&txn, serial, &list->err) : LQ_OK;
         for (struct lq_op *op = list; op != NULL && status == LQ_OK; op = op->next) {
@@ -420,17 +435,16 @@ static enum lq_status try_list(struct lq_store *store, struct lq_op *list, bool 
         if (status != LQ_OK) {
             mdb_txn_abort(txn.handle);
         } else if ((txn.code = mdb_txn_commit(txn.handle)) != 0) {
-            status = fail(store, txn.code, "write", &list->err);
+            status = lq_store_fail(store, txn.code, "write", &list->err);
         }
     }
     gate_leave(store);
+    atomic_fetch_add(&store->commits, 1);
     *code = txn.code;
     return status;
 }
 
-/* Runs a list of changes in one transaction; again with a larger map when it was too small, and
- * once more when the disk is full. */
-static enum lq_status run_list(struct lq_store *store, struct lq_op *list)
+enum lq_status lq_store_run_list(struct lq_store *store, struct lq_op *list)
 {
     bool with_later = false;
     for (struct lq_op *op = list; op != NULL; op = op->next) {
@@ -461,13 +475,15 @@ static enum lq_status run_list(struct lq_store *store, struct lq_op *list)
             return status;
         }
     }
-    return fail(store, MDB_MAP_FULL, "write", &list->err);
+    return lq_store_fail(store, MDB_MAP_FULL, "write", &list->err);
 }
 
 enum lq_status lq_store_write(struct lq_store *store, unsigned flags, size_t size_bytes,
                               lq_store_change change, void *user, struct lq_error *err)
 {
     struct lq_op op = {.change = change, .user = user, .flags = flags, .size_bytes = size_bytes};
+    /* Growing the map waits for every reader of this process. */
+    end_held(store);
     lq_batch_run(&store->batch, &op);
     if (op.status != LQ_OK && err != NULL) {
         *err = op.err;
@@ -549,312 +565,4 @@ enum lq_status lq_txn_empty(struct lq_txn *txn, enum lq_db db, struct lq_error *
 {
     int code = mdb_drop(txn->handle, txn->store->dbis[db], 0);
     return code == 0 ? LQ_OK : txn_fail(txn, code, "delete", err);
-}
-
-/* ---- opening and closing ---- */
-
-static enum lq_status check_format(struct lq_store *store, const MDB_val *value,
-                                   struct lq_error *err)
-{
-    struct lq_reader reader;
-    lq_reader_init(&reader, value->mv_data, value->mv_size);
-    uint32_t format = lq_read_u32(&reader);
-    if (reader.failed || format == 0) {
-        return fail(store, MDB_CORRUPTED, "read the format number", err);
-    }
-    if (format != LQ_STORE_FORMAT) {
-        return lq_error_set(err, LQ_ECACHE,
-                            "cache folder %s: it has format %u and this lqbuild supports format "
-                            "%d; %s or use another folder with --cache-dir",
-                            store->dir, (unsigned)format, (int)LQ_STORE_FORMAT,
-                            format > LQ_STORE_FORMAT ? "upgrade lqbuild" : "remove the folder");
-    }
-    return LQ_OK;
-}
-
-/* Opens the databases that are there. *complete is false when the store is new. */
-static enum lq_status open_databases(struct lq_store *store, MDB_txn *handle, bool create,
-                                     bool *complete, struct lq_error *err)
-{
-    *complete = false;
-    /* Counted in this transaction: another process may be creating the databases right now. */
-    MDB_stat stat;
-    MDB_dbi root = 0;
-    int code = mdb_dbi_open(handle, NULL, 0, &root);
-    code = code != 0 ? code : mdb_stat(handle, root, &stat);
-    bool empty = code == 0 && stat.ms_entries == 0;
-    if (code == 0) {
-        code = mdb_dbi_open(handle, db_names[LQ_DB_META], create && empty ? MDB_CREATE : 0,
-                            &store->dbis[LQ_DB_META]);
-    }
-    if (code == MDB_NOTFOUND && empty) {
-        return LQ_OK;
-    }
-    MDB_val key = {sizeof format_key - 1, (void *)(uintptr_t)format_key};
-    MDB_val value = {0, NULL};
-    if (code == 0) {
-        code = mdb_get(handle, store->dbis[LQ_DB_META], &key, &value);
-    }
-    if (code == MDB_NOTFOUND && !empty) {
-        return lq_error_set(err, LQ_ECACHE,
-                            "cache folder %s: its data.mdb belongs to another program; use another "
-                            "folder with --cache-dir",
-                            store->dir);
-    }
-    if (code == 0) {
-        enum lq_status status = check_format(store, &value, err);
-        if (status != LQ_OK) {
-            return status;
-        }
-    } else if (code == MDB_NOTFOUND && create) {
-        unsigned char format[4] = {LQ_STORE_FORMAT, 0, 0, 0};
-        value = (MDB_val){sizeof format, format};
-        code = mdb_put(handle, store->dbis[LQ_DB_META], &key, &value, 0);
-    }
-    for (int i = 0; i < LQ_DB_COUNT && code == 0; i++) {
-        code = mdb_dbi_open(handle, db_names[i], create ? MDB_CREATE : 0, &store->dbis[i]);
-    }
-    *complete = code == 0;
-    return code == 0 ? LQ_OK : fail(store, code, "open its databases", err);
-}
-
-static enum lq_status open_all(struct lq_store *store, struct lq_error *err)
-{
-    for (int attempt = 0; attempt < 2; attempt++) {
-        bool create = attempt == 1;
-        bool complete = false;
-        MDB_txn *handle = NULL;
-        int code = mdb_txn_begin(store->env, NULL, create ? 0 : MDB_RDONLY, &handle);
-        if (code == MDB_MAP_RESIZED) {
-            code = mdb_env_set_mapsize(store->env, 0);
-            code = code != 0 ? code
-                             : mdb_txn_begin(store->env, NULL, create ? 0 : MDB_RDONLY, &handle);
-        }
-        if (code != 0) {
-            return fail(store, code, "open it", err);
-        }
-        enum lq_status status = open_databases(store, handle, create, &complete, err);
-        if (status != LQ_OK) {
-            mdb_txn_abort(handle);
-            return status;
-        }
-        code = mdb_txn_commit(handle);
-        if (code != 0) {
-            return fail(store, code, "open it", err);
-        }
-        if (complete) {
-            return LQ_OK;
-        }
-    }
-    return fail(store, MDB_CORRUPTED, "open its databases", err);
-}
-
-/* Reads every page of the trees, the one of free pages included. */
-static int walk_all(struct lq_store *store, MDB_txn *handle)
-{
-    int code = 0;
-    for (int i = -1; i < LQ_DB_COUNT && code == 0; i++) {
-        code = mdb_cursor_open(handle, i < 0 ? 0 : store->dbis[i], &store->walk_cursor);
-        MDB_val key;
-        MDB_val value;
-        while (code == 0) {
-            code = mdb_cursor_get(store->walk_cursor, &key, &value, MDB_NEXT);
-        }
-        mdb_cursor_close(store->walk_cursor);
-        store->walk_cursor = NULL;
-        code = code == MDB_NOTFOUND ? 0 : code;
-    }
-    return code;
-}
-
-/* LMDB asserts where it meets a page of zeros on its way to a neighbour; here, and only here,
- * nothing is at stake, and the walk ends with an error instead of the process. */
-static int walk_guarded(struct lq_store *store, MDB_txn *handle)
-{
-    int code = MDB_CORRUPTED;
-    if (setjmp(store->walk_escape) == 0) {
-        store->walking = true;
-        code = walk_all(store, handle);
-    } else {
-        mdb_cursor_close(store->walk_cursor);
-        store->walk_cursor = NULL;
-    }
-    store->walking = false;
-    return code;
-}
-
-/* A file that is shorter than its last page was cut, or ends in pages that were given back before
- * they were written. Touching what is missing through the map would be a signal: fill it with
- * zeros, which no page looks like, and see whether any tree needed it. */
-static enum lq_status check_length(struct lq_store *store, struct lq_error *err)
-{
-    MDB_envinfo info;
-    MDB_stat stat;
-    struct stat st;
-    int fd = -1;
-    int code = mdb_env_info(store->env, &info);
-    code = code != 0 ? code : mdb_env_stat(store->env, &stat);
-    code = code != 0 ? code : mdb_env_get_fd(store->env, &fd);
-    if (code != 0) {
-        return fail(store, code, "open it", err);
-    }
-    off_t wanted = (off_t)((info.me_last_pgno + 1) * stat.ms_psize);
-    if (fstat(fd, &st) == 0 && st.st_size >= wanted) {
-        return LQ_OK;
-    }
-    MDB_txn *handle = NULL;
-    code = mdb_txn_begin(store->env, NULL, 0, &handle);
-    if (code == 0) {
-        /* Nobody else writes now. */
-        if (fstat(fd, &st) != 0 || (st.st_size < wanted && ftruncate(fd, wanted) != 0)) {
-            code = errno;
-        }
-        mdb_txn_abort(handle);
-    }
-    return code == 0 ? LQ_OK : fail(store, code, "open it", err);
-}
-
-static enum lq_status check_trees(struct lq_store *store, bool cut, struct lq_error *err)
-{
-    if (!cut) {
-        return LQ_OK;
-    }
-    MDB_txn *handle = NULL;
-    int code = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &handle);
-    if (code == 0) {
-        code = walk_guarded(store, handle);
-        mdb_txn_abort(handle);
-    }
-    return code == 0 ? LQ_OK : fail(store, code, "open it: the file was cut short", err);
-}
-
-static void on_assert(MDB_env *env, const char *message)
-{
-    struct lq_store *store = mdb_env_get_userctx(env);
-    if (store != NULL && store->walking) {
-        longjmp(store->walk_escape, 1);
-    }
-    if (store != NULL && store->warn != NULL) {
-        char text[LQ_ERROR_BYTES];
-        (void)snprintf(text, sizeof text,
-                       "cache folder %s: data.mdb is damaged (%s); remove the folder to start with "
-                       "an empty cache",
-                       store->dir, message);
-        store->warn(store->warn_user, text);
-    }
-    abort();
-}
-
-static enum lq_status open_environment(struct lq_store *store, uint64_t map_bytes,
-                                       struct lq_error *err)
-{
-    uint64_t data_bytes = 0;
-    enum lq_status status = lq_store_check_data(store->dir, &data_bytes, err);
-    if (status == LQ_OK) {
-        status = lq_store_reserve_lock(store->dir, reader_slots, err);
-    }
-    if (status != LQ_OK) {
-        return status;
-    }
-    uint64_t size = map_bytes == 0 ? map_bytes_default : map_bytes;
-    while (size < data_bytes + data_bytes / 2) {
-        size *= 2;
-    }
-    while (size > data_bytes + ((uint64_t)64 << 20) && !address_space_has(size)) {
-        size /= 2;
-    }
-    int code = mdb_env_create(&store->env);
-    if (code != 0) {
-        return fail(store, code, "open it", err);
-    }
-    (void)mdb_env_set_userctx(store->env, store);
-    (void)mdb_env_set_assert(store->env, on_assert);
-    code = mdb_env_set_maxdbs(store->env, LQ_DB_COUNT);
-    code = code != 0 ? code : mdb_env_set_maxreaders(store->env, reader_slots);
-    code = code != 0 ? code : mdb_env_set_mapsize(store->env, (size_t)size);
-    code = code != 0 ? code : mdb_env_open(store->env, store->dir, MDB_NOTLS, 0664);
-    if (code != 0) {
-        return fail(store, code, "open it", err);
-    }
-    int dead = 0;
-    (void)mdb_reader_check(store->env, &dead);
-    uint64_t before = lq_store_disk_bytes(store);
-    status = check_length(store, err);
-    bool cut = lq_store_disk_bytes(store) != before;
-    if (status == LQ_OK) {
-        status = open_all(store, err);
-    }
-    return status == LQ_OK ? check_trees(store, cut, err) : status;
-}
-
-static void destroy(struct lq_store *store)
-{
-    for (unsigned i = 0; i < store->idle_count; i++) {
-        mdb_txn_abort(store->idle[i]);
-    }
-    if (store->env != NULL) {
-        mdb_env_close(store->env);
-    }
-    lq_folder_release(&store->claim);
-    lq_later_fini(&store->later);
-    lq_batch_fini(&store->batch);
-    (void)pthread_mutex_destroy(&store->mutex);
-    (void)pthread_cond_destroy(&store->changed);
-    free(store->dir);
-    free(store);
-}
-
-enum lq_status lq_store_open(struct lq_store **out, const struct lq_store_options *options,
-                             struct lq_error *err)
-{
-    *out = NULL;
-    enum lq_status status = lq_store_check_folder(options->dir, err);
-    if (status != LQ_OK) {
-        return status;
-    }
-    struct lq_store *store = calloc(1, sizeof *store);
-    char *dir = strdup(options->dir);
-    if (store == NULL || dir == NULL) {
-        free(store);
-        free(dir);
-        return lq_error_nomem(err, options->dir);
-    }
-    store->dir = dir;
-    store->warn = options->warn;
-    store->warn_user = options->warn_user;
-    (void)pthread_mutex_init(&store->mutex, NULL);
-    (void)pthread_cond_init(&store->changed, NULL);
-    lq_batch_init(&store->batch, store, run_list);
-    status = lq_folder_claim(&store->claim, store->dir, err);
-    if (status == LQ_OK) {
-        status = open_environment(store, options->map_bytes, err);
-    }
-    if (status != LQ_OK) {
-        destroy(store);
-        return status;
-    }
-    *out = store;
-    return LQ_OK;
-}
-
-void lq_store_close(struct lq_store *store)
-{
-    if (store == NULL) {
-        return;
-    }
-    struct lq_error err = {0};
-    if (lq_store_flush(store, &err) != LQ_OK && store->warn != NULL) {
-        store->warn(store->warn_user, err.message);
-    }
-    destroy(store);
-}
-
-uint64_t lq_store_disk_bytes(const struct lq_store *store)
-{
-    int fd = -1;
-    struct stat st;
-    if (mdb_env_get_fd(store->env, &fd) != 0 || fstat(fd, &st) != 0) {
-        return 0;
-    }
-    return (uint64_t)st.st_size;
 }

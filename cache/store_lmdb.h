@@ -1,5 +1,5 @@
 /* The store below the cache: one LMDB environment, its named databases, short transactions, and a
- * map that grows by itself. store_lmdb.c is the only file that knows LMDB; everything else works
+ * map that grows by itself. Only the files store_*.c know LMDB; everything else works
  * through this header.
  *
  * Reading: lq_store_read_begin and lq_store_read_end around lookups; the bytes that lq_txn_get
@@ -78,6 +78,12 @@ uint64_t lq_store_map_bytes(struct lq_store *store);
 enum lq_status lq_store_read_begin(struct lq_store *store, struct lq_txn *txn,
                                    struct lq_error *err);
 void lq_store_read_end(struct lq_txn *txn);
+
+/* Between hold and release, reads of this thread share one transaction as long as this process
+ * commits nothing: a thread that asks many small questions in a row holds, and releases before it
+ * waits for anything. Not nested, one store at a time. */
+void lq_store_hold(struct lq_store *store);
+void lq_store_release(struct lq_store *store);
 
 typedef enum lq_status (*lq_store_change)(struct lq_txn *txn, void *user, struct lq_error *err);
 enum lq_store_flags {

@@ -126,19 +126,31 @@ enum lq_status lq_build_submit(struct lq_build *build, struct lq_job *job,
     return status;
 }
 
+struct lq_job *lq_build_job(enum lq_job_kind kind)
+{
+    struct lq_job *job = calloc(1, sizeof *job);
+    if (job != NULL) {
+        job->kind = kind;
+    }
+    return job;
+}
+
 static void take_back(struct lq_build *build, struct lq_work *work)
 {
     struct lq_job *job = (struct lq_job *)(void *)work;
     build->jobs_under_way--;
+    lq_remember_take(build, job);
     switch (job->kind) {
     case LQ_JOB_HASH:
         lq_node_hashed(build, job);
+        free(job);
         break;
     case LQ_JOB_RUN:
-        lq_task_ran(build, job);
+        lq_task_ran(build, job); /* it is a part of the task */
         break;
     default:
         lq_node_placed(build, job);
+        free(job);
         break;
     }
 }
@@ -187,7 +199,9 @@ static void loop(struct lq_build *build)
 {
     enum { WAIT_MS = 100, LOCKED_WAIT_MS = 10 };
     for (;;) {
+        lq_cache_hold(build->cache);
         settle(build);
+        lq_cache_release(build->cache);
         if (lq_build_cancelled(build)) {
             build->stopping = true;
         }
@@ -209,6 +223,7 @@ static void loop(struct lq_build *build)
             work = build->jobs_under_way == 0 ? NULL : build->executor->poll(build->executor, 0);
         }
         lq_task_retry_locked(build);
+        lq_remember_settle(build, false);
     }
 }
 
@@ -258,7 +273,10 @@ static enum lq_status run_plan(struct lq_build *build, struct lq_error *err)
         lq_arena_get_array(&build->arena, LQ_BUILD_KEY_BUCKETS, sizeof(struct lq_task *));
     build->sources_by_path =
         lq_arena_get_array(&build->arena, LQ_BUILD_SOURCE_BUCKETS, sizeof(struct lq_source *));
-    if (build->by_key == NULL || build->sources_by_path == NULL) {
+    build->sources_by_digest =
+        lq_arena_get_array(&build->arena, LQ_BUILD_SOURCE_BUCKETS, sizeof(struct lq_source *));
+    if (build->by_key == NULL || build->sources_by_path == NULL ||
+        build->sources_by_digest == NULL) {
         return lq_error_nomem(err, "the build");
     }
     enum lq_status status = lq_plan_create(build, err);
@@ -266,6 +284,7 @@ static enum lq_status run_plan(struct lq_build *build, struct lq_error *err)
         return status;
     }
     loop(build);
+    lq_remember_settle(build, true);
     show_summaries(build);
     if (build->first_status != LQ_OK) {
         if (err != NULL) {
@@ -303,6 +322,7 @@ enum lq_status lq_build_run_on(struct lq_executor *executor, const struct lq_rec
     build->options = options;
     build->result = result;
     build->woken_end = &build->woken;
+    build->remember_end = &build->remember;
     build->memory_max =
         options->memory_bytes_max != 0 ? options->memory_bytes_max : lq_schedule_default_memory();
     build->started_ns = lq_clock_ns();

@@ -15,7 +15,7 @@
 
 enum {
     LQ_BUILD_KEY_BUCKETS = 1 << 14,
-    LQ_BUILD_SOURCE_BUCKETS = 1 << 12,
+    LQ_BUILD_SOURCE_BUCKETS = 1 << 14,
     LQ_BUILD_ATTEMPTS_MAX = 3
 };
 
@@ -42,8 +42,9 @@ struct lq_build {
     struct lq_node *nodes; /* one for each artifact, same order */
     size_t node_count;
     struct lq_source *sources;
-    struct lq_source **sources_by_path; /* LQ_BUILD_SOURCE_BUCKETS chains */
-    struct lq_task **by_key;            /* LQ_BUILD_KEY_BUCKETS chains */
+    struct lq_source **sources_by_path;   /* LQ_BUILD_SOURCE_BUCKETS chains */
+    struct lq_source **sources_by_digest; /* the same */
+    struct lq_task **by_key;              /* LQ_BUILD_KEY_BUCKETS chains */
     struct lq_node *node_queue;
     struct lq_node **node_queue_end;
     struct lq_ready_heap ready;
@@ -55,6 +56,8 @@ struct lq_build {
     bool parallel_under_way;
     uint64_t memory_under_way;
     uint64_t memory_max;
+    struct lq_remember *remember; /* a queue, oldest first */
+    struct lq_remember **remember_end;
     uint64_t failures;
     bool stopping;
     enum lq_status first_status;
@@ -76,6 +79,9 @@ enum lq_status lq_build_run_on(struct lq_executor *executor, const struct lq_rec
                                struct lq_build_result *result, struct lq_error *err);
 enum lq_status lq_build_submit(struct lq_build *build, struct lq_job *job,
                                void (*perform)(struct lq_work *work));
+/* A job for lq_build_submit, freed by the loop when it has been taken back; NULL when memory is
+ * out. */
+struct lq_job *lq_build_job(enum lq_job_kind kind);
 void lq_build_event(struct lq_build *build, struct lq_event *event);
 void lq_build_fail(struct lq_build *build, const struct lq_node *node, const struct lq_task *task,
                    enum lq_status status, const struct lq_error *err);
@@ -93,6 +99,8 @@ enum lq_status lq_plan_create(struct lq_build *build, struct lq_error *err);
 struct lq_node *lq_plan_node(const struct lq_build *build, const struct lq_artifact *artifact);
 /* A finished or expanding node's output; NULL when there is none of that name. */
 struct lq_node_output *lq_plan_output(const struct lq_node *node, const char *name);
+/* Room for one more output behind the others; NULL when memory is out. */
+struct lq_node_output *lq_plan_add_output(struct lq_build *build, struct lq_node *node);
 
 /* node.c: the life of one node */
 void lq_node_queue(struct lq_build *build, struct lq_node *node);
@@ -143,6 +151,8 @@ enum lq_status lq_source_collect(struct lq_build *build, struct lq_node *node,
 enum lq_status lq_source_check(struct lq_build *build, struct lq_node *node, size_t *pending,
                                struct lq_error *err);
 void lq_source_perform(struct lq_work *work);
+/* The digest of the source has been found. */
+void lq_source_set_known(struct lq_build *build, struct lq_source *source);
 /* The file's bytes, mapped for the rest of the build; checks that it is the file that was hashed.
  */
 enum lq_status lq_source_map(struct lq_build *build, struct lq_source *source,
@@ -150,6 +160,15 @@ enum lq_status lq_source_map(struct lq_build *build, struct lq_source *source,
 enum lq_status lq_source_unchanged(const struct lq_source *source, struct lq_error *err);
 /* A plain source whose content has this digest, or NULL. */
 struct lq_source *lq_source_by_digest(const struct lq_build *build, const struct lq_digest *digest);
+
+/* remember.c */
+/* A worker leaves a note with its job. The path and the kind outlive the build. */
+bool lq_remember_add(struct lq_job *job, const char *path, const char *kind,
+                     const struct lq_file_sig *sig, const struct lq_digest *digest);
+void lq_remember_take(struct lq_build *build, struct lq_job *job);
+/* Stores the digests whose files are old enough; with `wait` also those that will be in a moment.
+ */
+void lq_remember_settle(struct lq_build *build, bool wait);
 
 /* place.c */
 /* True when the files at the node's places are known to be its outputs already. */

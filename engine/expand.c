@@ -314,8 +314,12 @@ enum lq_status lq_expand_bind_output(struct lq_expand *expand, const char *name,
         return lq_error_set(err, LQ_EINTERNAL, "rule '%s' binds output '%s' twice or has too many",
                             node->artifact->rule->kind, name);
     }
-    struct lq_node_output *output = &node->outputs[node->output_count];
-    *output = (struct lq_node_output){.ref = *ref, .bound = true};
+    struct lq_node_output *output = lq_plan_add_output(expand->build, node);
+    if (output == NULL) {
+        return lq_error_nomem(err, "an output");
+    }
+    output->ref = *ref;
+    output->bound = true;
     output->name = lq_arena_dup_string(&expand->build->arena, name);
     if (ref->name != NULL) {
         output->ref.name = lq_arena_dup_string(&expand->build->arena, ref->name);
@@ -323,7 +327,6 @@ enum lq_status lq_expand_bind_output(struct lq_expand *expand, const char *name,
     if (output->name == NULL || (ref->name != NULL && output->ref.name == NULL)) {
         return lq_error_nomem(err, "an output");
     }
-    node->output_count++;
     return LQ_OK;
 }
 

@@ -34,11 +34,28 @@ struct lq_source {
     bool mapped;
     struct lq_source *next;
     struct lq_source *same_bucket; /* chain of sources by path */
+    struct lq_source *same_digest; /* chain of plain sources by digest */
+    bool in_digests;
+    struct lq_node_link *waiting; /* nodes that wait for the digest */
+};
+
+struct lq_node_link {
+    struct lq_node *node;
+    struct lq_node_link *next;
 };
 
 struct lq_sources {
     struct lq_build *build;
     struct lq_node *node;
+};
+
+/* A file whose digest is to be remembered once its time stamps are old enough. */
+struct lq_remember {
+    struct lq_remember *next;
+    const char *path; /* lives as long as the build */
+    const char *kind; /* the way of reading it */
+    struct lq_file_sig sig;
+    struct lq_digest digest;
 };
 
 enum lq_job_kind { LQ_JOB_HASH, LQ_JOB_RUN, LQ_JOB_PLACE };
@@ -55,6 +72,7 @@ struct lq_job {
     struct lq_error err;
     bool lost; /* an input's blob turned out to be missing or altered */
     double seconds;
+    struct lq_remember *remember; /* files that were read or written */
 };
 
 enum lq_task_state {
@@ -138,11 +156,6 @@ struct lq_place {
     const char *path;   /* joined to the recipe's folder */
 };
 
-struct lq_node_link {
-    struct lq_node *node;
-    struct lq_node_link *next;
-};
-
 struct lq_node {
     const struct lq_artifact *artifact;
     enum lq_node_state state;
@@ -159,23 +172,23 @@ struct lq_node {
     struct lq_waiter *waiters;          /* tasks that wait for a lost output */
     struct lq_node_link *waiting_nodes; /* nodes that wait for a lost output */
     struct lq_source **sources;
-    size_t source_count;
-    size_t source_capacity;
+    uint32_t source_count;
+    uint32_t source_capacity;
     struct lq_task **tasks;
     size_t task_count;
     size_t task_capacity;
     size_t tasks_left;
-    struct lq_node_output outputs[LQ_STEP_OUTPUTS_MAX];
-    size_t output_count;
+    struct lq_node_output *outputs; /* room for output_capacity */
+    uint32_t output_count;
+    uint32_t output_capacity;
     struct lq_digest key;
     uint64_t record_steps; /* steps counted because its own record was a hit */
     uint64_t depth_cost;   /* cost of the longest chain of nodes behind it */
     unsigned attempts;
     struct lq_place *places; /* outputs that the recipe wants as files */
-    size_t place_count;
+    uint32_t place_count;
     enum lq_status verdict;
     const char *verdict_text;
-    struct lq_job job;
     struct lq_node *queue_next;
 };
 

@@ -1,5 +1,6 @@
 /* The life of one node: digests of its sources, its own key, a hit or an expansion into tasks, its
  * outputs, and the file that the recipe wants. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/action.h"
@@ -97,12 +98,17 @@ static void place(struct lq_build *build, struct lq_node *node)
         return;
     }
     node->state = LQ_NODE_PLACING;
-    node->job.kind = LQ_JOB_PLACE;
-    node->job.node = node;
-    node->job.lost = false;
-    enum lq_status status = lq_build_submit(build, &node->job, lq_place_perform);
+    struct lq_job *job = lq_build_job(LQ_JOB_PLACE);
+    if (job == NULL) {
+        struct lq_error err;
+        fail(build, node, lq_error_nomem(&err, "an output"), &err);
+        return;
+    }
+    job->node = node;
+    enum lq_status status = lq_build_submit(build, job, lq_place_perform);
     if (status != LQ_OK) {
-        fail(build, node, status, &node->job.err);
+        fail(build, node, status, &job->err);
+        free(job);
     }
 }
 
@@ -257,12 +263,16 @@ static bool take_record(struct lq_build *build, struct lq_node *node)
             return false;
         }
     }
+    node->output_count = 0;
     for (size_t i = 0; i < record.output_count; i++) {
-        node->outputs[i] = (struct lq_node_output){.name = record.outputs[i].name,
-                                                   .digest = record.outputs[i].digest,
-                                                   .size_bytes = record.outputs[i].size_bytes};
+        struct lq_node_output *output = lq_plan_add_output(build, node);
+        if (output == NULL) {
+            return false;
+        }
+        output->name = record.outputs[i].name;
+        output->digest = record.outputs[i].digest;
+        output->size_bytes = record.outputs[i].size_bytes;
     }
-    node->output_count = record.output_count;
     node->verdict = record.verdict;
     node->verdict_text = record.verdict_text;
     node->record_steps = record.step_count;
@@ -341,6 +351,12 @@ static void start_tasks(struct lq_build *build, struct lq_node *node)
     }
 }
 
+static bool always_expands(const struct lq_node *node)
+{
+    const struct lq_rule *rule = node->artifact->rule;
+    return rule->always_expands != NULL && rule->always_expands(node->artifact);
+}
+
 static void look_up_or_expand(struct lq_build *build, struct lq_node *node)
 {
     struct lq_error err;
@@ -355,8 +371,7 @@ static void look_up_or_expand(struct lq_build *build, struct lq_node *node)
         }
     }
     enum lq_status status = make_key(node, &err);
-    bool shortcut =
-        !build->options->force && !node->artifact->rule->always_expand && !node->forced_expand;
+    bool shortcut = !build->options->force && !always_expands(node) && !node->forced_expand;
     if (status == LQ_OK && shortcut && take_record(build, node)) {
         place(build, node);
         return;
@@ -446,7 +461,7 @@ static void collect(struct lq_build *build, struct lq_node *node)
     for (size_t i = 0; i < node->output_count && status == LQ_OK && !node->would_run; i++) {
         status = resolve_output(build, node, &node->outputs[i], &err);
     }
-    if (status == LQ_OK && !node->would_run && !node->artifact->rule->always_expand) {
+    if (status == LQ_OK && !node->would_run && !always_expands(node)) {
         status = save_record(build, node, &err);
     }
     if (status != LQ_OK) {
@@ -474,19 +489,32 @@ static void hash_sources(struct lq_build *build, struct lq_node *node)
     node->state = LQ_NODE_HASHING;
     for (size_t i = 0; i < node->source_count && status == LQ_OK; i++) {
         struct lq_source *source = node->sources[i];
-        if (source->known || source->hashing) {
+        if (source->known) {
             continue;
         }
-        struct lq_job *job = lq_arena_get(&build->arena, sizeof *job);
+        struct lq_node_link *link = lq_arena_get(&build->arena, sizeof *link);
+        if (link == NULL) {
+            status = lq_error_nomem(&err, "a source file");
+            break;
+        }
+        *link = (struct lq_node_link){.node = node, .next = source->waiting};
+        source->waiting = link;
+        if (source->hashing) {
+            continue;
+        }
+        struct lq_job *job = lq_build_job(LQ_JOB_HASH);
         if (job == NULL) {
             status = lq_error_nomem(&err, "a source file");
             break;
         }
-        job->kind = LQ_JOB_HASH;
         job->source = source;
         source->hashing = true;
         status = lq_build_submit(build, job, lq_source_perform);
-        err = job->err;
+        if (status != LQ_OK) {
+            err = job->err;
+            source->hashing = false;
+            free(job);
+        }
     }
     if (status != LQ_OK) {
         fail(build, node, status, &err);
@@ -499,26 +527,25 @@ void lq_node_hashed(struct lq_build *build, struct lq_job *job)
 {
     struct lq_source *source = job->source;
     source->hashing = false;
-    source->known = job->status == LQ_OK;
+    if (job->status == LQ_OK) {
+        lq_source_set_known(build, source);
+    }
     struct lq_event event = {.kind = LQ_EVENT_SOURCE_HASHED,
                              .label = source->path,
                              .seconds = job->seconds,
                              .total = source->sig.size_bytes};
     lq_build_event(build, &event);
-    for (size_t i = 0; i < build->node_count; i++) {
-        struct lq_node *node = &build->nodes[i];
-        if (node->state != LQ_NODE_HASHING) {
-            continue;
-        }
+    struct lq_node_link *link = source->waiting;
+    source->waiting = NULL;
+    for (; link != NULL; link = link->next) {
+        struct lq_node *node = link->node;
         bool complete = true;
-        bool failed = false;
         for (size_t k = 0; k < node->source_count; k++) {
             complete = complete && node->sources[k]->known;
-            failed = failed || (node->sources[k] == source && job->status != LQ_OK);
         }
-        if (failed) {
+        if (node->state == LQ_NODE_HASHING && job->status != LQ_OK) {
             fail(build, node, job->status, &job->err);
-        } else if (complete) {
+        } else if (node->state == LQ_NODE_HASHING && complete) {
             lq_node_queue(build, node);
         }
     }

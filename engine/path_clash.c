@@ -5,11 +5,23 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/build_state.h"
 
+/* A folder as it is written somewhere, and where it really lies. */
+struct clash_dir {
+    struct clash_dir *next;
+    const char *written;
+    size_t written_length;
+    const char *real; /* equal folders have the same pointer */
+};
+
+enum { DIR_BUCKETS = 1 << 10 };
+
 struct clash_place {
-    const char *real;
+    const char *dir; /* one pointer for one folder */
+    const char *base;
     const char *path; /* as the recipe has it */
     const struct lq_artifact *artifact;
 };
@@ -18,7 +30,40 @@ struct clash_list {
     struct clash_place *items;
     size_t count;
     struct lq_arena *arena;
+    struct clash_dir *dirs[DIR_BUCKETS];
 };
+
+static size_t bucket_of(const char *text, size_t length)
+{
+    uint64_t hash = 1469598103934665603u; /* FNV-1a */
+    for (size_t i = 0; i < length; i++) {
+        hash = (hash ^ (unsigned char)text[i]) * 1099511628211u;
+    }
+    return (size_t)(hash % DIR_BUCKETS);
+}
+
+static struct clash_dir *find_dir(const struct clash_list *list, const char *text, size_t length)
+{
+    struct clash_dir *dir = list->dirs[bucket_of(text, length)];
+    while (dir != NULL &&
+           (dir->written_length != length || memcmp(dir->written, text, length) != 0)) {
+        dir = dir->next;
+    }
+    return dir;
+}
+
+static struct clash_dir *add_dir(struct clash_list *list, const char *text, size_t length)
+{
+    struct clash_dir *dir = lq_arena_get(list->arena, sizeof *dir);
+    char *copy = lq_arena_dup(list->arena, text, length);
+    if (dir == NULL || copy == NULL) {
+        return NULL;
+    }
+    struct clash_dir **bucket = &list->dirs[bucket_of(text, length)];
+    *dir = (struct clash_dir){.next = *bucket, .written = copy, .written_length = length};
+    *bucket = dir;
+    return dir;
+}
 
 /* Where a file of this path would lie: its folder without links, and its last part. Folders that do
  * not exist yet are taken as they are written. NULL when memory is out. */
@@ -45,11 +90,67 @@ static const char *real_place(struct lq_arena *arena, const char *path)
     return strcmp(base, "..") == 0 ? lq_path_dir(arena, parent) : lq_path_join(arena, parent, base);
 }
 
+/* The real folder for the first `length` bytes of a path, one pointer for one folder. */
+static const char *intern_dir(struct clash_list *list, const char *text, size_t length)
+{
+    struct clash_dir *dir = find_dir(list, text, length);
+    if (dir != NULL) {
+        return dir->real;
+    }
+    /* A file in it shows where it lies, whether it exists or not. */
+    const char *file = lq_arena_printf(list->arena, "%.*s/x", (int)length, text);
+    const char *real = file == NULL ? NULL : real_place(list->arena, file);
+    dir = real == NULL ? NULL : add_dir(list, text, length);
+    if (dir == NULL) {
+        return NULL;
+    }
+    size_t real_length = strlen(real) - strlen("/x");
+    struct clash_dir *same = real_length == length && memcmp(real, text, length) == 0
+                                 ? dir
+                                 : find_dir(list, real, real_length);
+    if (same == NULL) {
+        same = add_dir(list, real, real_length);
+        if (same == NULL) {
+            return NULL;
+        }
+        same->real = same->written;
+    }
+    dir->real = same == dir ? dir->written : same->real;
+    return dir->real;
+}
+
+/* Splits a path into its real folder and its last part; false when memory is out. */
+static bool locate(struct clash_list *list, const char *path, struct clash_place *place)
+{
+    place->path = path;
+    place->base = lq_path_base(path);
+    bool plain =
+        place->base[0] != '\0' && strcmp(place->base, ".") != 0 && strcmp(place->base, "..") != 0;
+    if (!plain) {
+        const char *real = real_place(list->arena, path);
+        return real != NULL && lq_path_base(real)[0] != '\0' && locate(list, real, place);
+    }
+    size_t length = (size_t)(place->base - path);
+    while (length > 1 && path[length - 1] == '/') {
+        length--;
+    }
+    place->dir = length == 0 ? intern_dir(list, ".", 1) : intern_dir(list, path, length);
+    return place->dir != NULL;
+}
+
+static int order_of(const struct clash_place *left, const struct clash_place *right)
+{
+    if (left->dir != right->dir) {
+        return strcmp(left->dir, right->dir);
+    }
+    return strcmp(left->base, right->base);
+}
+
 static int compare_places(const void *a, const void *b)
 {
     const struct clash_place *left = a;
     const struct clash_place *right = b;
-    int order = strcmp(left->real, right->real);
+    int order = order_of(left, right);
     if (order != 0) {
         return order;
     }
@@ -58,12 +159,13 @@ static int compare_places(const void *a, const void *b)
 
 static int compare_to_place(const void *key, const void *item)
 {
-    return strcmp(key, ((const struct clash_place *)item)->real);
+    return order_of(key, item);
 }
 
-static const struct clash_place *find_place(const struct clash_list *list, const char *real)
+static const struct clash_place *find_place(const struct clash_list *list,
+                                            const struct clash_place *wanted)
 {
-    return bsearch(real, list->items, list->count, sizeof *list->items, compare_to_place);
+    return bsearch(wanted, list->items, list->count, sizeof *list->items, compare_to_place);
 }
 
 static enum lq_status refuse(const struct clash_place *place, const char *path,
@@ -75,17 +177,19 @@ static enum lq_status refuse(const struct clash_place *place, const char *path,
 }
 
 /* `path` is read: neither the place where it stands nor what it links to may be written. */
-static enum lq_status check_read(const struct clash_list *list, const char *path,
-                                 struct lq_error *err)
+static enum lq_status check_read(struct clash_list *list, const char *path, struct lq_error *err)
 {
-    const char *here = real_place(list->arena, path);
-    if (here == NULL) {
+    struct clash_place here;
+    char link[1];
+    if (!locate(list, path, &here)) {
         return lq_error_nomem(err, "the build graph");
     }
-    const struct clash_place *place = find_place(list, here);
-    if (place == NULL) {
+    const struct clash_place *place = find_place(list, &here);
+    if (place == NULL && readlink(path, link, sizeof link) >= 0) {
         char *target = realpath(path, NULL);
-        place = target == NULL ? NULL : find_place(list, target);
+        if (target != NULL && locate(list, target, &here)) {
+            place = find_place(list, &here);
+        }
         free(target);
     }
     return place == NULL ? LQ_OK : refuse(place, path, err);
@@ -98,12 +202,11 @@ static enum lq_status collect(const struct lq_build *build, struct clash_list *l
         const struct lq_node *node = &build->nodes[i];
         for (size_t k = 0; node->state != LQ_NODE_UNWANTED && k < node->place_count; k++) {
             struct clash_place *place = &list->items[list->count];
-            *place = (struct clash_place){.real = real_place(list->arena, node->places[k].path),
-                                          .path = node->places[k].path,
-                                          .artifact = node->artifact};
-            if (place->real == NULL) {
+            place->artifact = node->artifact;
+            if (!locate(list, node->places[k].path, place)) {
                 return lq_error_nomem(err, "the build graph");
             }
+            place->path = node->places[k].path;
             list->count++;
         }
     }
@@ -111,7 +214,7 @@ static enum lq_status collect(const struct lq_build *build, struct clash_list *l
     for (size_t i = 1; i < list->count; i++) {
         const struct clash_place *one = &list->items[i - 1];
         const struct clash_place *other = &list->items[i];
-        if (strcmp(one->real, other->real) == 0) {
+        if (order_of(one, other) == 0) {
             return lq_attr_error(other->artifact, NULL, err, LQ_ERECIPE,
                                  "'%s' and '%s' are one file, written by '%s' and '%s'; give each "
                                  "its own path",

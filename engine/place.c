@@ -1,7 +1,6 @@
 /* Puts an output at the path that the recipe names: a stream out of the cache into a temporary file
  * that replaces the old one only when every byte has been checked. */
 #include <stdlib.h>
-#include <time.h>
 
 #include "engine/build_state.h"
 
@@ -112,23 +111,6 @@ static void discard_altered(struct lq_job *job, const struct lq_digest *digest)
     }
 }
 
-static enum lq_status remember(struct lq_job *job, const char *path, struct lq_file_sig sig,
-                               const struct lq_digest *digest)
-{
-    /* Only a signature that no later write can repeat is worth remembering. */
-    for (int i = 0; i < 8 && lq_file_sig_is_fresh(&sig); i++) {
-        struct timespec pause = {.tv_nsec = 5 * 1000 * 1000};
-        (void)nanosleep(&pause, NULL);
-    }
-    struct lq_file_sig now;
-    bool exists = false;
-    enum lq_status status = lq_file_sig_get(path, &now, &exists, &job->err);
-    if (status != LQ_OK || !exists || !lq_file_sig_equal(&now, &sig)) {
-        return status;
-    }
-    return lq_file_digest_put(job->build->cache, &sig, "plain", digest, &job->err);
-}
-
 static enum lq_status place_one(struct lq_job *job, const struct lq_place *place)
 {
     const struct lq_node_output *output = lq_plan_output(job->node, place->output);
@@ -157,7 +139,10 @@ static enum lq_status place_one(struct lq_job *job, const struct lq_place *place
     }
     struct lq_file_sig sig;
     status = lq_atomic_file_commit(file, &sig, &job->err);
-    return status == LQ_OK ? remember(job, place->path, sig, &output->digest) : status;
+    if (status == LQ_OK && !lq_remember_add(job, place->path, "plain", &sig, &output->digest)) {
+        status = lq_error_nomem(&job->err, place->path);
+    }
+    return status;
 }
 
 void lq_place_perform(struct lq_work *work)

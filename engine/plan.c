@@ -21,6 +21,25 @@ struct lq_node_output *lq_plan_output(const struct lq_node *node, const char *na
     return NULL;
 }
 
+struct lq_node_output *lq_plan_add_output(struct lq_build *build, struct lq_node *node)
+{
+    if (node->output_count == node->output_capacity) {
+        uint32_t capacity = node->output_capacity == 0 ? 1 : node->output_capacity * 4;
+        struct lq_node_output *grown = lq_arena_get_array(&build->arena, capacity, sizeof *grown);
+        if (grown == NULL) {
+            return NULL;
+        }
+        for (size_t i = 0; i < node->output_count; i++) {
+            grown[i] = node->outputs[i];
+        }
+        node->outputs = grown;
+        node->output_capacity = capacity;
+    }
+    struct lq_node_output *output = &node->outputs[node->output_count++];
+    *output = (struct lq_node_output){.name = ""};
+    return output;
+}
+
 static bool link_to(struct lq_build *build, struct lq_node *node, struct lq_node *dep)
 {
     for (const struct lq_node_link *link = node->deps; link != NULL; link = link->next) {

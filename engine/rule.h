@@ -267,8 +267,9 @@ struct lq_rule {
     enum lq_status (*expand)(struct lq_expand *expand, struct lq_error *err);
     /* The output "summary" is text that is shown at the end of a build with this target. */
     bool shows_summary;
-    /* Never cached as a whole, e.g. for rules whose result depends on more than their inputs. */
-    bool always_expand;
+    /* May be NULL. True for an artifact that is never cached as a whole, because its steps depend
+     * on more than its attributes and sources. */
+    bool (*always_expands)(const struct lq_artifact *artifact);
 };
 
 /* Every rule, sorted by kind. */

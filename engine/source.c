@@ -1,7 +1,6 @@
 /* Source files: found once, stat'ed once, hashed only when their signature is new. */
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine/base/buffer.h"
 #include "engine/build_state.h"
@@ -54,7 +53,7 @@ enum lq_status lq_sources_add(struct lq_sources *sources, const char *path,
         build->sources_by_path[bucket_of(path)] = source;
     }
     if (node->source_count == node->source_capacity) {
-        size_t capacity = node->source_capacity == 0 ? 4 : node->source_capacity * 2;
+        uint32_t capacity = node->source_capacity == 0 ? 1 : node->source_capacity * 2;
         struct lq_source **list =
             lq_arena_get_array(&build->arena, capacity, sizeof(struct lq_source *));
         if (list == NULL) {
@@ -75,6 +74,23 @@ enum lq_status lq_source_collect(struct lq_build *build, struct lq_node *node, s
     const struct lq_rule *rule = node->artifact->rule;
     struct lq_sources sources = {.build = build, .node = node};
     return rule->sources == NULL ? LQ_OK : rule->sources(node->artifact, &sources, err);
+}
+
+static size_t digest_bucket(const struct lq_digest *digest)
+{
+    return ((size_t)digest->bytes[0] << 8 | digest->bytes[1]) % LQ_BUILD_SOURCE_BUCKETS;
+}
+
+void lq_source_set_known(struct lq_build *build, struct lq_source *source)
+{
+    source->known = true;
+    /* A plain source never changes its digest within a build. */
+    if (source->kind == NULL && !source->in_digests) {
+        struct lq_source **bucket = &build->sources_by_digest[digest_bucket(&source->digest)];
+        source->in_digests = true;
+        source->same_digest = *bucket;
+        *bucket = source;
+    }
 }
 
 static bool description_exists(struct lq_build *build, const struct lq_digest *digest)
@@ -99,7 +115,7 @@ static enum lq_status check_one(struct lq_build *build, struct lq_source *source
     if (lq_file_digest_get(build->cache, &source->sig, kind_name(source), &digest) &&
         (source->kind == NULL || description_exists(build, &digest))) {
         source->digest = digest;
-        source->known = true;
+        lq_source_set_known(build, source);
     }
     return LQ_OK;
 }
@@ -164,24 +180,25 @@ enum lq_status lq_source_map(struct lq_build *build, struct lq_source *source,
 
 /* Remembers the digest under the file's signature, unless a change could hide behind time stamps
  * that are too fresh: then it waits until they are not. */
-static enum lq_status remember(struct lq_build *build, const struct lq_source *source,
+static enum lq_status remember(struct lq_job *job, const struct lq_source *source,
                                struct lq_error *err)
 {
-    for (int i = 0; i < 8 && lq_file_sig_is_fresh(&source->sig); i++) {
-        struct timespec pause = {.tv_nsec = 5 * 1000 * 1000};
-        (void)nanosleep(&pause, NULL);
-    }
     enum lq_status status = lq_source_unchanged(source, err);
     if (status == LQ_OK && !lq_file_sig_is_fresh(&source->sig)) {
-        status =
-            lq_file_digest_put(build->cache, &source->sig, kind_name(source), &source->digest, err);
+        return lq_file_digest_put(job->build->cache, &source->sig, kind_name(source),
+                                  &source->digest, err);
+    }
+    if (status == LQ_OK &&
+        !lq_remember_add(job, source->path, kind_name(source), &source->sig, &source->digest)) {
+        status = lq_error_nomem(err, source->path);
     }
     return status;
 }
 
-static enum lq_status hash_source(struct lq_build *build, struct lq_source *source,
+static enum lq_status hash_source(struct lq_job *job, struct lq_source *source,
                                   struct lq_error *err)
 {
+    struct lq_build *build = job->build;
     const struct lq_map *map = NULL;
     enum lq_status status = lq_source_map(build, source, &map, err);
     if (status != LQ_OK) {
@@ -202,23 +219,22 @@ static enum lq_status hash_source(struct lq_build *build, struct lq_source *sour
         }
         lq_buffer_fini(&text);
     }
-    return status == LQ_OK ? remember(build, source, err) : status;
+    return status == LQ_OK ? remember(job, source, err) : status;
 }
 
 void lq_source_perform(struct lq_work *work)
 {
     struct lq_job *job = (struct lq_job *)(void *)work;
     uint64_t start = lq_clock_ns();
-    job->status = hash_source(job->build, job->source, &job->err);
+    job->status = hash_source(job, job->source, &job->err);
     job->seconds = (double)(lq_clock_ns() - start) * 1e-9;
 }
 
 struct lq_source *lq_source_by_digest(const struct lq_build *build, const struct lq_digest *digest)
 {
-    for (struct lq_source *source = build->sources; source != NULL; source = source->next) {
-        if (source->kind == NULL && source->known && lq_digest_equal(&source->digest, digest)) {
-            return source;
-        }
+    struct lq_source *source = build->sources_by_digest[digest_bucket(digest)];
+    while (source != NULL && !lq_digest_equal(&source->digest, digest)) {
+        source = source->same_digest;
     }
-    return NULL;
+    return source;
 }

@@ -24,7 +24,8 @@
 enum {
     COMMAND_LIST_MAX = 1000, /* inputs, outputs, files and variables each */
     STDERR_TAIL_BYTES = 1200,
-    POLL_NS = 10 * 1000 * 1000,
+    POLL_NS_MIN = 200 * 1000,
+    POLL_NS_MAX = 10 * 1000 * 1000,
 };
 
 static const struct lq_attr_spec attrs[] = {
@@ -521,7 +522,7 @@ static void child_run(const char *dir, const char *out_path, const char *err_pat
 
 static enum lq_status wait_child(struct lq_run *run, pid_t pid, int *result, struct lq_error *err)
 {
-    for (;;) {
+    for (long pause_ns = POLL_NS_MIN;;) {
         pid_t done = waitpid(pid, result, WNOHANG);
         if (done == pid) {
             return LQ_OK;
@@ -536,8 +537,10 @@ static enum lq_status wait_child(struct lq_run *run, pid_t pid, int *result, str
             }
             return lq_error_set(err, LQ_ECANCELLED, "cancelled");
         }
-        struct timespec pause = {.tv_nsec = POLL_NS};
+        /* Short commands are noticed at once, long ones cost nothing. */
+        struct timespec pause = {.tv_nsec = pause_ns};
         (void)nanosleep(&pause, NULL);
+        pause_ns = 2 * pause_ns < POLL_NS_MAX ? 2 * pause_ns : POLL_NS_MAX;
     }
 }
 
@@ -686,6 +689,12 @@ static enum lq_status run_command(struct lq_run *run, struct lq_error *err)
     return status;
 }
 
+/* Variables of the environment are looked up when it is expanded. */
+static bool reads_environment(const struct lq_artifact *artifact)
+{
+    return lq_attr_count(artifact, "env") > 0;
+}
+
 const struct lq_rule lq_rule_command = {
     .kind = "command",
     .version = 1,
@@ -696,6 +705,5 @@ const struct lq_rule lq_rule_command = {
     .check = check,
     .sources = sources,
     .expand = expand,
-    /* Variables of the environment are looked up when it is expanded. */
-    .always_expand = true,
+    .always_expands = reads_environment,
 };

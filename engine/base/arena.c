@@ -56,23 +56,26 @@ static struct lq_arena_block *add_block(struct lq_arena *arena, size_t size_byte
     return block;
 }
 
-void *lq_arena_get(struct lq_arena *arena, size_t size_bytes)
+/* `align` is a power of two, at most that of max_align_t. */
+static void *get(struct lq_arena *arena, size_t size_bytes, size_t align)
 {
-    uint64_t rounded = 0;
-    if (!lq_align_u64(size_bytes == 0 ? 1 : size_bytes, alignof(max_align_t), &rounded)) {
-        return NULL;
-    }
-    size_t need = (size_t)rounded;
+    size_t need = size_bytes == 0 ? 1 : size_bytes;
     struct lq_arena_block *block = arena->head;
-    if (block == NULL || need > block->capacity - block->used) {
+    size_t start = block == NULL ? 0 : (block->used + align - 1) & ~(align - 1);
+    if (block == NULL || start > block->capacity || need > block->capacity - start) {
         block = add_block(arena, need);
         if (block == NULL) {
             return NULL;
         }
+        start = block->used;
     }
-    void *memory = block->data + block->used;
-    block->used += need;
-    return memory;
+    block->used = start + need;
+    return block->data + start;
+}
+
+void *lq_arena_get(struct lq_arena *arena, size_t size_bytes)
+{
+    return get(arena, size_bytes, alignof(max_align_t));
 }
 
 void *lq_arena_get_array(struct lq_arena *arena, size_t count, size_t element_bytes)
@@ -86,7 +89,7 @@ char *lq_arena_dup(struct lq_arena *arena, const void *text, size_t length)
     if (length == SIZE_MAX) {
         return NULL;
     }
-    char *copy = lq_arena_get(arena, length + 1);
+    char *copy = get(arena, length + 1, 1);
     if (copy != NULL && length != 0) {
         memcpy(copy, text, length);
     }
@@ -106,7 +109,7 @@ char *lq_arena_printf(struct lq_arena *arena, const char *format, ...)
     va_copy(again, args);
     int length = vsnprintf(NULL, 0, format, args);
     va_end(args);
-    char *text = length < 0 ? NULL : lq_arena_get(arena, (size_t)length + 1);
+    char *text = length < 0 ? NULL : get(arena, (size_t)length + 1, 1);
     if (text != NULL) {
         (void)vsnprintf(text, (size_t)length + 1, format, again);
     }

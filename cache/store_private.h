@@ -1,0 +1,55 @@
+/* What the files of the store share: store_lmdb.c has transactions, store_open.c opens, checks and
+ * closes, store_compact.c makes the data file small again. Nothing else includes this, or knows
+ * LMDB. Thread rule: as in store_lmdb.h. */
+#ifndef LQ_CACHE_STORE_PRIVATE_H
+#define LQ_CACHE_STORE_PRIVATE_H
+
+#include <lmdb.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdatomic.h>
+
+#include "cache/store_batch.h"
+#include "cache/store_file.h"
+#include "cache/store_later.h"
+#include "cache/store_lmdb.h"
+
+enum {
+    LQ_STORE_READER_SLOTS = 510, /* threads of all processes that read at the same moment */
+    LQ_STORE_IDLE_MAX = 32,      /* read transactions kept for the next reader */
+};
+
+struct lq_store {
+    char *dir;
+    void (*warn)(void *user, const char *message);
+    void *warn_user;
+    MDB_env *env;
+    MDB_dbi dbis[LQ_DB_COUNT];
+    struct lq_folder_claim claim;
+    bool walking; /* these three while a file that was cut is looked through, by one thread */
+    jmp_buf walk_escape;
+    MDB_cursor *walk_cursor;
+
+    pthread_mutex_t mutex; /* guards all below */
+    pthread_cond_t changed;
+    unsigned active;   /* transactions of this process that are open */
+    unsigned resizing; /* threads that wait to resize the map: no new transaction then */
+    bool broken;       /* the map is gone */
+    uint64_t write_count;
+    atomic_uint_fast64_t commits; /* of this process; without the mutex */
+    MDB_txn *idle[LQ_STORE_IDLE_MAX];
+    unsigned idle_count;
+    struct lq_later_list later;
+    struct lq_batch batch;
+};
+
+/* The sentence for an LMDB result code. */
+enum lq_status lq_store_fail(const struct lq_store *store, int code, const char *doing,
+                             struct lq_error *err);
+/* Runs a list of changes in one transaction; again with a larger map when it was too small, and
+ * once more when the disk is full. */
+enum lq_status lq_store_run_list(struct lq_store *store, struct lq_op *list);
+/* LMDB unmaps before it maps: a size that does not fit must be found out before. */
+bool lq_store_address_space_has(uint64_t size_bytes);
+
+#endif
