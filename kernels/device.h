@@ -73,6 +73,8 @@ struct lq_device_ops {
     void (*upload)(struct lq_device *device, void *to, const void *from, size_t size_bytes);
     void (*download)(struct lq_device *device, void *to, const void *from, size_t size_bytes);
     void (*zero)(struct lq_device *device, void *memory, size_t size_bytes);
+    /* Within the device; the parts do not overlap. */
+    void (*copy)(struct lq_device *device, float *to, const float *from, size_t count);
 
     /* c[rows x out_cols] = a[rows x in_cols] * transpose(b[out_cols x in_cols]). */
     void (*matmul)(struct lq_device *device, const float *a, const float *b, float *c, size_t rows,

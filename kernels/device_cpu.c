@@ -77,6 +77,11 @@ static void cpu_copy(struct lq_device *device, void *to, const void *from, size_
     }
 }
 
+static void cpu_copy_floats(struct lq_device *device, float *to, const float *from, size_t count)
+{
+    cpu_copy(device, to, from, count * sizeof *to);
+}
+
 static void cpu_zero(struct lq_device *device, void *memory, size_t size_bytes)
 {
     if (lq_cpu_of(device)->failure == NULL && size_bytes != 0) {
@@ -464,6 +469,7 @@ static const struct lq_device_ops cpu_ops = {
     .upload = cpu_copy,
     .download = cpu_copy,
     .zero = cpu_zero,
+    .copy = cpu_copy_floats,
     .matmul = cpu_matmul,
     .rms_norm = cpu_rms_norm,
     .rope = cpu_rope,

@@ -27,6 +27,14 @@ static void collect_input(struct lq_forward *forward, bool collect, enum lq_laye
     }
 }
 
+/* `to` is a field of the tape, or NULL without one. */
+static void keep(struct lq_forward *forward, float *to, const float *from, size_t count)
+{
+    if (to != NULL && !lq_forward_is_cancelled(forward)) {
+        forward->ops->copy(forward->device, to, from, count);
+    }
+}
+
 static void run_attention(struct lq_forward *forward, float *x, size_t samples, bool collect)
 {
     const struct lq_hparams *hparams = &forward->hparams;
@@ -66,6 +74,7 @@ static void run_ffn(struct lq_forward *forward, float *x, size_t rows, bool coll
     if (lq_forward_is_cancelled(forward)) {
         return;
     }
+    keep(forward, forward->tape == NULL ? NULL : forward->tape->middle, x, rows * hparams->width);
     ops->rms_norm(device, x, forward->weights[LQ_WEIGHT_FFN_NORM], forward->normed, rows,
                   hparams->width, (float)hparams->norm_eps);
     collect_input(forward, collect, LQ_INPUT_FFN, forward->normed, rows);
@@ -74,6 +83,8 @@ static void run_ffn(struct lq_forward *forward, float *x, size_t rows, bool coll
     if (lq_forward_is_cancelled(forward)) {
         return;
     }
+    keep(forward, forward->tape == NULL ? NULL : forward->tape->gate, forward->gate,
+         rows * hparams->ffn_width);
     ops->silu_mul(device, forward->gate, forward->up, rows * hparams->ffn_width);
     collect_input(forward, collect, LQ_INPUT_FFN_DOWN, forward->gate, rows);
     if (inputs_only) {
@@ -83,6 +94,13 @@ static void run_ffn(struct lq_forward *forward, float *x, size_t rows, bool coll
     if (!lq_forward_is_cancelled(forward)) {
         ops->add(device, x, forward->normed, rows * hparams->width);
     }
+}
+
+void lq_forward_run_layer(struct lq_forward *forward, float *x, size_t sample_count, bool collect,
+                          bool inputs_only)
+{
+    run_attention(forward, x, sample_count, collect);
+    run_ffn(forward, x, sample_count * forward->sequence, collect, inputs_only);
 }
 
 enum lq_status lq_forward_layer(struct lq_forward *forward, float *hidden, size_t sample_count,
@@ -100,8 +118,7 @@ enum lq_status lq_forward_layer(struct lq_forward *forward, float *hidden, size_
         x = forward->x;
         ops->upload(forward->device, x, hidden, elems * sizeof(float));
     }
-    run_attention(forward, x, sample_count, collect);
-    run_ffn(forward, x, rows, collect, inputs_only);
+    lq_forward_run_layer(forward, x, sample_count, collect, inputs_only);
     if (lq_forward_is_cancelled(forward)) {
         return lq_error_set(err, LQ_ECANCELLED, "cancelled");
     }

@@ -26,9 +26,8 @@ enum lq_status lq_forward_load_output(struct lq_forward *forward, struct lq_erro
     return status;
 }
 
-/* Logits of at most logit_rows rows, in device memory. */
-static enum lq_status make_logits(struct lq_forward *forward, const float *hidden, size_t rows,
-                                  struct lq_error *err)
+enum lq_status lq_forward_make_logits(struct lq_forward *forward, const float *hidden, size_t rows,
+                                      struct lq_error *err)
 {
     const struct lq_hparams *hparams = &forward->hparams;
     const struct lq_device_ops *ops = forward->ops;
@@ -59,7 +58,7 @@ enum lq_status lq_forward_score(struct lq_forward *forward, const float *hidden,
         size_t left = row_count - row;
         size_t rows = left < forward->logit_rows ? left : forward->logit_rows;
         enum lq_status status =
-            make_logits(forward, hidden + row * forward->hparams.width, rows, err);
+            lq_forward_make_logits(forward, hidden + row * forward->hparams.width, rows, err);
         if (status != LQ_OK) {
             return status;
         }
@@ -83,7 +82,7 @@ enum lq_status lq_forward_logits(struct lq_forward *forward, const float *hidden
         size_t left = row_count - row;
         size_t rows = left < forward->logit_rows ? left : forward->logit_rows;
         enum lq_status status =
-            make_logits(forward, hidden + row * forward->hparams.width, rows, err);
+            lq_forward_make_logits(forward, hidden + row * forward->hparams.width, rows, err);
         if (status != LQ_OK) {
             return status;
         }

@@ -12,6 +12,13 @@
 
 #include "rules/model/forward.h"
 
+/* What a layer keeps for its backward pass, in device memory: values that later operations
+ * overwrite. */
+struct lq_forward_tape {
+    float *middle; /* the stream between attention and feed-forward part */
+    float *gate;   /* before the activation */
+};
+
 struct lq_forward {
     struct lq_hparams hparams;
     struct lq_forward_env env;
@@ -39,6 +46,7 @@ struct lq_forward {
     float *attended;
     float *gate;
     float *up;
+    const struct lq_forward_tape *tape; /* NULL: nothing is kept */
 };
 
 /* Values of a row of queries, and of keys or values. */
@@ -54,6 +62,13 @@ void lq_forward_give_layer(struct lq_forward *forward);
 void lq_forward_give_output(struct lq_forward *forward);
 
 bool lq_forward_is_cancelled(const struct lq_forward *forward);
+
+/* The graph of the loaded layer on rows in device memory, in place; see lq_forward_layer. */
+void lq_forward_run_layer(struct lq_forward *forward, float *x, size_t sample_count, bool collect,
+                          bool inputs_only);
+/* Logits of at most logit_rows rows of host memory, in forward->logits. */
+enum lq_status lq_forward_make_logits(struct lq_forward *forward, const float *hidden, size_t rows,
+                                      struct lq_error *err);
 
 /* Decodes a whole tensor into host memory, in parallel, and refuses NaN and infinity. */
 enum lq_status lq_forward_decode(const struct lq_forward *forward,

@@ -1,0 +1,35 @@
+/* What the files of the backward pass share. backward.c owns the object's life, the loss and the
+ * sums, backward_layer.c the graph of a layer. Internal to backward*.c. Thread rule: that of
+ * backward.h. Limits: those of backward.h. */
+#ifndef LQ_RULES_MODEL_BACKWARD_PARTS_H
+#define LQ_RULES_MODEL_BACKWARD_PARTS_H
+
+#include "rules/model/backward.h"
+#include "rules/model/forward_parts.h"
+
+struct lq_backward {
+    struct lq_gradient_options options;
+    struct lq_forward *forward; /* makes activations again; its weights and scratch serve here */
+    struct lq_forward_tape tape;
+    size_t sequence;
+    /* Device memory: what the layer took, gradients of rows, and one weight's gradient. */
+    float *in;
+    float *grad;   /* of the stream */
+    float *branch; /* of what is added to the stream, then of what was taken from it */
+    float *part;   /* a summand of the latter */
+    float *q_grad;
+    float *k_grad;
+    float *v_grad;
+    float *attended_grad;
+    float *act_grad;
+    float *weight_grad;
+    float *rope; /* the rotary table that turns back */
+    double *sums[LQ_LAYER_WEIGHT_COUNT];
+    float *scores[LQ_LAYER_WEIGHT_COUNT];
+    float *host_scores; /* for devices whose memory is not the host's */
+};
+
+/* The backward twin of a layer: `in` and `grad` are set, `grad` is replaced. */
+void lq_backward_run_layer(struct lq_backward *backward, size_t sample_count);
+
+#endif
