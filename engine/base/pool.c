@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "engine/base/jobserver.h"
 #include "engine/base/limits.h"
 
 /* One loop in progress. It lives on the stack of the caller of lq_pool_for, which leaves only after
@@ -34,7 +35,10 @@ struct lq_pool {
     struct task **last;
     struct loop *loops;
     bool stopping;
-    unsigned thread_count; /* asked for: never changes */
+    struct lq_jobserver *jobserver; /* NULL: threads are ours alone */
+    unsigned busy;                  /* threads at work; all but one need a token */
+    unsigned held;                  /* tokens */
+    unsigned thread_count;          /* asked for: never changes */
     unsigned started_count;
     pthread_t threads[];
 };
@@ -65,31 +69,79 @@ static struct loop *find_open_loop(const struct lq_pool *pool)
     return NULL;
 }
 
+/* The thread is a worker of some pool, and so counted as busy while it runs a body or a task. */
+static _Thread_local bool is_worker;
+
+enum { TOKEN_WAIT_MS = 50 };
+
+/* Leave to work. Without a free token it waits a little and says no: meanwhile the work may be
+ * done, or another thread may have stopped, which makes a thread free. Mutex held. */
+static bool enter_work(struct lq_pool *pool)
+{
+    if (pool->jobserver != NULL && pool->busy > 0) {
+        (void)pthread_mutex_unlock(&pool->mutex);
+        bool taken = lq_jobserver_take(pool->jobserver, TOKEN_WAIT_MS);
+        (void)pthread_mutex_lock(&pool->mutex);
+        pool->held += taken ? 1 : 0;
+        if (!taken && pool->busy > 0) {
+            return false;
+        }
+    }
+    pool->busy++;
+    return true;
+}
+
+/* Gives back what the threads that are left do not need. Mutex held. */
+static void leave_work(struct lq_pool *pool)
+{
+    pool->busy--;
+    while (pool->held > 0 && pool->held >= pool->busy) {
+        lq_jobserver_give(pool->jobserver);
+        pool->held--;
+    }
+}
+
+/* Called and returns with the mutex held. */
+static void run_task(struct lq_pool *pool)
+{
+    struct task *task = pool->first;
+    pool->first = task->next;
+    if (pool->first == NULL) {
+        pool->last = &pool->first;
+    }
+    (void)pthread_mutex_unlock(&pool->mutex);
+    task->run(task->user);
+    free(task);
+    (void)pthread_mutex_lock(&pool->mutex);
+}
+
 static void *run_worker(void *user)
 {
     struct lq_pool *pool = user;
+    is_worker = true;
     (void)pthread_mutex_lock(&pool->mutex);
     for (;;) {
         /* Loops first: they are parts of steps that already run, and finishing those frees memory.
          */
+        bool is_loop = find_open_loop(pool) != NULL;
+        if (!is_loop && pool->stopping) {
+            break;
+        }
+        if (!is_loop && pool->first == NULL) {
+            (void)pthread_cond_wait(&pool->work, &pool->mutex);
+            continue;
+        }
+        if (!enter_work(pool)) {
+            continue;
+        }
+        /* What was there may be gone after the wait for a token. */
         struct loop *loop = find_open_loop(pool);
         if (loop != NULL) {
             work_on_loop(pool, loop);
-        } else if (pool->stopping) {
-            break;
-        } else if (pool->first != NULL) {
-            struct task *task = pool->first;
-            pool->first = task->next;
-            if (pool->first == NULL) {
-                pool->last = &pool->first;
-            }
-            (void)pthread_mutex_unlock(&pool->mutex);
-            task->run(task->user);
-            free(task);
-            (void)pthread_mutex_lock(&pool->mutex);
-        } else {
-            (void)pthread_cond_wait(&pool->work, &pool->mutex);
+        } else if (!pool->stopping && pool->first != NULL) {
+            run_task(pool);
         }
+        leave_work(pool);
     }
     (void)pthread_mutex_unlock(&pool->mutex);
     return NULL;
@@ -132,6 +184,11 @@ enum lq_status lq_pool_create(struct lq_pool **out, unsigned thread_count, struc
     pool->thread_count = thread_count;
     *out = pool;
     return LQ_OK;
+}
+
+void lq_pool_share(struct lq_pool *pool, struct lq_jobserver *jobserver)
+{
+    pool->jobserver = jobserver;
 }
 
 void lq_pool_destroy(struct lq_pool *pool)
@@ -198,9 +255,14 @@ void lq_pool_for(struct lq_pool *pool, size_t count, void (*body)(void *user, si
     loop.next = pool->loops;
     pool->loops = &loop;
     (void)pthread_cond_broadcast(&pool->work);
+    /* A caller from outside is the one thread that needs no token. */
+    pool->busy += is_worker ? 0 : 1;
     work_on_loop(pool, &loop);
     while (loop.active > 0) {
         (void)pthread_cond_wait(&pool->loop_done, &pool->mutex);
+    }
+    if (!is_worker) {
+        leave_work(pool);
     }
     struct loop **place = &pool->loops;
     while (*place != &loop) {

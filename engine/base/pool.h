@@ -12,11 +12,15 @@
 
 #include "engine/base/error.h"
 
+struct lq_jobserver;
 struct lq_pool;
 
 /* A pool of `thread_count` worker threads (at least 1), which start with the first piece of work.
  * Signals are blocked in the workers. */
 enum lq_status lq_pool_create(struct lq_pool **pool, unsigned thread_count, struct lq_error *err);
+/* From now on every thread but one needs a token of the jobserver to work; borrowed until the pool
+ * is destroyed. Call it before the first piece of work. */
+void lq_pool_share(struct lq_pool *pool, struct lq_jobserver *jobserver);
 /* Waits for running tasks; tasks that have not started are dropped. */
 void lq_pool_destroy(struct lq_pool *pool);
 unsigned lq_pool_thread_count(const struct lq_pool *pool);

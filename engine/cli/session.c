@@ -6,6 +6,7 @@
 
 #include "cache/cache.h"
 #include "engine/base/fs.h"
+#include "engine/base/jobserver.h"
 #include "engine/base/pool.h"
 #include "engine/cli/command.h"
 
@@ -147,6 +148,10 @@ static enum lq_status run_build(struct lq_cli *cli, const struct lq_cli_build *b
     if (status != LQ_OK) {
         return status;
     }
+    /* Under make or ninja the jobs are shared, unless the user says how many are ours. */
+    struct lq_jobserver *jobserver =
+        lq_args_has(&cli->args, "jobs") ? NULL : lq_jobserver_open(getenv("MAKEFLAGS"));
+    lq_pool_share(pool, jobserver);
     struct event_filter filter = {.build = build, .progress = progress};
     struct lq_build_options options = {
         .targets = build->targets,
@@ -165,6 +170,7 @@ static enum lq_status run_build(struct lq_cli *cli, const struct lq_cli_build *b
                           err);
     release_signals(before);
     lq_pool_destroy(pool);
+    lq_jobserver_close(jobserver);
     return status;
 }
 
