@@ -526,23 +526,44 @@ static enum lq_status commit_small(struct lq_blob_writer *writer, const struct l
     return status;
 }
 
+/* Publishes under its digest; with `expected` only if that is the digest. */
+static enum lq_status commit(struct lq_blob_writer *writer, const struct lq_digest *expected,
+                             struct lq_digest *own, struct lq_error *err)
+{
+    enum lq_status status = usable(writer, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    lq_hasher_finish(writer->hasher, own);
+    if (expected != NULL && !lq_digest_equal(expected, own)) {
+        return LQ_OK;
+    }
+    return !writer->has_refs && writer->size_bytes <= LQ_SMALL_BYTES_MAX
+               ? commit_small(writer, own, err)
+               : commit_large(writer, own, err);
+}
+
 enum lq_status lq_blob_commit(struct lq_blob_writer *writer, struct lq_digest *digest,
                               uint64_t *size_bytes, struct lq_error *err)
 {
     struct lq_digest own;
-    enum lq_status status = usable(writer, err);
-    if (status == LQ_OK) {
-        lq_hasher_finish(writer->hasher, &own);
-        status = !writer->has_refs && writer->size_bytes <= LQ_SMALL_BYTES_MAX
-                     ? commit_small(writer, &own, err)
-                     : commit_large(writer, &own, err);
-    }
+    enum lq_status status = commit(writer, NULL, &own, err);
     if (status == LQ_OK && digest != NULL) {
         *digest = own;
     }
     if (status == LQ_OK && size_bytes != NULL) {
         *size_bytes = writer->size_bytes;
     }
+    lq_blob_abort(writer);
+    return status;
+}
+
+enum lq_status lq_blob_commit_as(struct lq_blob_writer *writer, const struct lq_digest *expected,
+                                 bool *same, struct lq_error *err)
+{
+    struct lq_digest own;
+    enum lq_status status = commit(writer, expected, &own, err);
+    *same = status == LQ_OK && lq_digest_equal(expected, &own);
     lq_blob_abort(writer);
     return status;
 }

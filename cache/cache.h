@@ -73,6 +73,10 @@ enum lq_status lq_blob_write_blob(struct lq_blob_writer *writer, const struct lq
  * nothing: the new copy is dropped. */
 enum lq_status lq_blob_commit(struct lq_blob_writer *writer, struct lq_digest *digest,
                               uint64_t *size_bytes, struct lq_error *err);
+/* The same for content whose digest is known beforehand: publishes it only if it has that digest.
+ */
+enum lq_status lq_blob_commit_as(struct lq_blob_writer *writer, const struct lq_digest *expected,
+                                 bool *same, struct lq_error *err);
 void lq_blob_abort(struct lq_blob_writer *writer);
 
 /* Begin, write, commit for bytes in memory. */
