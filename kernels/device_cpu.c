@@ -1,4 +1,3 @@
-#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,8 +7,6 @@
 /* Tile sizes. They decide the order of sums and the shape of each BLAS call, and so the last bits
  * of results: never derive them from the number of threads. */
 enum {
-    TILE_ROWS = 256,
-    TILE_COLS = 256,
     ROW_GROUP = 16,         /* rows of a norm, rotation or entropy task */
     ELEM_GROUP = 16 * 1024, /* elements of an elementwise task */
     SQUARE_COLS = 64,       /* columns of a sum-of-squares task */
@@ -37,6 +34,7 @@ void lq_cpu_run_tiles(const struct lq_cpu_device *cpu, size_t count,
 
 static void cpu_destroy(struct lq_device *device)
 {
+    free(lq_cpu_of(device)->panels);
     free(device);
 }
 
@@ -87,79 +85,6 @@ static void cpu_zero(struct lq_device *device, void *memory, size_t size_bytes)
     if (lq_cpu_of(device)->failure == NULL && size_bytes != 0) {
         memset(memory, 0, size_bytes);
     }
-}
-
-/* ---- products ---- */
-
-void lq_cpu_choose_sgemm(struct lq_cpu_device *cpu)
-{
-    if (cpu->sgemm != NULL) {
-        return;
-    }
-    if (cpu->blas == LQ_CPU_BLAS_AUTO) {
-        cpu->sgemm = lq_openblas_load();
-        if (cpu->sgemm == NULL) {
-            cpu->notice =
-                "OpenBLAS (libopenblas.so.0) was not found: matrix products run on slower "
-                "built-in loops; install the package libopenblas0";
-        }
-    }
-    if (cpu->sgemm == NULL) {
-        cpu->sgemm = lq_sgemm_own;
-    }
-}
-
-struct matmul_job {
-    const struct lq_cpu_device *cpu;
-    const float *a;
-    const float *b;
-    float *c;
-    size_t rows;
-    size_t out_cols;
-    size_t in_cols;
-    size_t row_tiles;
-};
-
-/* Tiles that share columns of b follow each other, so that b stays in the cache. */
-static void matmul_tile(void *user, size_t index)
-{
-    const struct matmul_job *job = user;
-    size_t row = index % job->row_tiles * TILE_ROWS;
-    size_t col = index / job->row_tiles * TILE_COLS;
-    struct lq_sgemm_args args = {
-        .m = lq_min_size(TILE_ROWS, job->rows - row),
-        .n = lq_min_size(TILE_COLS, job->out_cols - col),
-        .k = job->in_cols,
-        .alpha = 1.0f,
-        .a = job->a + row * job->in_cols,
-        .lda = job->in_cols,
-        .b = job->b + col * job->in_cols,
-        .ldb = job->in_cols,
-        .beta = 0.0f,
-        .c = job->c + row * job->out_cols + col,
-        .ldc = job->out_cols,
-    };
-    job->cpu->sgemm(true, &args);
-}
-
-static void cpu_matmul(struct lq_device *device, const float *a, const float *b, float *c,
-                       size_t rows, size_t out_cols, size_t in_cols)
-{
-    struct lq_cpu_device *cpu = lq_cpu_of(device);
-    if (rows > INT_MAX || out_cols > INT_MAX || in_cols > INT_MAX) {
-        cpu->failure = "a matrix has a dimension of 2^31 or more";
-        return;
-    }
-    lq_cpu_choose_sgemm(cpu);
-    struct matmul_job job = {.cpu = cpu,
-                             .a = a,
-                             .b = b,
-                             .c = c,
-                             .rows = rows,
-                             .out_cols = out_cols,
-                             .in_cols = in_cols,
-                             .row_tiles = lq_divide_up(rows, TILE_ROWS)};
-    lq_cpu_run_tiles(cpu, job.row_tiles * lq_divide_up(out_cols, TILE_COLS), matmul_tile, &job);
 }
 
 /* ---- rows ---- */
@@ -470,7 +395,7 @@ static const struct lq_device_ops cpu_ops = {
     .download = cpu_copy,
     .zero = cpu_zero,
     .copy = cpu_copy_floats,
-    .matmul = cpu_matmul,
+    .matmul = lq_cpu_matmul,
     .rms_norm = cpu_rms_norm,
     .rope = cpu_rope,
     .attention = cpu_attention,

@@ -1,18 +1,23 @@
 /* What the files of the CPU device share: its state, how it spreads tiles over threads and which
- * product it uses. Internal to device_cpu*.c. Thread rule: as in device.h. Limits: none. */
+ * product it uses. device_cpu_matmul.c has the products. Internal to device_cpu*.c. Thread rule: as
+ * in device.h. Limits: none. */
 #ifndef LQ_KERNELS_DEVICE_CPU_PARTS_H
 #define LQ_KERNELS_DEVICE_CPU_PARTS_H
 
 #include "kernels/blas/sgemm.h"
 #include "kernels/device.h"
 #include "kernels/device_rows.h"
+#include "kernels/matmul.h"
 
 struct lq_cpu_device {
     struct lq_device device; /* first: the table's functions get a pointer to it */
     struct lq_parallel parallel;
     const struct lq_device_rows *rows;
     enum lq_cpu_blas blas;
-    lq_sgemm_fn sgemm; /* NULL until the first product */
+    lq_sgemm_fn sgemm;                   /* NULL until the first product */
+    const struct lq_matmul_tiles *tiles; /* our vector tiles; NULL: sgemm does everything */
+    float *panels;                       /* packed columns of one product */
+    size_t panels_bytes;
     const char *failure;
     const char *notice;
 };
@@ -35,8 +40,11 @@ static inline size_t lq_min_size(size_t a, size_t b)
 /* Calls body(user, i) for every i below `count`; nothing after a failure. */
 void lq_cpu_run_tiles(const struct lq_cpu_device *cpu, size_t count,
                       void (*body)(void *user, size_t index), void *user);
-/* Loads OpenBLAS, or settles for our own loops. */
+/* Our vector tiles, or OpenBLAS, or our own loops. */
 void lq_cpu_choose_sgemm(struct lq_cpu_device *cpu);
+/* The product of the table; see device.h. */
+void lq_cpu_matmul(struct lq_device *device, const float *a, const float *b, float *c, size_t rows,
+                   size_t out_cols, size_t in_cols);
 
 /* The backward twins, for the table; see device.h. */
 void lq_cpu_matmul_plain(struct lq_device *device, const float *a, const float *b, float *c,

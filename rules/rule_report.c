@@ -388,7 +388,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 const struct lq_rule lq_rule_report = {
     .kind = "report",
-    .version = 1,
+    .version = 2,
     .help = "perplexity and tensor errors of quantized models against the original",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),

@@ -104,7 +104,16 @@ Test(device, products_with_openblas)
     if (lq_openblas_load() == NULL) {
         cr_skip_test("libopenblas.so.0 is not on this machine");
     }
+    check_products(LQ_CPU_BLAS_OPEN);
+}
+
+Test(device, products_with_the_best_path)
+{
     check_products(LQ_CPU_BLAS_AUTO);
+    /* More columns than one task and than one set of panels take. */
+    struct lq_device *device = plain_device(LQ_CPU_BLAS_AUTO);
+    check_product(device, 2, 2100, 16500);
+    device->ops->destroy(device);
 }
 
 Test(device, openblas_core_type_follows_cpu_and_user)
@@ -400,6 +409,11 @@ Test(device, attention_with_openblas)
     if (lq_openblas_load() == NULL) {
         cr_skip_test("libopenblas.so.0 is not on this machine");
     }
+    check_attentions(LQ_CPU_BLAS_OPEN);
+}
+
+Test(device, attention_with_the_best_path)
+{
     check_attentions(LQ_CPU_BLAS_AUTO);
 }
 

@@ -10,7 +10,7 @@
 #include "rules/model/tokens.h"
 
 enum {
-    LAYER_VERSION = 1,
+    LAYER_VERSION = 2,
     ASSEMBLE_VERSION = 1,
     LOAD_VERSION = 1,
     PARAMS_MAX = LQ_CALIBRATE_TENSORS_MAX + 2,

@@ -7,7 +7,7 @@
 #include "rules/quality/perplexity.h"
 
 enum {
-    STEP_VERSION = 1,
+    STEP_VERSION = 2,
     SOURCE_NAME_BYTES = 32,
     HEADER_BYTES_FIRST = 1 << 20, /* of a GGUF file; doubled until the header is whole */
 };

@@ -1,0 +1,198 @@
+/* The body of every table in matmul.h; included once by each file that compiles it for one CPU
+ * level, after it has defined MATMUL_TABLE (the table's name), VEC (a vector of floats), VEC_LANES,
+ * VEC_ZERO, VEC_LOAD, VEC_STORE (unaligned), VEC_SET (all lanes equal), VEC_FMA (a * b + c),
+ * VEC_MUL, VEC_ADD and SLIVER_ROWS: SLIVER_ROWS x 2 sums, two vectors of B and one of A must fit
+ * the registers. Thread rule: pure functions. Limits: those of matmul.h. */
+#ifndef LQ_KERNELS_MATMUL_BODY_H
+#define LQ_KERNELS_MATMUL_BODY_H
+
+#include <string.h>
+
+#include "kernels/matmul.h"
+
+enum {
+    PANEL_COLS = 2 * VEC_LANES,
+    SLIVERS = LQ_MATMUL_ROWS / SLIVER_ROWS,
+    TRANSPOSE_DEPTH = 16, /* depth of B that is turned at a time: a cache line of each column */
+};
+
+/* What becomes of a partial sum: c = alpha * sum + keep * c, where keep 0 never reads c. */
+struct finish {
+    float *c;
+    size_t ldc;
+    float alpha;
+    float keep;
+};
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* ---- packing ---- */
+
+static void pack_depth(bool transpose_b, const struct lq_sgemm_args *args, size_t col, size_t k0,
+                       size_t depth, float *panel)
+{
+    size_t cols = smaller(PANEL_COLS, args->n - col);
+    if (cols < PANEL_COLS) {
+        memset(panel, 0, depth * PANEL_COLS * sizeof *panel);
+    }
+    if (!transpose_b) {
+        for (size_t k = 0; k < depth; k++) {
+            memcpy(panel + k * PANEL_COLS, args->b + (k0 + k) * args->ldb + col,
+                   cols * sizeof *panel);
+        }
+        return;
+    }
+    for (size_t first = 0; first < depth; first += TRANSPOSE_DEPTH) {
+        size_t end = smaller(first + TRANSPOSE_DEPTH, depth);
+        for (size_t j = 0; j < cols; j++) {
+            const float *from = args->b + (col + j) * args->ldb + k0;
+            for (size_t k = first; k < end; k++) {
+                panel[k * PANEL_COLS + j] = from[k];
+            }
+        }
+    }
+}
+
+static void pack_panel(bool transpose_b, const struct lq_sgemm_args *args, size_t col, float *panel)
+{
+    pack_depth(transpose_b, args, col, 0, args->k, panel);
+}
+
+/* Rows of A, SLIVER_ROWS side by side: slivers[row / SLIVER_ROWS][k][row % SLIVER_ROWS]. */
+static void pack_left(const struct lq_sgemm_args *args, size_t row, size_t rows, size_t k0,
+                      size_t depth, float *slivers)
+{
+    for (size_t r = 0; r < rows; r += SLIVER_ROWS) {
+        float *sliver = slivers + r * depth;
+        const float *from[SLIVER_ROWS];
+        for (size_t i = 0; i < SLIVER_ROWS; i++) {
+            /* Rows beyond the matrix repeat the last one; their sums are dropped. */
+            from[i] = args->a + (row + smaller(r + i, rows - 1)) * args->lda + k0;
+        }
+        for (size_t k = 0; k < depth; k++) {
+            for (size_t i = 0; i < SLIVER_ROWS; i++) {
+                sliver[k * SLIVER_ROWS + i] = from[i][k];
+            }
+        }
+    }
+}
+
+/* ---- tiles ---- */
+
+static inline void finish_vector(VEC sum, float *c, const struct finish *finish)
+{
+    sum = VEC_MUL(VEC_SET(finish->alpha), sum);
+    if (finish->keep != 0.0f) {
+        sum = VEC_ADD(VEC_MUL(VEC_SET(finish->keep), VEC_LOAD(c)), sum);
+    }
+    VEC_STORE(c, sum);
+}
+
+static inline void finish_edge(VEC (*sums)[2], size_t rows, size_t cols,
+                               const struct finish *finish)
+{
+    for (size_t i = 0; i < rows; i++) {
+        float row[PANEL_COLS];
+        float *c = finish->c + i * finish->ldc;
+        VEC_STORE(row, sums[i][0]);
+        VEC_STORE(row + VEC_LANES, sums[i][1]);
+        for (size_t j = 0; j < cols; j++) {
+            float sum = finish->alpha * row[j];
+            c[j] = finish->keep != 0.0f ? finish->keep * c[j] + sum : sum;
+        }
+    }
+}
+
+static void multiply_sliver(const float *sliver, const float *panel, size_t depth, size_t rows,
+                            size_t cols, const struct finish *finish)
+{
+    VEC sums[SLIVER_ROWS][2];
+    for (size_t i = 0; i < SLIVER_ROWS; i++) {
+        sums[i][0] = VEC_ZERO();
+        sums[i][1] = VEC_ZERO();
+    }
+    for (size_t k = 0; k < depth; k++) {
+        VEC left = VEC_LOAD(panel + k * PANEL_COLS);
+        VEC right = VEC_LOAD(panel + k * PANEL_COLS + VEC_LANES);
+        for (size_t i = 0; i < SLIVER_ROWS; i++) {
+            VEC a = VEC_SET(sliver[k * SLIVER_ROWS + i]);
+            sums[i][0] = VEC_FMA(a, left, sums[i][0]);
+            sums[i][1] = VEC_FMA(a, right, sums[i][1]);
+        }
+    }
+    if (rows < SLIVER_ROWS || cols < PANEL_COLS) {
+        finish_edge(sums, rows, cols, finish);
+        return;
+    }
+    for (size_t i = 0; i < SLIVER_ROWS; i++) {
+        float *c = finish->c + i * finish->ldc;
+        finish_vector(sums[i][0], c, finish);
+        finish_vector(sums[i][1], c + VEC_LANES, finish);
+    }
+}
+
+/* All slivers of packed rows against one panel. */
+static void multiply_panel(const struct lq_sgemm_args *args, const float *slivers,
+                           const float *panel, size_t row, size_t rows, size_t col, size_t k0,
+                           size_t depth)
+{
+    for (size_t r = 0; r < rows; r += SLIVER_ROWS) {
+        struct finish finish = {
+            .c = args->c + (row + r) * args->ldc + col,
+            .ldc = args->ldc,
+            .alpha = args->alpha,
+            .keep = k0 == 0 ? args->beta : 1.0f,
+        };
+        multiply_sliver(slivers + r * depth, panel, depth, smaller(SLIVER_ROWS, rows - r),
+                        smaller(PANEL_COLS, args->n - col), &finish);
+    }
+}
+
+static void multiply(const struct lq_sgemm_args *args, const float *panels)
+{
+    float slivers[SLIVERS * SLIVER_ROWS * LQ_MATMUL_DEPTH];
+    for (size_t row = 0; row < args->m; row += LQ_MATMUL_ROWS) {
+        size_t rows = smaller(LQ_MATMUL_ROWS, args->m - row);
+        size_t k0 = 0;
+        do {
+            size_t depth = smaller(LQ_MATMUL_DEPTH, args->k - k0);
+            pack_left(args, row, rows, k0, depth, slivers);
+            for (size_t col = 0; col < args->n; col += PANEL_COLS) {
+                const float *panel = panels + col * args->k + k0 * PANEL_COLS;
+                multiply_panel(args, slivers, panel, row, rows, col, k0, depth);
+            }
+            k0 += depth;
+        } while (k0 < args->k);
+    }
+}
+
+static void sgemm(bool transpose_b, const struct lq_sgemm_args *args)
+{
+    float slivers[SLIVERS * SLIVER_ROWS * LQ_MATMUL_DEPTH];
+    float panel[LQ_MATMUL_DEPTH * PANEL_COLS];
+    for (size_t row = 0; row < args->m; row += LQ_MATMUL_ROWS) {
+        size_t rows = smaller(LQ_MATMUL_ROWS, args->m - row);
+        size_t k0 = 0;
+        do {
+            size_t depth = smaller(LQ_MATMUL_DEPTH, args->k - k0);
+            pack_left(args, row, rows, k0, depth, slivers);
+            for (size_t col = 0; col < args->n; col += PANEL_COLS) {
+                pack_depth(transpose_b, args, col, k0, depth, panel);
+                multiply_panel(args, slivers, panel, row, rows, col, k0, depth);
+            }
+            k0 += depth;
+        } while (k0 < args->k);
+    }
+}
+
+const struct lq_matmul_tiles MATMUL_TABLE = {
+    .panel_cols = PANEL_COLS,
+    .pack_panel = pack_panel,
+    .multiply = multiply,
+    .sgemm = sgemm,
+};
+
+#endif
