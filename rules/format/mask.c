@@ -14,6 +14,7 @@
 
 static const char MAGIC[] = "LQMASK01";
 enum { MAGIC_BYTES = 8, VERSION = 1, ID_BYTES_MAX = 255 };
+#define SPIKE_POSITION_MAX 9007199254740992.0
 
 static enum lq_status fail(const char *where, const char *name, struct lq_error *err,
                            const char *format, ...) LQ_PRINTF(4, 5);
@@ -67,6 +68,24 @@ static enum lq_status check_tensor(const struct lq_mask_tensor *tensor, bool has
     return LQ_OK;
 }
 
+static enum lq_status check_spikes(const struct lq_mask_tensor *tensor, const char *where,
+                                   struct lq_error *err)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < tensor->spike_count; i++) {
+        while (at < tensor->position_count && tensor->positions[at] < tensor->spikes[i]) {
+            at++;
+        }
+        if (at == tensor->position_count || tensor->positions[at] != tensor->spikes[i]) {
+            return fail(where, tensor->name, err,
+                        "spike %zu is %llu, expected ascending numbers out of the positions", i,
+                        (unsigned long long)tensor->spikes[i]);
+        }
+        at++;
+    }
+    return LQ_OK;
+}
+
 /* The rules that hold for every mask, read or to be written. */
 static enum lq_status check_mask(const struct lq_mask *mask, const char *where, uint64_t *total,
                                  struct lq_error *err)
@@ -93,6 +112,9 @@ static enum lq_status check_mask(const struct lq_mask *mask, const char *where, 
                         "each once");
         }
         enum lq_status status = check_tensor(tensor, has_scores, where, err);
+        if (status == LQ_OK) {
+            status = check_spikes(tensor, where, err);
+        }
         if (status != LQ_OK) {
             return status;
         }
@@ -142,6 +164,19 @@ static void append_positions(const struct lq_mask_tensor *tensor, struct lq_buff
     }
 }
 
+static void append_spikes(const struct lq_mask_tensor *tensor, struct lq_json_writer *json)
+{
+    if (tensor->spike_count == 0) {
+        return;
+    }
+    lq_json_key(json, "spikes");
+    lq_json_begin_array(json);
+    for (size_t i = 0; i < tensor->spike_count; i++) {
+        lq_json_int(json, (int64_t)tensor->spikes[i]);
+    }
+    lq_json_end_array(json);
+}
+
 static void append_header(const struct lq_mask *mask, const char *mask_id, uint64_t total,
                           const size_t *sizes, struct lq_buffer *out)
 {
@@ -166,6 +201,7 @@ static void append_header(const struct lq_mask *mask, const char *mask_id, uint6
         lq_json_put_int(&json, "columns", (int64_t)tensor->col_count);
         lq_json_put_int(&json, "count", (int64_t)tensor->position_count);
         lq_json_put_int(&json, "size_bytes", (int64_t)sizes[i]);
+        append_spikes(tensor, &json);
         lq_json_end_object(&json);
     }
     lq_json_end_array(&json);
@@ -290,6 +326,37 @@ static enum lq_status read_scores(struct parser *p, struct lq_mask_tensor *tenso
     return LQ_OK;
 }
 
+/* An optional list. Numbers of JSON are doubles: whole ones below 2^53 are exact. */
+static enum lq_status read_spikes(struct parser *p, const struct lq_json_scope *scope,
+                                  const cJSON *item, struct lq_mask_tensor *tensor)
+{
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(item, "spikes");
+    if (list == NULL) {
+        return LQ_OK;
+    }
+    enum lq_status status = lq_json_get_array(scope, item, "spikes", &list, NULL, p->err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    int count = cJSON_GetArraySize(list);
+    uint64_t *spikes = lq_arena_get_array(p->arena, (size_t)count + 1, sizeof *spikes);
+    if (spikes == NULL) {
+        return lq_error_nomem(p->err, "a mask");
+    }
+    const cJSON *number = NULL;
+    cJSON_ArrayForEach(number, list)
+    {
+        double value = cJSON_IsNumber(number) ? number->valuedouble : -1.0;
+        if (!(value >= 0.0 && value <= SPIKE_POSITION_MAX && value == floor(value))) {
+            return fail(p->where, tensor->name, p->err,
+                        "spike %zu is no position, expected a whole number", tensor->spike_count);
+        }
+        spikes[tensor->spike_count++] = (uint64_t)value;
+    }
+    tensor->spikes = spikes;
+    return LQ_OK;
+}
+
 static enum lq_status read_tensor(struct parser *p, const cJSON *item, size_t number,
                                   struct lq_mask_tensor *tensor)
 {
@@ -322,6 +389,10 @@ static enum lq_status read_tensor(struct parser *p, const cJSON *item, size_t nu
     tensor->name = lq_arena_dup_string(p->arena, name);
     if (tensor->name == NULL) {
         return lq_error_nomem(p->err, "a mask");
+    }
+    status = read_spikes(p, &scope, item, tensor);
+    if (status != LQ_OK) {
+        return status;
     }
     tensor->row_count = (uint64_t)rows;
     tensor->col_count = (uint64_t)cols;

@@ -22,6 +22,9 @@ struct lq_mask_tensor {
     const uint64_t *positions; /* row * col_count + column, ascending, each once */
     const float *scores;       /* one for each position, or NULL; not negative */
     size_t position_count;     /* at least 1 */
+    /* The positions among them that were found by activation spikes: ascending, each once. */
+    const uint64_t *spikes;
+    size_t spike_count;
 };
 
 struct lq_mask {

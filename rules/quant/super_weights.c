@@ -187,6 +187,35 @@ out:
     return status;
 }
 
+enum lq_status lq_super_rank_scores(const float *scores, uint64_t count, double scale,
+                                    uint64_t keep, struct lq_buffer *out, struct lq_error *err)
+{
+    struct heap heap = {.capacity = (size_t)(keep < count ? keep : count)};
+    size_t heap_bytes = 0;
+    if (lq_mul_size(heap.capacity, sizeof *heap.items, &heap_bytes)) {
+        heap.items = malloc(heap_bytes + 1);
+    }
+    if (heap.items == NULL) {
+        return lq_error_nomem(err, "the ranks of weights");
+    }
+    enum lq_status status = LQ_OK;
+    for (uint64_t i = 0; i < count && heap.capacity > 0; i++) {
+        if (!isfinite(scores[i])) {
+            status = lq_error_set(err, LQ_EIMPORTANCE,
+                                  "the score of weight %" PRIu64 " is NaN or infinite", i);
+            break;
+        }
+        heap_offer(&heap, (struct lq_weight_rank){(double)scores[i] * scale, i});
+    }
+    if (status == LQ_OK) {
+        qsort(heap.items, heap.count, sizeof *heap.items, compare_best_first);
+        write_ranks(&heap, out);
+        status = out->failed ? lq_error_nomem(err, "the ranks of weights") : LQ_OK;
+    }
+    free(heap.items);
+    return status;
+}
+
 /* ---------------------------------------------------------- the best of all ---- */
 
 /* The head of one list, with a piece of it read ahead. */

@@ -1,8 +1,8 @@
-/* Super weights: the few weights whose product of magnitude and input importance, |w| times the
- * mean squared activation of its column, is largest in the whole model. Found in two steps: the
- * best candidates of each tensor, then the best of all. Ties go to the earlier tensor, then the
- * earlier position, so the result does not depend on who works when. Thread rule: per call. Limits:
- * memory is 16 bytes a candidate. */
+/* Super weights by rank: the few weights whose product of magnitude and input importance, |w| times
+ * the mean squared activation of its column, or whose own score is largest in the whole model.
+ * Found in two steps: the best candidates of each tensor, then the best of all. Ties go to the
+ * earlier tensor, then the earlier position, so the result does not depend on who works when.
+ * Thread rule: per call. Limits: memory is 16 bytes a candidate. */
 #ifndef LQ_RULES_QUANT_SUPER_WEIGHTS_H
 #define LQ_RULES_QUANT_SUPER_WEIGHTS_H
 
@@ -38,6 +38,11 @@ uint64_t lq_super_keep_count(double coverage, uint64_t total);
 struct lq_buffer;
 enum lq_status lq_super_candidates(const struct lq_super_job *job, struct lq_buffer *out,
                                    struct lq_error *err);
+
+/* The best `keep` of `count` scores that are known already, each times `scale`, in the same form.
+ * Errors: LQ_EIMPORTANCE (not finite), LQ_ENOMEM. */
+enum lq_status lq_super_rank_scores(const float *scores, uint64_t count, double scale,
+                                    uint64_t keep, struct lq_buffer *out, struct lq_error *err);
 
 /* Where lq_super_select reads candidates from: `read` copies the `count` candidates from number
  * `first` of list `list` as bytes. */
