@@ -30,13 +30,26 @@ struct lq_device;
 
 /* Shapes of one attention call: `sample_count` sequences of `sequence` rows each, all starting at
  * position 0. q and out: rows x (head_count * head_dim); k and v: rows x (kv_head_count *
- * head_dim). head_count is a multiple of kv_head_count. */
+ * head_dim). head_count is a multiple of kv_head_count. A score is scale * (q . k), then, with a
+ * cap, cap * tanh(score / cap). */
 struct lq_attention_shape {
     size_t sample_count;
     size_t sequence;
     size_t head_count;
     size_t kv_head_count;
     size_t head_dim;
+    size_t window; /* keys that a query sees, the one of its own position included; 0: all */
+    float scale;   /* 0: 1 / sqrt(head_dim) */
+    float cap;     /* 0: none */
+};
+
+/* Which rows go to which experts of a mixture. A row has `used` slots; slots are grouped by expert
+ * and, within one, in the order of rows. All members are device memory. */
+struct lq_route {
+    float *weights;   /* [rows x used]: of a row's experts, from the most probable on; sum is 1 */
+    int32_t *slots;   /* [rows x used]: their slots */
+    int32_t *sources; /* [rows x used]: the row of every slot */
+    int32_t *starts; /* [expert_count + 1]: expert e has the slots starts[e] to starts[e + 1] - 1 */
 };
 
 /* One attention call and its gradients: those with respect to q, k and v are written. */
@@ -83,16 +96,26 @@ struct lq_device_ops {
     void (*rms_norm)(struct lq_device *device, const float *x, const float *weight, float *out,
                      size_t rows, size_t cols, float eps);
     /* Turns the first 2 * pair_count values of each head: pair i of the row at position p, (x, y) =
-     * (x[2i], x[2i+1]), becomes (x cos - y sin, x sin + y cos). `table` holds cos and sin side by
-     * side, [sequence x pair_count x 2]; the position of row r is r % sequence. In place. */
+     * (x[2i], x[2i+1]), or with `halves` (x[i], x[i + pair_count]), becomes (x cos - y sin, x sin +
+     * y cos). `table` holds cos and sin side by side, [sequence x pair_count x 2]; the position of
+     * row r is r % sequence. In place. */
     void (*rope)(struct lq_device *device, float *x, const float *table, size_t rows,
-                 size_t sequence, size_t head_count, size_t head_dim, size_t pair_count);
-    /* out = softmax(q * transpose(k) / sqrt(head_dim), causal) * v per head; query head h reads
-     * key-value head h / (head_count / kv_head_count). Only one tile of scores exists at a time. */
+                 size_t sequence, size_t head_count, size_t head_dim, size_t pair_count,
+                 bool halves);
+    /* out = softmax(scores, causal) * v per head; query head h reads key-value head
+     * h / (head_count / kv_head_count). Only one tile of scores exists at a time. */
     void (*attention)(struct lq_device *device, const float *q, const float *k, const float *v,
                       float *out, const struct lq_attention_shape *shape);
     /* gate = gate / (1 + exp(-gate)) * up. */
     void (*silu_mul)(struct lq_device *device, float *gate, const float *up, size_t count);
+    /* gate = gelu(gate) * up, with gelu(x) = x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
+     * (Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016). */
+    void (*gelu_mul)(struct lq_device *device, float *gate, const float *up, size_t count);
+    /* x = cap * tanh(x / cap). */
+    void (*soft_cap)(struct lq_device *device, float *x, size_t count, float cap);
+    /* x[r][j] += bias[j]. */
+    void (*add_bias)(struct lq_device *device, float *x, const float *bias, size_t rows,
+                     size_t cols);
     /* x += y. */
     void (*add)(struct lq_device *device, float *x, const float *y, size_t count);
     /* sums[j] += x[r][j]^2 over all rows in row order, products and sums in double. */
@@ -102,6 +125,19 @@ struct lq_device_ops {
      * in double. Targets are below cols. A row with a NaN gives NaN. */
     void (*cross_entropy)(struct lq_device *device, const float *logits, const int32_t *targets,
                           size_t rows, size_t cols, double *nll);
+
+    /* Mixtures of experts. */
+
+    /* From the router's logits [rows x expert_count]: the `used` largest of each row (of equal ones
+     * the first) and the softmax over these. rows * used fits an int. */
+    void (*route)(struct lq_device *device, const float *logits, size_t rows, size_t expert_count,
+                  size_t used, const struct lq_route *route);
+    /* out[i] = x[sources[i]]. */
+    void (*gather_rows)(struct lq_device *device, const float *x, const int32_t *sources,
+                        float *out, size_t count, size_t cols);
+    /* out[r] = the sum over the experts of row r of weight * x[slot], in the order of `slots`. */
+    void (*combine_rows)(struct lq_device *device, const float *x, const struct lq_route *route,
+                         float *out, size_t rows, size_t used, size_t cols);
 
     /* Backward twins: from the gradient of a number with respect to what an operation gave, that
      * with respect to what it took. */

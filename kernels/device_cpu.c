@@ -127,9 +127,10 @@ struct rope_job {
     size_t head_count;
     size_t head_dim;
     size_t pair_count;
+    bool halves;
 };
 
-static void rotate_head(float *x, const float *table, size_t pair_count)
+static void rotate_pairs(float *x, const float *table, size_t pair_count)
 {
     for (size_t i = 0; i < pair_count; i++) {
         float cosine = table[2 * i];
@@ -141,6 +142,18 @@ static void rotate_head(float *x, const float *table, size_t pair_count)
     }
 }
 
+static void rotate_halves(float *restrict x, const float *restrict table, size_t pair_count)
+{
+    for (size_t i = 0; i < pair_count; i++) {
+        float cosine = table[2 * i];
+        float sine = table[2 * i + 1];
+        float first = x[i];
+        float second = x[i + pair_count];
+        x[i] = first * cosine - second * sine;
+        x[i + pair_count] = first * sine + second * cosine;
+    }
+}
+
 static void rope_tile(void *user, size_t index)
 {
     const struct rope_job *job = user;
@@ -149,15 +162,17 @@ static void rope_tile(void *user, size_t index)
         const float *table = job->table + r % job->sequence * job->pair_count * 2;
         float *row = job->x + r * job->head_count * job->head_dim;
         for (size_t h = 0; h < job->head_count; h++) {
-            rotate_head(row + h * job->head_dim, table, job->pair_count);
+            (job->halves ? rotate_halves : rotate_pairs)(row + h * job->head_dim, table,
+                                                         job->pair_count);
         }
     }
 }
 
 static void cpu_rope(struct lq_device *device, float *x, const float *table, size_t rows,
-                     size_t sequence, size_t head_count, size_t head_dim, size_t pair_count)
+                     size_t sequence, size_t head_count, size_t head_dim, size_t pair_count,
+                     bool halves)
 {
-    struct rope_job job = {x, table, rows, sequence, head_count, head_dim, pair_count};
+    struct rope_job job = {x, table, rows, sequence, head_count, head_dim, pair_count, halves};
     lq_cpu_run_tiles(lq_cpu_of(device), lq_divide_up(rows, ROW_GROUP), rope_tile, &job);
 }
 
@@ -180,6 +195,7 @@ struct attention_job {
 struct attention_tile {
     size_t query;
     size_t query_count;
+    size_t first_key; /* where the tiles of keys begin */
     const float *q;
     const float *k;
     const float *v;
@@ -192,20 +208,31 @@ struct attention_tile {
 };
 
 /* Turns the scores of row `i` against keys [key, key + key_count) into weights and rescales what
- * the row has gathered so far. Keys after the query get weight zero. */
+ * the row has gathered so far. Keys after the query, and before its window, get weight zero. */
 static void softmax_row(const struct attention_job *job, struct attention_tile *tile, size_t i,
                         size_t key, size_t key_count)
 {
     const struct lq_device_rows *fn = job->cpu->rows;
     float *scores = tile->scores + i * KEY_TILE;
-    size_t position = tile->query + i;
-    size_t visible = position < key ? 0 : lq_min_size(position + 1 - key, key_count);
-    memset(scores + visible, 0, (key_count - visible) * sizeof *scores);
-    if (visible == 0) {
+    size_t end = tile->query + i + 1; /* keys [start, end) are visible */
+    size_t window = job->shape.window;
+    size_t start = window != 0 && end > window ? end - window : 0;
+    size_t last = end < key ? 0 : lq_min_size(end - key, key_count);
+    size_t first = start < key ? 0 : lq_min_size(start - key, last);
+    memset(scores, 0, first * sizeof *scores);
+    memset(scores + last, 0, (key_count - last) * sizeof *scores);
+    if (first == last) {
         return;
     }
-    float max = fn->max(scores, visible) * job->scale;
-    if (key != 0) {
+    size_t visible = last - first;
+    float scale = job->scale;
+    scores += first;
+    if (job->shape.cap != 0.0f) {
+        fn->soft_cap(scores, visible, scale, job->shape.cap);
+        scale = 1.0f;
+    }
+    float max = fn->max(scores, visible) * scale;
+    if (tile->sum[i] != 0.0f) {
         if (max <= tile->max[i]) {
             max = tile->max[i];
         } else {
@@ -215,8 +242,7 @@ static void softmax_row(const struct attention_job *job, struct attention_tile *
         }
     }
     tile->max[i] = max;
-    float sum = fn->exp_scaled(scores, visible, job->scale, max);
-    tile->sum[i] = key == 0 ? sum : tile->sum[i] + sum;
+    tile->sum[i] += fn->exp_scaled(scores, visible, scale, max);
 }
 
 static void attend_keys(const struct attention_job *job, struct attention_tile *tile, size_t key,
@@ -248,7 +274,7 @@ static void attend_keys(const struct attention_job *job, struct attention_tile *
         .lda = KEY_TILE,
         .b = tile->v + key * tile->kv_stride,
         .ldb = tile->kv_stride,
-        .beta = key == 0 ? 0.0f : 1.0f,
+        .beta = key == tile->first_key ? 0.0f : 1.0f,
         .c = tile->out,
         .ldc = tile->q_stride,
     };
@@ -274,8 +300,11 @@ static void attention_task(void *user, size_t index)
     tile.out = job->out + query_offset;
     tile.k = job->k + row * tile.kv_stride + kv_head * shape->head_dim;
     tile.v = job->v + row * tile.kv_stride + kv_head * shape->head_dim;
+    memset(tile.sum, 0, sizeof tile.sum);
+    bool skips = shape->window != 0 && tile.query + 1 > shape->window;
+    tile.first_key = skips ? (tile.query + 1 - shape->window) / KEY_TILE * KEY_TILE : 0;
     size_t key_end = tile.query + tile.query_count;
-    for (size_t key = 0; key < key_end; key += KEY_TILE) {
+    for (size_t key = tile.first_key; key < key_end; key += KEY_TILE) {
         attend_keys(job, &tile, key, lq_min_size(KEY_TILE, key_end - key));
     }
     for (size_t i = 0; i < tile.query_count; i++) {
@@ -295,7 +324,9 @@ static void cpu_attention(struct lq_device *device, const float *q, const float 
                                 .out = out,
                                 .shape = *shape,
                                 .query_tiles = lq_divide_up(shape->sequence, QUERY_TILE),
-                                .scale = (float)(1.0 / sqrt((double)shape->head_dim))};
+                                .scale = shape->scale != 0.0f
+                                             ? shape->scale
+                                             : (float)(1.0 / sqrt((double)shape->head_dim))};
     lq_cpu_run_tiles(cpu, shape->sample_count * shape->head_count * job.query_tiles, attention_task,
                      &job);
 }
@@ -400,9 +431,15 @@ static const struct lq_device_ops cpu_ops = {
     .rope = cpu_rope,
     .attention = cpu_attention,
     .silu_mul = cpu_silu_mul,
+    .gelu_mul = lq_cpu_gelu_mul,
+    .soft_cap = lq_cpu_soft_cap,
+    .add_bias = lq_cpu_add_bias,
     .add = cpu_add,
     .add_squares = cpu_add_squares,
     .cross_entropy = cpu_cross_entropy,
+    .route = lq_cpu_route,
+    .gather_rows = lq_cpu_gather_rows,
+    .combine_rows = lq_cpu_combine_rows,
     .matmul_plain = lq_cpu_matmul_plain,
     .matmul_outer = lq_cpu_matmul_outer,
     .rms_norm_back = lq_cpu_rms_norm_back,

@@ -46,6 +46,18 @@ void lq_cpu_choose_sgemm(struct lq_cpu_device *cpu);
 void lq_cpu_matmul(struct lq_device *device, const float *a, const float *b, float *c, size_t rows,
                    size_t out_cols, size_t in_cols);
 
+/* Operations that only some architectures need, for the table; see device.h. */
+void lq_cpu_gelu_mul(struct lq_device *device, float *gate, const float *up, size_t count);
+void lq_cpu_soft_cap(struct lq_device *device, float *x, size_t count, float cap);
+void lq_cpu_add_bias(struct lq_device *device, float *x, const float *bias, size_t rows,
+                     size_t cols);
+void lq_cpu_route(struct lq_device *device, const float *logits, size_t rows, size_t expert_count,
+                  size_t used, const struct lq_route *route);
+void lq_cpu_gather_rows(struct lq_device *device, const float *x, const int32_t *sources,
+                        float *out, size_t count, size_t cols);
+void lq_cpu_combine_rows(struct lq_device *device, const float *x, const struct lq_route *route,
+                         float *out, size_t rows, size_t used, size_t cols);
+
 /* The backward twins, for the table; see device.h. */
 void lq_cpu_matmul_plain(struct lq_device *device, const float *a, const float *b, float *c,
                          size_t rows, size_t out_cols, size_t in_cols);

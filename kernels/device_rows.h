@@ -23,6 +23,11 @@ struct lq_device_rows {
     void (*scale)(float *x, size_t count, float scale);
     /* gate = gate / (1 + exp(-gate)) * up. */
     void (*silu_mul)(float *gate, const float *up, size_t count);
+    /* gate = gate / (1 + exp(-2 c (gate + 0.044715 gate^3))) * up, c = sqrt(2 / pi): gelu by tanh.
+     */
+    void (*gelu_mul)(float *gate, const float *up, size_t count);
+    /* x = cap * tanh(x * scale / cap). */
+    void (*soft_cap)(float *x, size_t count, float scale, float cap);
     /* sums[j] += x[r * stride + j]^2 for every row r in order. */
     void (*add_squares)(const float *x, size_t rows, size_t cols, size_t stride, double *sums);
     /* x += y. */

@@ -150,6 +150,29 @@ static void rows_silu_mul(float *restrict gate, const float *restrict up, size_t
     }
 }
 
+static void rows_gelu_mul(float *restrict gate, const float *restrict up, size_t count)
+{
+    const float twice_root = 1.5957691216057308f; /* 2 sqrt(2 / pi) */
+    for (size_t i = 0; i < count; i++) {
+        float x = gate[i];
+        float inner = twice_root * (x + 0.044715f * x * x * x);
+        gate[i] = x / (1.0f + exp_f32(-inner)) * up[i];
+    }
+}
+
+/* tanh by the exponential of a negative number, which neither overflows nor cancels much. */
+static void rows_soft_cap(float *x, size_t count, float scale, float cap)
+{
+    float factor = scale / cap;
+    for (size_t i = 0; i < count; i++) {
+        float y = x[i] * factor;
+        float size = y < 0.0f ? -y : y;
+        float e = exp_f32(-2.0f * size);
+        float t = (1.0f - e) / (1.0f + e);
+        x[i] = cap * (y < 0.0f ? -t : t);
+    }
+}
+
 static void rows_add_squares(const float *restrict x, size_t rows, size_t cols, size_t stride,
                              double *restrict sums)
 {
@@ -244,6 +267,8 @@ const struct lq_device_rows LQ_DEVICE_ROWS_TABLE = {
     .scale_weighted = rows_scale_weighted,
     .scale = rows_scale,
     .silu_mul = rows_silu_mul,
+    .gelu_mul = rows_gelu_mul,
+    .soft_cap = rows_soft_cap,
     .add_squares = rows_add_squares,
     .add = rows_add,
     .dot = rows_dot,

@@ -138,7 +138,8 @@ static enum lq_status go_back(struct pass *pass, const int32_t *ids, size_t samp
                                        samples - s < batch ? samples - s : batch, &err);
         }
         for (int w = 0; status == LQ_OK && w < LQ_LAYER_WEIGHT_COUNT; w++) {
-            if (lq_layer_weight_input(w) == LQ_LAYER_INPUT_COUNT) {
+            if (!lq_hparams_has(&tiny.hparams, w) ||
+                lq_layer_weight_input(w) == LQ_LAYER_INPUT_COUNT) {
                 continue;
             }
             const float *scores = NULL;
@@ -293,7 +294,7 @@ Test(backward, agrees_with_differences_of_the_loss)
     struct lq_gradient_options options = {.method = LQ_GRADIENT_PRODUCT, .scores = true};
     cr_assert_eq(go_back(&pass, tokens, 1, SEQUENCE, &options), LQ_OK, "%s", err.message);
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
-        if (lq_layer_weight_input(w) == LQ_LAYER_INPUT_COUNT) {
+        if (!lq_hparams_has(&tiny.hparams, w) || lq_layer_weight_input(w) == LQ_LAYER_INPUT_COUNT) {
             continue;
         }
         uint32_t layer = (uint32_t)w % LAYERS;

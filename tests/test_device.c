@@ -298,7 +298,7 @@ Test(device, rope_turns_pairs_by_position_and_leaves_the_rest)
             table[(p * PAIRS + i) * 2 + 1] = (float)sin(angle);
         }
     }
-    device->ops->rope(device, x, table, ROWS, SEQUENCE, HEADS, DIM, PAIRS);
+    device->ops->rope(device, x, table, ROWS, SEQUENCE, HEADS, DIM, PAIRS, false);
     for (size_t r = 0; r < ROWS; r++) {
         for (size_t h = 0; h < HEADS; h++) {
             const float *old = before + (r * HEADS + h) * DIM;
@@ -391,12 +391,12 @@ static void check_attention(enum lq_cpu_blas blas, struct lq_attention_shape s, 
 
 static void check_attentions(enum lq_cpu_blas blas)
 {
-    check_attention(blas, (struct lq_attention_shape){1, 1, 1, 1, 2}, 1.0f);
-    check_attention(blas, (struct lq_attention_shape){2, 65, 4, 2, 8}, 1.0f);
-    check_attention(blas, (struct lq_attention_shape){1, 64, 6, 1, 16}, 1.0f);
+    check_attention(blas, (struct lq_attention_shape){1, 1, 1, 1, 2, 0, 0.0f, 0.0f}, 1.0f);
+    check_attention(blas, (struct lq_attention_shape){2, 65, 4, 2, 8, 0, 0.0f, 0.0f}, 1.0f);
+    check_attention(blas, (struct lq_attention_shape){1, 64, 6, 1, 16, 0, 0.0f, 0.0f}, 1.0f);
     /* More than one tile of keys, so the running softmax rescales. */
-    check_attention(blas, (struct lq_attention_shape){1, 700, 2, 1, 16}, 1.0f);
-    check_attention(blas, (struct lq_attention_shape){1, 300, 1, 1, 16}, 50.0f);
+    check_attention(blas, (struct lq_attention_shape){1, 700, 2, 1, 16, 0, 0.0f, 0.0f}, 1.0f);
+    check_attention(blas, (struct lq_attention_shape){1, 300, 1, 1, 16, 0, 0.0f, 0.0f}, 50.0f);
 }
 
 Test(device, attention_with_own_loops)
@@ -470,11 +470,11 @@ static void run_everything(struct lq_device *device, float *x, const float *w, f
                            double *sums)
 {
     enum { SEQUENCE = 150, ROWS = 2 * SEQUENCE, HEADS = 4, DIM = 32, COLS = HEADS * DIM };
-    struct lq_attention_shape shape = {2, SEQUENCE, HEADS, 2, DIM};
+    struct lq_attention_shape shape = {2, SEQUENCE, HEADS, 2, DIM, 0, 0.0f, 0.0f};
     const struct lq_device_ops *ops = device->ops;
     ops->rms_norm(device, x, w, x, ROWS, COLS, 1e-5f);
     ops->matmul(device, x, w, out, ROWS, 3 * COLS, COLS);
-    ops->rope(device, out, w, ROWS, SEQUENCE, 3 * HEADS, DIM, DIM / 2);
+    ops->rope(device, out, w, ROWS, SEQUENCE, 3 * HEADS, DIM, DIM / 2, false);
     ops->attention(device, out, out + ROWS * COLS, out + 2 * ROWS * COLS, x, &shape);
     ops->silu_mul(device, x, out, ROWS * COLS);
     ops->add(device, out, x, ROWS * COLS);
@@ -530,7 +530,7 @@ Test(device, failures_stick)
 Test(device, empty_shapes_do_nothing)
 {
     struct lq_device *device = plain_device(LQ_CPU_BLAS_AUTO);
-    struct lq_attention_shape shape = {0, 5, 1, 1, 4};
+    struct lq_attention_shape shape = {0, 5, 1, 1, 4, 0, 0.0f, 0.0f};
     device->ops->matmul(device, NULL, NULL, NULL, 0, 3, 2);
     device->ops->attention(device, NULL, NULL, NULL, NULL, &shape);
     device->ops->add(device, NULL, NULL, 0);

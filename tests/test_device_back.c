@@ -332,10 +332,10 @@ static void check_attention(struct lq_attention_shape shape)
 
 Test(device_back, attention)
 {
-    check_attention((struct lq_attention_shape){2, 5, 4, 2, 6});
-    check_attention((struct lq_attention_shape){1, 1, 2, 2, 4});
+    check_attention((struct lq_attention_shape){2, 5, 4, 2, 6, 0, 0.0f, 0.0f});
+    check_attention((struct lq_attention_shape){1, 1, 2, 2, 4, 0, 0.0f, 0.0f});
     /* More than one tile of queries and of keys. */
-    check_attention((struct lq_attention_shape){1, 150, 2, 1, 4});
+    check_attention((struct lq_attention_shape){1, 150, 2, 1, 4, 0, 0.0f, 0.0f});
 }
 
 /* ---- scores ---- */

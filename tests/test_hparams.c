@@ -81,7 +81,7 @@ Test(hparams, text_reads_back)
 
 Test(hparams, other_architectures_are_unsupported_with_advice)
 {
-    key("general.architecture")->string.data = "qwen3moe";
+    key("general.architecture")->string.data = "mamba";
     expect_failure(LQ_EUNSUPPORTED, "quantized without an imatrix");
 }
 
@@ -147,13 +147,13 @@ Test(hparams, tensors_that_would_be_ignored_are_refused)
 Test(hparams, unknown_rope_scaling_is_unsupported)
 {
     key("llama.vocab_size")->type = LQ_GGUF_STRING;
-    key("llama.vocab_size")->string.data = "yarn";
+    key("llama.vocab_size")->string.data = "dynamic";
     for (size_t i = 0; i < tiny.meta.kv_count; i++) {
         if (strcmp(tiny.meta.kvs[i].key, "llama.vocab_size") == 0) {
             tiny.meta.kvs[i].key = "llama.rope.scaling.type";
         }
     }
-    expect_failure(LQ_EUNSUPPORTED, "yarn");
+    expect_failure(LQ_EUNSUPPORTED, "dynamic");
     key("llama.rope.scaling.type")->string.data = "linear";
     struct lq_hparams out;
     cr_expect_eq(read_tiny(&out), LQ_OK, "%s", err.message);

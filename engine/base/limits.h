@@ -20,6 +20,7 @@ enum {
     LQ_MODEL_SHARDS_MAX = 10000,
     LQ_MODEL_LAYERS_MAX = 10000,
     LQ_MODEL_DIM_MAX = 1 << 20,
+    LQ_MODEL_EXPERTS_MAX = 4096,
     LQ_GGUF_KV_MAX = 1 << 20,
     LQ_GGUF_KEY_BYTES_MAX = 65535, /* GGUF specification */
     LQ_GGUF_ARRAY_MAX = 1 << 30,

@@ -14,14 +14,30 @@ static uint64_t weight_elems(const struct lq_hparams *hparams, enum lq_layer_wei
 {
     uint64_t cols = 0;
     uint64_t rows = 0;
+    if (!lq_hparams_has(hparams, weight)) {
+        return 0;
+    }
     lq_layer_weight_shape(hparams, weight, &cols, &rows);
     return cols * rows;
 }
 
 /* Matrices have an input; norms have none and no scores. */
-static bool is_matrix(enum lq_layer_weight weight)
+static bool is_matrix(const struct lq_hparams *hparams, enum lq_layer_weight weight)
 {
-    return lq_layer_weight_input(weight) != LQ_LAYER_INPUT_COUNT;
+    return lq_hparams_has(hparams, weight) && lq_layer_weight_input(weight) != LQ_LAYER_INPUT_COUNT;
+}
+
+/* What the backward pass of a layer knows: plain layers, whose weights are the first nine. */
+static enum lq_status check_layers(const struct lq_hparams *hparams, struct lq_error *err)
+{
+    bool plain = hparams->weights < LQ_WEIGHT_BIT(LQ_WEIGHT_FFN_DOWN + 1) && hparams->window == 0 &&
+                 hparams->activation == LQ_ACTIVATION_SILU && hparams->attention_cap == 0.0 &&
+                 hparams->logit_cap == 0.0 && !hparams->rope_halves &&
+                 hparams->rope_attn_factor == 1.0 && hparams->rope_scaling != LQ_ROPE_YARN;
+    return plain ? LQ_OK
+                 : lq_error_set(err, LQ_EUNSUPPORTED,
+                                "gradients of this architecture are not known, only of plain llama "
+                                "layers; the method 'activation' works");
 }
 
 static uint64_t largest_matrix(const struct lq_hparams *hparams)
@@ -29,7 +45,7 @@ static uint64_t largest_matrix(const struct lq_hparams *hparams)
     uint64_t largest = 0;
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
         uint64_t elems = weight_elems(hparams, (enum lq_layer_weight)w);
-        largest = is_matrix((enum lq_layer_weight)w) && elems > largest ? elems : largest;
+        largest = is_matrix(hparams, (enum lq_layer_weight)w) && elems > largest ? elems : largest;
     }
     return largest;
 }
@@ -95,7 +111,7 @@ static enum lq_status take_scratch(struct lq_backward *backward, struct lq_error
         *all[i].to = lq_forward_take(forward, all[i].count, sizeof(float));
     }
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
-        if (is_matrix((enum lq_layer_weight)w)) {
+        if (is_matrix(hparams, (enum lq_layer_weight)w)) {
             uint64_t cols = 0;
             uint64_t out_rows = 0;
             lq_layer_weight_shape(hparams, (enum lq_layer_weight)w, &cols, &out_rows);
@@ -122,7 +138,10 @@ enum lq_status lq_backward_create(struct lq_backward **out, const struct lq_hpar
     }
     backward->options = *options;
     backward->sequence = sequence;
-    enum lq_status status = lq_forward_create(&backward->forward, hparams, env, sequence, err);
+    enum lq_status status = check_layers(hparams, err);
+    if (status == LQ_OK) {
+        status = lq_forward_create(&backward->forward, hparams, env, sequence, err);
+    }
     if (status == LQ_OK) {
         status = take_scratch(backward, err);
     }
@@ -264,7 +283,7 @@ enum lq_status lq_backward_load_layer(struct lq_backward *backward, uint32_t lay
     }
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
         uint64_t elems = weight_elems(&forward->hparams, (enum lq_layer_weight)w);
-        if (!is_matrix((enum lq_layer_weight)w)) {
+        if (!is_matrix(&forward->hparams, (enum lq_layer_weight)w)) {
             continue;
         }
         if (backward->options.scores && backward->scores[w] == NULL) {
@@ -311,7 +330,7 @@ static enum lq_status name_nonfinite(struct lq_backward *backward, struct lq_err
     sums = malloc(room * sizeof *sums);
     enum lq_status status = sums == NULL ? lq_error_nomem(err, "sums of gradients") : LQ_OK;
     for (int w = LQ_LAYER_WEIGHT_COUNT; status == LQ_OK && w-- > 0;) {
-        if (is_matrix((enum lq_layer_weight)w)) {
+        if (is_matrix(&backward->forward->hparams, (enum lq_layer_weight)w)) {
             status = lq_backward_sums(backward, (enum lq_layer_weight)w, sums, err);
         }
     }

@@ -87,8 +87,11 @@ static void run_scores_back(struct lq_backward *backward, size_t samples)
     struct lq_forward *forward = backward->forward;
     const struct lq_hparams *hparams = &forward->hparams;
     size_t rows = samples * backward->sequence;
-    const struct lq_attention_shape shape = {samples, backward->sequence, hparams->head_count,
-                                             hparams->kv_head_count, hparams->head_dim};
+    const struct lq_attention_shape shape = {.sample_count = samples,
+                                             .sequence = backward->sequence,
+                                             .head_count = hparams->head_count,
+                                             .kv_head_count = hparams->kv_head_count,
+                                             .head_dim = hparams->head_dim};
     const struct lq_attention_grad grad = {
         .q = forward->q,
         .k = forward->k,
@@ -104,9 +107,11 @@ static void run_scores_back(struct lq_backward *backward, size_t samples)
     }
     forward->ops->attention_back(forward->device, &grad, &shape);
     forward->ops->rope(forward->device, backward->q_grad, backward->rope, rows, backward->sequence,
-                       hparams->head_count, hparams->head_dim, hparams->rope_dim / 2);
+                       hparams->head_count, hparams->head_dim, hparams->rope_dim / 2,
+                       hparams->rope_halves);
     forward->ops->rope(forward->device, backward->k_grad, backward->rope, rows, backward->sequence,
-                       hparams->kv_head_count, hparams->head_dim, hparams->rope_dim / 2);
+                       hparams->kv_head_count, hparams->head_dim, hparams->rope_dim / 2,
+                       hparams->rope_halves);
 }
 
 static void run_attention_back(struct lq_backward *backward, size_t samples)

@@ -10,8 +10,8 @@
 #include "rules/model/tokens.h"
 
 enum {
-    LAYER_VERSION = 2,
-    ASSEMBLE_VERSION = 1,
+    LAYER_VERSION = 3,
+    ASSEMBLE_VERSION = 2,
     LOAD_VERSION = 1,
     PARAMS_MAX = LQ_CALIBRATE_TENSORS_MAX + 2,
     INPUTS_MAX = LQ_CALIBRATE_TENSORS_MAX + 1,
@@ -63,9 +63,9 @@ static enum lq_status add_tensor(struct expansion *expansion, struct layer_plan 
         return lq_error_set(err, LQ_EMODEL, "the tensor '%s' is missing", tensor_name);
     }
     const char *text =
-        lq_arena_printf(arena, "%s %llux%llu permute %u", lq_dtype_name(tensor->dtype),
+        lq_arena_printf(arena, "%s %llux%llux%llu permute %u", lq_dtype_name(tensor->dtype),
                         (unsigned long long)tensor->ne[0], (unsigned long long)tensor->ne[1],
-                        (unsigned)tensor->permute_heads);
+                        (unsigned long long)tensor->ne[2], (unsigned)tensor->permute_heads);
     if (text == NULL) {
         return lq_error_nomem(err, "a calibration step");
     }
@@ -96,12 +96,20 @@ static enum lq_status plan_layer(struct expansion *expansion, uint32_t layer, si
     enum lq_status status = LQ_OK;
     for (int w = 0; status == LQ_OK && w < LQ_LAYER_WEIGHT_COUNT; w++) {
         char name[LQ_WEIGHT_NAME_BYTES];
-        lq_layer_weight_path(layer, (enum lq_layer_weight)w, name);
-        status =
-            add_tensor(expansion, plan, name, lq_layer_weight_name((enum lq_layer_weight)w), err);
+        if (lq_hparams_has(&expansion->hparams, (enum lq_layer_weight)w)) {
+            lq_layer_weight_path(layer, (enum lq_layer_weight)w, name);
+            status = add_tensor(expansion, plan, name,
+                                lq_layer_weight_name((enum lq_layer_weight)w), err);
+        }
     }
     if (status == LQ_OK && expansion->hparams.rope_factors) {
         status = add_tensor(expansion, plan, "rope_freqs.weight", "rope_freqs", err);
+    }
+    if (status == LQ_OK && expansion->hparams.rope_scaling == LQ_ROPE_LONGROPE) {
+        status = add_tensor(expansion, plan, "rope_factors_long.weight", "rope_long", err);
+        if (status == LQ_OK) {
+            status = add_tensor(expansion, plan, "rope_factors_short.weight", "rope_short", err);
+        }
     }
     if (status == LQ_OK && layer == 0) {
         status = add_tensor(expansion, plan, "token_embd.weight", "token_embd", err);
@@ -211,8 +219,7 @@ static enum lq_status add_assemble(struct expansion *expansion, const size_t *la
     struct lq_arena *arena = lq_expand_arena(expansion->expand);
     uint32_t count = expansion->hparams.layer_count;
     struct lq_step_input *inputs = lq_arena_get_array(arena, count, sizeof *inputs);
-    const char *number = lq_arena_printf(arena, "%u", (unsigned)count);
-    if (inputs == NULL || number == NULL) {
+    if (inputs == NULL) {
         return lq_error_nomem(err, "a calibration step");
     }
     for (uint32_t i = 0; i < count; i++) {
@@ -223,7 +230,7 @@ static enum lq_status add_assemble(struct expansion *expansion, const size_t *la
         }
     }
     const struct lq_step_param params[] = {
-        {"layers", number},
+        {"hparams", expansion->hparams_text},
         {"format", format_name(expansion->request->format)},
         {"dataset", dataset_name(expansion->expand, expansion->request->calibration)},
     };
@@ -253,7 +260,9 @@ enum lq_status lq_calibrate_layers(struct lq_expand *expand,
         return status;
     }
     const struct lq_hparams *hparams = &expansion.hparams;
-    double params = (double)hparams->width * (4.0 * hparams->width + 3.0 * hparams->ffn_width);
+    double parts = hparams->expert_count == 0 ? 1.0 : (double)hparams->expert_used;
+    double params =
+        (double)hparams->width * (4.0 * hparams->width + 3.0 * parts * hparams->ffn_width);
     int64_t samples = lq_attr_int(request->calibration, "samples");
     int64_t sequence = lq_attr_int(request->calibration, "sequence");
     double tokens = samples > 0 && sequence > 0 ? (double)samples * (double)sequence : 65536.0;

@@ -7,8 +7,8 @@
 #include "rules/model/hparams.h"
 #include "rules/model/tensor_index.h"
 
-/* The nine weights of a layer, then the embedding (layer 0), then the rotary factors (if any). */
-enum { LQ_CALIBRATE_TENSORS_MAX = LQ_LAYER_WEIGHT_COUNT + 2 };
+/* The weights of a layer, then the rotary factors (if any), then the embedding (layer 0). */
+enum { LQ_CALIBRATE_TENSORS_MAX = LQ_LAYER_WEIGHT_COUNT + 4 };
 
 /* The state of a layer's step. Everything here is also in the step's parameters. */
 struct lq_calibrate_layer {

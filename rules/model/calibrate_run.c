@@ -146,15 +146,16 @@ static enum lq_status write_stats(struct layer_run *layer_run, struct lq_error *
 {
     struct lq_layer_stats stats = {.sample_count = layer_run->sample_count,
                                    .sequence_length = layer_run->sequence_length};
-    for (int i = 0; i < LQ_LAYER_INPUT_COUNT; i++) {
-        stats.cols[i] =
-            (uint32_t)lq_layer_input_cols(&layer_run->layer->hparams, (enum lq_layer_input)i);
-    }
+    lq_layer_stats_shape(&stats, &layer_run->layer->hparams);
     struct lq_buffer bytes;
     lq_buffer_init(&bytes);
     enum lq_status status = lq_layer_stats_alloc(&stats, lq_run_arena(layer_run->run), err);
     for (int i = 0; status == LQ_OK && i < LQ_LAYER_INPUT_COUNT; i++) {
-        status = lq_forward_sums(layer_run->forward, (enum lq_layer_input)i, stats.sums[i], err);
+        if (stats.cols[i] != 0) {
+            lq_forward_counts(layer_run->forward, (enum lq_layer_input)i, stats.counts[i]);
+            status =
+                lq_forward_sums(layer_run->forward, (enum lq_layer_input)i, stats.sums[i], err);
+        }
     }
     if (status == LQ_OK) {
         status = lq_layer_stats_format(&stats, &bytes, err);
@@ -244,49 +245,86 @@ static enum lq_status write_formats(struct lq_run *run, const struct lq_imatrix 
     return status;
 }
 
-static enum lq_status add_entries(const struct lq_layer_stats *stats, uint32_t layer,
+/* One input's sums and counts as an imatrix has them, shared by the matrices that read it. */
+static enum lq_status convert_input(const struct lq_layer_stats *stats, int input, uint32_t layer,
+                                    struct lq_arena *arena, struct lq_imatrix_entry *out,
+                                    struct lq_error *err)
+{
+    size_t mats = stats->mats[input];
+    size_t count = mats * stats->cols[input];
+    out->col_count = stats->cols[input];
+    out->mat_count = mats;
+    out->count_count = mats;
+    float *sums = lq_arena_get_array(arena, count + 1, sizeof *sums);
+    float *counts = lq_arena_get_array(arena, mats + 1, sizeof *counts);
+    if (sums == NULL || counts == NULL) {
+        return lq_error_nomem(err, "an imatrix");
+    }
+    for (size_t m = 0; m < mats; m++) {
+        counts[m] = (float)stats->counts[input][m];
+    }
+    for (size_t j = 0; j < count; j++) {
+        sums[j] = (float)stats->sums[input][j];
+        if (!isfinite(sums[j])) {
+            return lq_error_set(err, LQ_EIMPORTANCE,
+                                "a sum of squares of layer %u does not fit a float",
+                                (unsigned)layer);
+        }
+    }
+    out->sums = sums;
+    out->counts = counts;
+    return LQ_OK;
+}
+
+static enum lq_status add_entries(const struct lq_layer_stats *stats,
+                                  const struct lq_hparams *hparams, uint32_t layer,
                                   struct lq_imatrix *imatrix, struct lq_arena *arena,
                                   struct lq_error *err)
 {
-    float *count = lq_arena_get(arena, sizeof *count);
-    float *sums[LQ_LAYER_INPUT_COUNT];
-    if (count == NULL) {
-        return lq_error_nomem(err, "an imatrix");
-    }
-    *count = (float)((uint64_t)stats->sample_count * stats->sequence_length);
+    struct lq_imatrix_entry inputs[LQ_LAYER_INPUT_COUNT];
+    memset(inputs, 0, sizeof inputs);
     for (int i = 0; i < LQ_LAYER_INPUT_COUNT; i++) {
-        sums[i] = lq_arena_get_array(arena, stats->cols[i], sizeof *sums[i]);
-        if (sums[i] == NULL) {
-            return lq_error_nomem(err, "an imatrix");
-        }
-        for (uint32_t j = 0; j < stats->cols[i]; j++) {
-            sums[i][j] = (float)stats->sums[i][j];
-            if (!isfinite(sums[i][j])) {
-                return lq_error_set(err, LQ_EIMPORTANCE,
-                                    "a sum of squares of layer %u does not fit a float",
-                                    (unsigned)layer);
-            }
+        enum lq_status status = convert_input(stats, i, layer, arena, &inputs[i], err);
+        if (status != LQ_OK) {
+            return status;
         }
     }
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
         enum lq_layer_input input = lq_layer_weight_input((enum lq_layer_weight)w);
-        if (input == LQ_LAYER_INPUT_COUNT) {
+        if (input == LQ_LAYER_INPUT_COUNT || !lq_hparams_has(hparams, (enum lq_layer_weight)w)) {
             continue;
         }
         char name[LQ_WEIGHT_NAME_BYTES];
         lq_layer_weight_path(layer, (enum lq_layer_weight)w, name);
         struct lq_imatrix_entry *entry = &imatrix->entries[imatrix->entry_count++];
+        *entry = inputs[input];
         entry->name = lq_arena_dup_string(arena, name);
-        entry->col_count = stats->cols[input];
-        entry->mat_count = 1;
-        entry->count_count = 1;
-        entry->sums = sums[input];
-        entry->counts = count;
         if (entry->name == NULL) {
             return lq_error_nomem(err, "an imatrix");
         }
     }
     return LQ_OK;
+}
+
+/* Experts that no token of the calibration went to have nothing to say about their columns. */
+struct idle_experts {
+    uint64_t count;
+    uint64_t total;
+    uint32_t layer; /* of the first */
+    uint32_t expert;
+};
+
+static void find_idle(const struct lq_layer_stats *stats, uint32_t layer, struct idle_experts *idle)
+{
+    for (uint32_t e = 0; e < stats->mats[LQ_INPUT_FFN_EXPS]; e++) {
+        idle->total++;
+        if (stats->counts[LQ_INPUT_FFN_EXPS][e] == 0) {
+            if (idle->count++ == 0) {
+                idle->layer = layer;
+                idle->expert = e;
+            }
+        }
+    }
 }
 
 static int compare_names(const void *a, const void *b)
@@ -296,8 +334,9 @@ static int compare_names(const void *a, const void *b)
     return strcmp(left->name, right->name);
 }
 
-static enum lq_status add_layer_stats(struct lq_run *run, uint32_t layer,
-                                      struct lq_imatrix *imatrix, struct lq_error *err)
+static enum lq_status add_layer_stats(struct lq_run *run, const struct lq_hparams *hparams,
+                                      uint32_t layer, struct lq_imatrix *imatrix,
+                                      struct idle_experts *idle, struct lq_error *err)
 {
     char input[LQ_WEIGHT_NAME_BYTES];
     const void *data = NULL;
@@ -311,31 +350,44 @@ static enum lq_status add_layer_stats(struct lq_run *run, uint32_t layer,
     if (status == LQ_OK) {
         imatrix->chunk_count = stats.sample_count;
         imatrix->chunk_size = stats.sequence_length;
-        status = add_entries(&stats, layer, imatrix, lq_run_arena(run), err);
+        find_idle(&stats, layer, idle);
+        status = add_entries(&stats, hparams, layer, imatrix, lq_run_arena(run), err);
     }
     return status;
 }
 
 enum lq_status lq_calibrate_run_assemble(struct lq_run *run, struct lq_error *err)
 {
-    const char *text = lq_run_param(run, "layers");
-    unsigned long layers = text == NULL ? 0 : strtoul(text, NULL, 10);
+    struct lq_hparams hparams;
+    struct idle_experts idle = {0};
+    enum lq_status status = lq_hparams_parse(lq_run_param(run, "hparams"), &hparams, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    uint32_t layers = hparams.layer_count;
     const char *dataset = lq_run_param(run, "dataset");
     struct lq_imatrix imatrix = {
         .datasets = &dataset, .dataset_count = 1, .method = LQ_IMPORTANCE_ACTIVATION};
-    if (layers < 1 || layers > LQ_MODEL_LAYERS_MAX || dataset == NULL) {
-        return lq_error_set(err, LQ_EINTERNAL, "an imatrix of %lu layers", layers);
+    if (dataset == NULL) {
+        return lq_error_set(err, LQ_EINTERNAL, "an imatrix without a name of its data");
     }
-    imatrix.entries = lq_arena_get_array(lq_run_arena(run), layers * LQ_LAYER_WEIGHT_COUNT,
+    imatrix.entries = lq_arena_get_array(lq_run_arena(run), (size_t)layers * LQ_LAYER_WEIGHT_COUNT,
                                          sizeof *imatrix.entries);
     if (imatrix.entries == NULL) {
         return lq_error_nomem(err, "an imatrix");
     }
     for (uint32_t layer = 0; layer < layers; layer++) {
-        enum lq_status status = add_layer_stats(run, layer, &imatrix, err);
+        status = add_layer_stats(run, &hparams, layer, &imatrix, &idle, err);
         if (status != LQ_OK) {
             return status;
         }
+    }
+    if (idle.count != 0) {
+        lq_run_warn(run,
+                    "no token of the calibration reached %llu of %llu experts, expert %u of layer "
+                    "%u first; their columns all count the same, a longer text helps",
+                    (unsigned long long)idle.count, (unsigned long long)idle.total,
+                    (unsigned)idle.expert, (unsigned)idle.layer);
     }
     qsort(imatrix.entries, imatrix.entry_count, sizeof *imatrix.entries, compare_names);
     return write_formats(run, &imatrix, err);

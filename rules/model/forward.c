@@ -15,25 +15,6 @@ enum {
 
 /* ---- shapes ---- */
 
-enum lq_layer_input lq_layer_weight_input(enum lq_layer_weight weight)
-{
-    switch (weight) {
-    case LQ_WEIGHT_ATTN_Q:
-    case LQ_WEIGHT_ATTN_K:
-    case LQ_WEIGHT_ATTN_V:
-        return LQ_INPUT_ATTN;
-    case LQ_WEIGHT_ATTN_OUTPUT:
-        return LQ_INPUT_ATTN_OUTPUT;
-    case LQ_WEIGHT_FFN_GATE:
-    case LQ_WEIGHT_FFN_UP:
-        return LQ_INPUT_FFN;
-    case LQ_WEIGHT_FFN_DOWN:
-        return LQ_INPUT_FFN_DOWN;
-    default:
-        return LQ_LAYER_INPUT_COUNT;
-    }
-}
-
 size_t lq_forward_q_width(const struct lq_hparams *hparams)
 {
     return (size_t)hparams->head_count * hparams->head_dim;
@@ -42,18 +23,6 @@ size_t lq_forward_q_width(const struct lq_hparams *hparams)
 size_t lq_forward_kv_width(const struct lq_hparams *hparams)
 {
     return (size_t)hparams->kv_head_count * hparams->head_dim;
-}
-
-size_t lq_layer_input_cols(const struct lq_hparams *hparams, enum lq_layer_input input)
-{
-    switch (input) {
-    case LQ_INPUT_ATTN_OUTPUT:
-        return lq_forward_q_width(hparams);
-    case LQ_INPUT_FFN_DOWN:
-        return hparams->ffn_width;
-    default:
-        return hparams->width;
-    }
 }
 
 static size_t samples_of_batch(uint32_t sequence)
@@ -68,18 +37,31 @@ static size_t rows_of_logits(const struct lq_hparams *hparams, size_t batch_rows
     return rows < batch_rows ? rows : batch_rows;
 }
 
-/* The limits keep each product below 2^60. */
+/* Rows that the feed-forward part works on: one for each expert of a token. */
+static uint64_t slots_of(const struct lq_hparams *hparams, uint64_t rows)
+{
+    return hparams->expert_count == 0 ? rows : rows * hparams->expert_used;
+}
+
+/* The limits keep each product below 2^62. */
 uint64_t lq_forward_memory(const struct lq_hparams *hparams, uint32_t sequence, bool with_output)
 {
     uint64_t rows = samples_of_batch(sequence) * (uint64_t)sequence;
+    uint64_t slots = slots_of(hparams, rows);
     uint64_t scratch = rows * (2 * (uint64_t)hparams->width + 2 * lq_forward_q_width(hparams) +
-                               2 * lq_forward_kv_width(hparams) + 2 * (uint64_t)hparams->ffn_width);
+                               2 * lq_forward_kv_width(hparams)) +
+                       slots * 2 * hparams->ffn_width;
+    if (hparams->expert_count != 0) {
+        scratch += slots * hparams->width + rows * hparams->expert_count;
+    }
     uint64_t layer = 0;
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
-        uint64_t cols = 0;
-        uint64_t out_rows = 0;
-        lq_layer_weight_shape(hparams, (enum lq_layer_weight)w, &cols, &out_rows);
-        layer += cols * out_rows;
+        if (lq_hparams_has(hparams, (enum lq_layer_weight)w)) {
+            uint64_t cols = 0;
+            uint64_t out_rows = 0;
+            lq_layer_weight_shape(hparams, (enum lq_layer_weight)w, &cols, &out_rows);
+            layer += cols * out_rows * lq_layer_weight_mats(hparams, (enum lq_layer_weight)w);
+        }
     }
     uint64_t vocab = hparams->vocab_size;
     uint64_t output = vocab * hparams->width + rows_of_logits(hparams, rows) * vocab;
@@ -111,6 +93,24 @@ void lq_forward_give(struct lq_forward *forward, void *memory)
     }
 }
 
+static enum lq_status take_experts(struct lq_forward *forward, uint64_t slots, struct lq_error *err)
+{
+    const struct lq_hparams *hparams = &forward->hparams;
+    uint64_t experts = hparams->expert_count;
+    forward->router = lq_forward_take(forward, forward->batch_rows * experts, sizeof(float));
+    forward->slot_rows = lq_forward_take(forward, slots * hparams->width, sizeof(float));
+    forward->route.weights = lq_forward_take(forward, slots, sizeof(float));
+    forward->route.slots = lq_forward_take(forward, slots, sizeof(int32_t));
+    forward->route.sources = lq_forward_take(forward, slots, sizeof(int32_t));
+    forward->route.starts = lq_forward_take(forward, experts + 1, sizeof(int32_t));
+    forward->starts = calloc(experts + 1, sizeof *forward->starts);
+    forward->expert_rows = calloc(experts, sizeof *forward->expert_rows);
+    if (forward->starts == NULL || forward->expert_rows == NULL) {
+        return lq_error_nomem(err, "experts");
+    }
+    return lq_forward_check_device(forward, err);
+}
+
 static enum lq_status take_scratch(struct lq_forward *forward, struct lq_error *err)
 {
     const struct lq_hparams *hparams = &forward->hparams;
@@ -123,13 +123,16 @@ static enum lq_status take_scratch(struct lq_forward *forward, struct lq_error *
     forward->k = lq_forward_take(forward, rows * lq_forward_kv_width(hparams), sizeof(float));
     forward->v = lq_forward_take(forward, rows * lq_forward_kv_width(hparams), sizeof(float));
     forward->attended = lq_forward_take(forward, rows * lq_forward_q_width(hparams), sizeof(float));
-    forward->gate = lq_forward_take(forward, rows * hparams->ffn_width, sizeof(float));
-    forward->up = lq_forward_take(forward, rows * hparams->ffn_width, sizeof(float));
+    uint64_t slots = slots_of(hparams, rows);
+    forward->gate = lq_forward_take(forward, slots * hparams->ffn_width, sizeof(float));
+    forward->up = lq_forward_take(forward, slots * hparams->ffn_width, sizeof(float));
     for (int i = 0; i < LQ_LAYER_INPUT_COUNT; i++) {
-        size_t cols = lq_layer_input_cols(hparams, (enum lq_layer_input)i);
-        forward->sums[i] = lq_forward_take(forward, cols, sizeof(double));
+        enum lq_layer_input input = (enum lq_layer_input)i;
+        size_t count = lq_layer_input_cols(hparams, input) * lq_layer_input_mats(hparams, input);
+        forward->sums[i] = count == 0 ? NULL : lq_forward_take(forward, count, sizeof(double));
     }
-    return lq_forward_check_device(forward, err);
+    return hparams->expert_count == 0 ? lq_forward_check_device(forward, err)
+                                      : take_experts(forward, slots, err);
 }
 
 bool lq_forward_is_cancelled(const struct lq_forward *forward)
@@ -175,7 +178,9 @@ enum lq_status lq_forward_create(struct lq_forward **out, const struct lq_hparam
 void lq_forward_give_layer(struct lq_forward *forward)
 {
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
-        lq_forward_give(forward, forward->weights[w]);
+        if (lq_hparams_has(&forward->hparams, (enum lq_layer_weight)w)) {
+            lq_forward_give(forward, forward->weights[w]);
+        }
         forward->weights[w] = NULL;
     }
 }
@@ -201,14 +206,25 @@ void lq_forward_destroy(struct lq_forward *forward)
     }
     lq_forward_give_layer(forward);
     lq_forward_give_output(forward);
-    void *const all[] = {forward->rope, forward->x,        forward->normed, forward->q, forward->k,
-                         forward->v,    forward->attended, forward->gate,   forward->up};
+    if (forward->rope_windowed != forward->rope) {
+        lq_forward_give(forward, forward->rope_windowed);
+    }
+    void *const all[] = {forward->rope,        forward->x,
+                         forward->normed,      forward->q,
+                         forward->k,           forward->v,
+                         forward->attended,    forward->gate,
+                         forward->up,          forward->router,
+                         forward->slot_rows,   forward->route.weights,
+                         forward->route.slots, forward->route.sources,
+                         forward->route.starts};
     for (size_t i = 0; i < LQ_COUNT_OF(all); i++) {
         lq_forward_give(forward, all[i]);
     }
     for (int i = 0; i < LQ_LAYER_INPUT_COUNT; i++) {
         lq_forward_give(forward, forward->sums[i]);
     }
+    free(forward->starts);
+    free(forward->expert_rows);
     free(forward);
 }
 

@@ -1,4 +1,4 @@
-/* The forward pass of a llama model, layer by layer: every sample passes one layer, then the next,
+/* The forward pass of a transformer, layer by layer: every sample passes one layer, then the next,
  * so weights are read once and one layer is resident. The caller keeps the hidden states (rows of
  * `width` floats, one per token) and hands them over in batches of whole samples; each sample
  * starts at position 0 and sees only itself. Written once against kernels/device.h. Results depend
@@ -37,20 +37,6 @@ struct lq_forward_env {
     enum lq_status nonfinite_status; /* status for NaN or infinity in weights or activations */
 };
 
-/* The four distinct inputs of a layer's matrices. */
-enum lq_layer_input {
-    LQ_INPUT_ATTN,        /* attn_norm output: attn_q, attn_k, attn_v */
-    LQ_INPUT_ATTN_OUTPUT, /* attention output: attn_output */
-    LQ_INPUT_FFN,         /* ffn_norm output: ffn_gate, ffn_up */
-    LQ_INPUT_FFN_DOWN,    /* silu(gate) * up: ffn_down */
-    LQ_LAYER_INPUT_COUNT,
-};
-
-/* The input of a weight; LQ_LAYER_INPUT_COUNT for the norms. */
-enum lq_layer_input lq_layer_weight_input(enum lq_layer_weight weight);
-/* Columns of an input. */
-size_t lq_layer_input_cols(const struct lq_hparams *hparams, enum lq_layer_input input);
-
 struct lq_forward;
 
 /* For samples of `sequence` tokens (1 to LQ_SEQUENCE_MAX). Everything is copied but the pointers in
@@ -70,14 +56,18 @@ enum lq_status lq_forward_embed(struct lq_forward *forward, const int32_t *token
 /* Reads, decodes and checks the weights of a layer, and sets the sums to zero. */
 enum lq_status lq_forward_load_layer(struct lq_forward *forward, uint32_t layer,
                                      struct lq_error *err);
-/* Passes samples through the loaded layer, in place. With `collect` the squares of the four inputs
- * are added to the sums. With `inputs_only` the layer stops after the last collected input and
- * leaves `hidden` undefined. Values that are not finite are errors of env.nonfinite_status. */
+/* Passes samples through the loaded layer, in place. With `collect` the squares of the layer's
+ * inputs are added to the sums. With `inputs_only` the layer stops after the last collected input
+ * and leaves `hidden` undefined. Values that are not finite are errors of env.nonfinite_status. */
 enum lq_status lq_forward_layer(struct lq_forward *forward, float *hidden, size_t sample_count,
                                 bool collect, bool inputs_only, struct lq_error *err);
-/* The sums of one input so far; an error when one is not finite. */
+/* The sums of one input so far, lq_layer_input_mats x lq_layer_input_cols of them; an error when
+ * one is not finite. */
 enum lq_status lq_forward_sums(struct lq_forward *forward, enum lq_layer_input input, double *sums,
                                struct lq_error *err);
+/* How many rows are in the sums of one input: counts[lq_layer_input_mats]. */
+void lq_forward_counts(const struct lq_forward *forward, enum lq_layer_input input,
+                       uint64_t *counts);
 /* Reads the final norm and the output matrix; the layer is given up. */
 enum lq_status lq_forward_load_output(struct lq_forward *forward, struct lq_error *err);
 /* nll[i] = -log softmax(output(norm(hidden[i])))[targets[i]], for any number of rows; logits exist

@@ -10,6 +10,7 @@ struct embed_job {
     const int32_t *tokens;
     size_t count;
     float *hidden;
+    float scale;
     enum lq_status *status; /* one per tile */
 };
 
@@ -27,6 +28,9 @@ static void embed_tile(void *user, size_t index)
         if (job->status[index] == LQ_OK && lq_kernels()->find_nonfinite(row, cols) != cols) {
             job->status[index] = LQ_EFAIL;
         }
+        for (size_t j = 0; j < cols && job->scale != 1.0f; j++) {
+            row[j] *= job->scale;
+        }
     }
 }
 
@@ -34,7 +38,10 @@ enum lq_status lq_forward_embed(struct lq_forward *forward, const int32_t *token
                                 float *hidden, struct lq_error *err)
 {
     static const char name[] = "token_embd.weight";
-    struct embed_job job = {.tokens = tokens, .count = count, .hidden = hidden};
+    struct embed_job job = {.tokens = tokens,
+                            .count = count,
+                            .hidden = hidden,
+                            .scale = (float)forward->hparams.embedding_scale};
     const struct lq_weight_source *source = &forward->env.weights;
     enum lq_status status = source->get(source->user, name, &job.tensor, &job.data, err);
     if (status != LQ_OK) {

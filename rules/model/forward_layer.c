@@ -1,11 +1,13 @@
 #include "rules/model/forward_parts.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "kernels/kernels.h"
 
+/* out = x * transpose(weight), plus the bias if there is one. */
 static void multiply(struct lq_forward *forward, const float *x, enum lq_layer_weight weight,
-                     float *out, size_t rows)
+                     enum lq_layer_weight bias, float *out, size_t rows)
 {
     uint64_t cols = 0;
     uint64_t out_cols = 0;
@@ -15,6 +17,17 @@ static void multiply(struct lq_forward *forward, const float *x, enum lq_layer_w
     lq_layer_weight_shape(&forward->hparams, weight, &cols, &out_cols);
     forward->ops->matmul(forward->device, x, forward->weights[weight], out, rows, (size_t)out_cols,
                          (size_t)cols);
+    if (bias != LQ_LAYER_WEIGHT_COUNT && forward->weights[bias] != NULL) {
+        forward->ops->add_bias(forward->device, out, forward->weights[bias], rows,
+                               (size_t)out_cols);
+    }
+}
+
+static void normalize(struct lq_forward *forward, const float *x, enum lq_layer_weight weight,
+                      float *out, size_t rows, size_t cols)
+{
+    forward->ops->rms_norm(forward->device, x, forward->weights[weight], out, rows, cols,
+                           (float)forward->hparams.norm_eps);
 }
 
 static void collect_input(struct lq_forward *forward, bool collect, enum lq_layer_input input,
@@ -35,64 +48,182 @@ static void keep(struct lq_forward *forward, float *to, const float *from, size_
     }
 }
 
-static void run_attention(struct lq_forward *forward, float *x, size_t samples, bool collect)
+/* x += what a part of the layer left in `normed`, after its norm if it has one. */
+static void add_part(struct lq_forward *forward, float *x, enum lq_layer_weight post_norm,
+                     size_t rows)
 {
-    const struct lq_hparams *hparams = &forward->hparams;
-    const struct lq_device_ops *ops = forward->ops;
-    struct lq_device *device = forward->device;
-    size_t rows = samples * forward->sequence;
-    size_t pairs = hparams->rope_dim / 2;
-    struct lq_attention_shape shape = {samples, forward->sequence, hparams->head_count,
-                                       hparams->kv_head_count, hparams->head_dim};
-    ops->rms_norm(device, x, forward->weights[LQ_WEIGHT_ATTN_NORM], forward->normed, rows,
-                  hparams->width, (float)hparams->norm_eps);
-    collect_input(forward, collect, LQ_INPUT_ATTN, forward->normed, rows);
-    multiply(forward, forward->normed, LQ_WEIGHT_ATTN_Q, forward->q, rows);
-    multiply(forward, forward->normed, LQ_WEIGHT_ATTN_K, forward->k, rows);
-    multiply(forward, forward->normed, LQ_WEIGHT_ATTN_V, forward->v, rows);
+    size_t width = forward->hparams.width;
     if (lq_forward_is_cancelled(forward)) {
         return;
     }
-    ops->rope(device, forward->q, forward->rope, rows, forward->sequence, hparams->head_count,
-              hparams->head_dim, pairs);
-    ops->rope(device, forward->k, forward->rope, rows, forward->sequence, hparams->kv_head_count,
-              hparams->head_dim, pairs);
-    ops->attention(device, forward->q, forward->k, forward->v, forward->attended, &shape);
+    if (forward->weights[post_norm] != NULL) {
+        normalize(forward, forward->normed, post_norm, forward->normed, rows, width);
+    }
+    forward->ops->add(forward->device, x, forward->normed, rows * width);
+}
+
+/* Norms of heads, if there are any, and positions. */
+static void turn_heads(struct lq_forward *forward, float *x, enum lq_layer_weight norm,
+                       size_t head_count, size_t rows)
+{
+    const struct lq_hparams *hparams = &forward->hparams;
+    if (forward->weights[norm] != NULL) {
+        normalize(forward, x, norm, x, rows * head_count, hparams->head_dim);
+    }
+    forward->ops->rope(forward->device, x, lq_forward_rope_of(forward, forward->layer), rows,
+                       forward->sequence, head_count, hparams->head_dim, hparams->rope_dim / 2,
+                       hparams->rope_halves);
+}
+
+static void run_attention(struct lq_forward *forward, float *x, size_t samples, bool collect)
+{
+    const struct lq_hparams *hparams = &forward->hparams;
+    size_t rows = samples * forward->sequence;
+    bool windowed = lq_hparams_is_windowed(hparams, forward->layer);
+    struct lq_attention_shape shape = {
+        .sample_count = samples,
+        .sequence = forward->sequence,
+        .head_count = hparams->head_count,
+        .kv_head_count = hparams->kv_head_count,
+        .head_dim = hparams->head_dim,
+        .window = windowed ? hparams->window : 0,
+        .scale = (float)hparams->attention_scale,
+        .cap = (float)hparams->attention_cap,
+    };
+    normalize(forward, x, LQ_WEIGHT_ATTN_NORM, forward->normed, rows, hparams->width);
+    collect_input(forward, collect, LQ_INPUT_ATTN, forward->normed, rows);
+    multiply(forward, forward->normed, LQ_WEIGHT_ATTN_Q, LQ_WEIGHT_ATTN_Q_BIAS, forward->q, rows);
+    multiply(forward, forward->normed, LQ_WEIGHT_ATTN_K, LQ_WEIGHT_ATTN_K_BIAS, forward->k, rows);
+    multiply(forward, forward->normed, LQ_WEIGHT_ATTN_V, LQ_WEIGHT_ATTN_V_BIAS, forward->v, rows);
+    if (lq_forward_is_cancelled(forward)) {
+        return;
+    }
+    turn_heads(forward, forward->q, LQ_WEIGHT_ATTN_Q_NORM, hparams->head_count, rows);
+    turn_heads(forward, forward->k, LQ_WEIGHT_ATTN_K_NORM, hparams->kv_head_count, rows);
+    forward->ops->attention(forward->device, forward->q, forward->k, forward->v, forward->attended,
+                            &shape);
     collect_input(forward, collect, LQ_INPUT_ATTN_OUTPUT, forward->attended, rows);
-    multiply(forward, forward->attended, LQ_WEIGHT_ATTN_OUTPUT, forward->normed, rows);
-    if (!lq_forward_is_cancelled(forward)) {
-        ops->add(device, x, forward->normed, rows * hparams->width);
+    multiply(forward, forward->attended, LQ_WEIGHT_ATTN_OUTPUT, LQ_WEIGHT_ATTN_OUTPUT_BIAS,
+             forward->normed, rows);
+    add_part(forward, x, LQ_WEIGHT_ATTN_POST_NORM, rows);
+}
+
+/* gate = activation(gate) * up. */
+static void activate(struct lq_forward *forward, size_t rows)
+{
+    size_t count = rows * forward->hparams.ffn_width;
+    if (forward->hparams.activation == LQ_ACTIVATION_GELU_TANH) {
+        forward->ops->gelu_mul(forward->device, forward->gate, forward->up, count);
+    } else {
+        forward->ops->silu_mul(forward->device, forward->gate, forward->up, count);
+    }
+}
+
+/* From `normed` to `normed`, which is left as it is with `inputs_only`. */
+static void run_dense(struct lq_forward *forward, size_t rows, bool collect, bool inputs_only)
+{
+    multiply(forward, forward->normed, LQ_WEIGHT_FFN_GATE, LQ_WEIGHT_FFN_GATE_BIAS, forward->gate,
+             rows);
+    multiply(forward, forward->normed, LQ_WEIGHT_FFN_UP, LQ_WEIGHT_FFN_UP_BIAS, forward->up, rows);
+    if (lq_forward_is_cancelled(forward)) {
+        return;
+    }
+    keep(forward, forward->tape == NULL ? NULL : forward->tape->gate, forward->gate,
+         rows * forward->hparams.ffn_width);
+    activate(forward, rows);
+    collect_input(forward, collect, LQ_INPUT_FFN_DOWN, forward->gate, rows);
+    if (!inputs_only) {
+        multiply(forward, forward->gate, LQ_WEIGHT_FFN_DOWN, LQ_WEIGHT_FFN_DOWN_BIAS,
+                 forward->normed, rows);
+    }
+}
+
+/* One product for each expert, over its own slots: x and out are [slots x columns]. With `collect`
+ * the squares of its rows of x go to the sums of the weight's input. */
+static void multiply_experts(struct lq_forward *forward, const float *x,
+                             enum lq_layer_weight weight, float *out, bool collect)
+{
+    const struct lq_device_ops *ops = forward->ops;
+    enum lq_layer_input input = lq_layer_weight_input(weight);
+    uint64_t cols = 0;
+    uint64_t out_cols = 0;
+    lq_layer_weight_shape(&forward->hparams, weight, &cols, &out_cols);
+    for (size_t e = 0; e < forward->hparams.expert_count; e++) {
+        size_t start = (size_t)forward->starts[e];
+        size_t rows = (size_t)forward->starts[e + 1] - start;
+        if (rows == 0 || lq_forward_is_cancelled(forward)) {
+            continue;
+        }
+        const float *from = x + start * cols;
+        if (collect) {
+            ops->add_squares(forward->device, from, rows, (size_t)cols,
+                             forward->sums[input] + e * cols);
+        }
+        if (out != NULL) {
+            ops->matmul(forward->device, from, forward->weights[weight] + e * cols * out_cols,
+                        out + start * out_cols, rows, (size_t)out_cols, (size_t)cols);
+        }
+    }
+}
+
+static void route_rows(struct lq_forward *forward, size_t rows, bool collect)
+{
+    const struct lq_hparams *hparams = &forward->hparams;
+    const struct lq_device_ops *ops = forward->ops;
+    size_t starts_bytes = (hparams->expert_count + (size_t)1) * sizeof *forward->starts;
+    multiply(forward, forward->normed, LQ_WEIGHT_FFN_ROUTER, LQ_LAYER_WEIGHT_COUNT, forward->router,
+             rows);
+    memset(forward->starts, 0, starts_bytes);
+    if (lq_forward_is_cancelled(forward)) {
+        return;
+    }
+    ops->route(forward->device, forward->router, rows, hparams->expert_count, hparams->expert_used,
+               &forward->route);
+    ops->download(forward->device, forward->starts, forward->route.starts, starts_bytes);
+    ops->gather_rows(forward->device, forward->normed, forward->route.sources, forward->slot_rows,
+                     rows * hparams->expert_used, hparams->width);
+    for (size_t e = 0; collect && e < hparams->expert_count; e++) {
+        forward->expert_rows[e] += (uint64_t)(forward->starts[e + 1] - forward->starts[e]);
+    }
+}
+
+/* From `normed` to `normed`, like run_dense. */
+static void run_experts(struct lq_forward *forward, size_t rows, bool collect, bool inputs_only)
+{
+    const struct lq_hparams *hparams = &forward->hparams;
+    route_rows(forward, rows, collect);
+    multiply_experts(forward, forward->slot_rows, LQ_WEIGHT_FFN_GATE_EXPS, forward->gate, collect);
+    multiply_experts(forward, forward->slot_rows, LQ_WEIGHT_FFN_UP_EXPS, forward->up, false);
+    if (lq_forward_is_cancelled(forward)) {
+        return;
+    }
+    activate(forward, rows * hparams->expert_used);
+    multiply_experts(forward, forward->gate, LQ_WEIGHT_FFN_DOWN_EXPS,
+                     inputs_only ? NULL : forward->slot_rows, collect);
+    if (!inputs_only && !lq_forward_is_cancelled(forward)) {
+        forward->ops->combine_rows(forward->device, forward->slot_rows, &forward->route,
+                                   forward->normed, rows, hparams->expert_used, hparams->width);
     }
 }
 
 static void run_ffn(struct lq_forward *forward, float *x, size_t rows, bool collect,
                     bool inputs_only)
 {
-    const struct lq_hparams *hparams = &forward->hparams;
-    const struct lq_device_ops *ops = forward->ops;
-    struct lq_device *device = forward->device;
     if (lq_forward_is_cancelled(forward)) {
         return;
     }
-    keep(forward, forward->tape == NULL ? NULL : forward->tape->middle, x, rows * hparams->width);
-    ops->rms_norm(device, x, forward->weights[LQ_WEIGHT_FFN_NORM], forward->normed, rows,
-                  hparams->width, (float)hparams->norm_eps);
+    keep(forward, forward->tape == NULL ? NULL : forward->tape->middle, x,
+         rows * forward->hparams.width);
+    normalize(forward, x, LQ_WEIGHT_FFN_NORM, forward->normed, rows, forward->hparams.width);
     collect_input(forward, collect, LQ_INPUT_FFN, forward->normed, rows);
-    multiply(forward, forward->normed, LQ_WEIGHT_FFN_GATE, forward->gate, rows);
-    multiply(forward, forward->normed, LQ_WEIGHT_FFN_UP, forward->up, rows);
-    if (lq_forward_is_cancelled(forward)) {
-        return;
+    forward->row_count += collect ? rows : 0;
+    if (forward->hparams.expert_count == 0) {
+        run_dense(forward, rows, collect, inputs_only);
+    } else {
+        run_experts(forward, rows, collect, inputs_only);
     }
-    keep(forward, forward->tape == NULL ? NULL : forward->tape->gate, forward->gate,
-         rows * hparams->ffn_width);
-    ops->silu_mul(device, forward->gate, forward->up, rows * hparams->ffn_width);
-    collect_input(forward, collect, LQ_INPUT_FFN_DOWN, forward->gate, rows);
-    if (inputs_only) {
-        return;
-    }
-    multiply(forward, forward->gate, LQ_WEIGHT_FFN_DOWN, forward->normed, rows);
-    if (!lq_forward_is_cancelled(forward)) {
-        ops->add(device, x, forward->normed, rows * hparams->width);
+    if (!inputs_only) {
+        add_part(forward, x, LQ_WEIGHT_FFN_POST_NORM, rows);
     }
 }
 
@@ -138,22 +269,49 @@ enum lq_status lq_forward_layer(struct lq_forward *forward, float *hidden, size_
     return status;
 }
 
+/* The matrix to name when an input is wrong: the first that reads it. */
+static const char *name_of_input(const struct lq_hparams *hparams, uint32_t layer,
+                                 enum lq_layer_input input, char name[LQ_WEIGHT_NAME_BYTES])
+{
+    for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
+        enum lq_layer_weight weight = (enum lq_layer_weight)w;
+        if (lq_hparams_has(hparams, weight) && lq_layer_weight_input(weight) == input) {
+            return lq_layer_weight_path(layer, weight, name);
+        }
+    }
+    return "?";
+}
+
 enum lq_status lq_forward_sums(struct lq_forward *forward, enum lq_layer_input input, double *sums,
                                struct lq_error *err)
 {
-    static const char *const names[LQ_LAYER_INPUT_COUNT] = {"attn_q", "attn_output", "ffn_gate",
-                                                            "ffn_down"};
-    size_t cols = lq_layer_input_cols(&forward->hparams, input);
-    forward->ops->download(forward->device, sums, forward->sums[input], cols * sizeof(double));
+    const struct lq_hparams *hparams = &forward->hparams;
+    size_t cols = lq_layer_input_cols(hparams, input);
+    size_t count = cols * lq_layer_input_mats(hparams, input);
+    if (count == 0) {
+        return LQ_OK;
+    }
+    forward->ops->download(forward->device, sums, forward->sums[input], count * sizeof(double));
     enum lq_status status = lq_forward_check_device(forward, err);
-    for (size_t i = 0; status == LQ_OK && i < cols; i++) {
+    for (size_t i = 0; status == LQ_OK && i < count; i++) {
         if (!isfinite(sums[i])) {
-            status =
-                lq_error_set(err, forward->env.nonfinite_status,
-                             "column %zu of the input of 'blk.%u.%s.weight' is NaN or infinite "
-                             "for some token",
-                             i, (unsigned)forward->layer, names[input]);
+            char name[LQ_WEIGHT_NAME_BYTES];
+            status = lq_error_set(err, forward->env.nonfinite_status,
+                                  "column %zu of the input of '%s' is NaN or infinite for some "
+                                  "token",
+                                  i % cols, name_of_input(hparams, forward->layer, input, name));
         }
     }
     return status;
+}
+
+void lq_forward_counts(const struct lq_forward *forward, enum lq_layer_input input,
+                       uint64_t *counts)
+{
+    size_t mats = lq_layer_input_mats(&forward->hparams, input);
+    if (input == LQ_INPUT_FFN_EXPS || input == LQ_INPUT_FFN_DOWN_EXPS) {
+        memcpy(counts, forward->expert_rows, mats * sizeof *counts);
+    } else {
+        counts[0] = forward->row_count;
+    }
 }

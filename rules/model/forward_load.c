@@ -1,6 +1,7 @@
 #include "rules/model/forward_parts.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/kernels.h"
 
@@ -35,7 +36,7 @@ enum lq_status lq_forward_decode(const struct lq_forward *forward,
                                  const struct lq_model_tensor *tensor, const void *data, float *out,
                                  struct lq_error *err)
 {
-    uint64_t rows = tensor->ne[1];
+    uint64_t rows = tensor->ne[1] * tensor->ne[2];
     struct decode_job job = {.tensor = tensor, .data = data, .rows = rows, .out = out};
     job.tile_rows = tensor->ne[0] >= DECODE_ELEMS ? 1 : DECODE_ELEMS / tensor->ne[0];
     size_t tiles = (size_t)((rows + job.tile_rows - 1) / job.tile_rows);
@@ -62,7 +63,7 @@ enum lq_status lq_forward_decode(const struct lq_forward *forward,
 }
 
 enum lq_status lq_forward_load_weight(struct lq_forward *forward, const char *name, uint64_t cols,
-                                      uint64_t rows, float *to, struct lq_error *err)
+                                      uint64_t rows, uint64_t mats, float *to, struct lq_error *err)
 {
     const struct lq_model_tensor *tensor = NULL;
     const void *data = NULL;
@@ -71,18 +72,19 @@ enum lq_status lq_forward_load_weight(struct lq_forward *forward, const char *na
     if (status != LQ_OK) {
         return status;
     }
-    if (tensor->ne[0] != cols || tensor->ne[1] != rows || tensor->ne[2] != 1 ||
-        tensor->ne[3] != 1) {
-        return lq_error_set(
-            err, LQ_EFORMAT,
-            "the tensor '%s' has %llu columns and %llu rows, expected %llu and %llu", name,
-            (unsigned long long)tensor->ne[0], (unsigned long long)tensor->ne[1],
-            (unsigned long long)cols, (unsigned long long)rows);
+    const uint64_t *ne = tensor->ne;
+    if (ne[0] != cols || ne[1] != rows || ne[2] != mats || ne[3] != 1) {
+        return lq_error_set(err, LQ_EFORMAT,
+                            "the tensor '%s' has %llu columns, %llu rows and %llu matrices, "
+                            "expected %llu, %llu and %llu",
+                            name, (unsigned long long)ne[0], (unsigned long long)ne[1],
+                            (unsigned long long)(ne[2] * ne[3]), (unsigned long long)cols,
+                            (unsigned long long)rows, (unsigned long long)mats);
     }
     if (forward->ops->host_visible) {
         return lq_forward_decode(forward, tensor, data, to, err);
     }
-    size_t size_bytes = (size_t)(cols * rows) * sizeof(float);
+    size_t size_bytes = (size_t)(cols * rows * mats) * sizeof(float);
     float *staging = malloc(size_bytes);
     if (staging == NULL) {
         return lq_error_nomem(err, "decoding weights");
@@ -98,31 +100,71 @@ enum lq_status lq_forward_load_weight(struct lq_forward *forward, const char *na
 
 /* ---- one layer ---- */
 
+static enum lq_status load_layer_weight(struct lq_forward *forward, enum lq_layer_weight weight,
+                                        struct lq_error *err)
+{
+    char name[LQ_WEIGHT_NAME_BYTES];
+    uint64_t cols = 0;
+    uint64_t rows = 0;
+    uint64_t mats = lq_layer_weight_mats(&forward->hparams, weight);
+    lq_layer_weight_shape(&forward->hparams, weight, &cols, &rows);
+    lq_layer_weight_path(forward->layer, weight, name);
+    if (forward->weights[weight] == NULL) {
+        forward->weights[weight] = lq_forward_take(forward, cols * rows * mats, sizeof(float));
+    }
+    enum lq_status status = lq_forward_check_device(forward, err);
+    return status == LQ_OK ? lq_forward_load_weight(forward, name, cols, rows, mats,
+                                                    forward->weights[weight], err)
+                           : status;
+}
+
+/* The parts of fused weights, which are whole rows of them. */
+static void point_into_fused(struct lq_forward *forward)
+{
+    const struct lq_hparams *hparams = &forward->hparams;
+    size_t q = lq_forward_q_width(hparams);
+    size_t kv = lq_forward_kv_width(hparams);
+    float **weights = forward->weights;
+    if (lq_hparams_has(hparams, LQ_WEIGHT_ATTN_QKV)) {
+        weights[LQ_WEIGHT_ATTN_Q] = weights[LQ_WEIGHT_ATTN_QKV];
+        weights[LQ_WEIGHT_ATTN_K] = weights[LQ_WEIGHT_ATTN_Q] + q * hparams->width;
+        weights[LQ_WEIGHT_ATTN_V] = weights[LQ_WEIGHT_ATTN_K] + kv * hparams->width;
+    }
+    if (lq_hparams_has(hparams, LQ_WEIGHT_ATTN_QKV_BIAS)) {
+        weights[LQ_WEIGHT_ATTN_Q_BIAS] = weights[LQ_WEIGHT_ATTN_QKV_BIAS];
+        weights[LQ_WEIGHT_ATTN_K_BIAS] = weights[LQ_WEIGHT_ATTN_Q_BIAS] + q;
+        weights[LQ_WEIGHT_ATTN_V_BIAS] = weights[LQ_WEIGHT_ATTN_K_BIAS] + kv;
+    }
+    if (lq_hparams_has(hparams, LQ_WEIGHT_FFN_GATE_UP)) {
+        size_t elems = (size_t)hparams->ffn_width * hparams->width;
+        weights[LQ_WEIGHT_FFN_GATE] = weights[LQ_WEIGHT_FFN_GATE_UP];
+        weights[LQ_WEIGHT_FFN_UP] = weights[LQ_WEIGHT_FFN_GATE_UP] + elems;
+    }
+}
+
 enum lq_status lq_forward_load_layer(struct lq_forward *forward, uint32_t layer,
                                      struct lq_error *err)
 {
+    const struct lq_hparams *hparams = &forward->hparams;
     lq_forward_give_output(forward);
     forward->layer = layer;
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
-        char name[LQ_WEIGHT_NAME_BYTES];
-        uint64_t cols = 0;
-        uint64_t rows = 0;
-        lq_layer_weight_shape(&forward->hparams, (enum lq_layer_weight)w, &cols, &rows);
-        lq_layer_weight_path(layer, (enum lq_layer_weight)w, name);
-        if (forward->weights[w] == NULL) {
-            forward->weights[w] = lq_forward_take(forward, cols * rows, sizeof(float));
-        }
-        enum lq_status status = lq_forward_check_device(forward, err);
-        if (status == LQ_OK) {
-            status = lq_forward_load_weight(forward, name, cols, rows, forward->weights[w], err);
-        }
-        if (status != LQ_OK) {
-            return status;
+        if (lq_hparams_has(hparams, (enum lq_layer_weight)w)) {
+            enum lq_status status = load_layer_weight(forward, (enum lq_layer_weight)w, err);
+            if (status != LQ_OK) {
+                return status;
+            }
         }
     }
+    point_into_fused(forward);
     for (int i = 0; i < LQ_LAYER_INPUT_COUNT; i++) {
-        size_t cols = lq_layer_input_cols(&forward->hparams, (enum lq_layer_input)i);
-        forward->ops->zero(forward->device, forward->sums[i], cols * sizeof(double));
+        enum lq_layer_input input = (enum lq_layer_input)i;
+        size_t count = lq_layer_input_cols(hparams, input) * lq_layer_input_mats(hparams, input);
+        forward->ops->zero(forward->device, forward->sums[i], count * sizeof(double));
+    }
+    forward->row_count = 0;
+    if (forward->expert_rows != NULL) {
+        memset(forward->expert_rows, 0, hparams->expert_count * sizeof *forward->expert_rows);
     }
     return lq_forward_check_device(forward, err);
 }

@@ -13,12 +13,13 @@ enum lq_status lq_forward_load_output(struct lq_forward *forward, struct lq_erro
     forward->nll = lq_forward_take(forward, forward->logit_rows, sizeof(double));
     enum lq_status status = lq_forward_check_device(forward, err);
     if (status == LQ_OK) {
-        status = lq_forward_load_weight(forward, "output_norm.weight", hparams->width, 1,
+        status = lq_forward_load_weight(forward, "output_norm.weight", hparams->width, 1, 1,
                                         forward->output_norm, err);
     }
     const char *name = hparams->tied_output ? "token_embd.weight" : "output.weight";
     if (status == LQ_OK) {
-        status = lq_forward_load_weight(forward, name, hparams->width, vocab, forward->output, err);
+        status =
+            lq_forward_load_weight(forward, name, hparams->width, vocab, 1, forward->output, err);
     }
     if (status != LQ_OK) {
         lq_forward_give_output(forward);
@@ -46,6 +47,10 @@ enum lq_status lq_forward_make_logits(struct lq_forward *forward, const float *h
                   (float)hparams->norm_eps);
     ops->matmul(forward->device, forward->normed, forward->output, forward->logits, rows,
                 hparams->vocab_size, hparams->width);
+    if (hparams->logit_cap != 0.0) {
+        ops->soft_cap(forward->device, forward->logits, rows * hparams->vocab_size,
+                      (float)hparams->logit_cap);
+    }
     return lq_forward_check_device(forward, err);
 }
 

@@ -29,16 +29,19 @@ struct lq_forward {
     size_t batch_rows;
     size_t logit_rows;
     uint32_t layer;
-    /* Device memory. */
+    /* Device memory. Weights that the model has are owned; ATTN_Q, _K and _V of a fused ATTN_QKV
+     * (and so on) point into it, so nobody but the loader asks whether weights are fused. NULL:
+     * neither. Matrices of experts follow each other. */
     float *weights[LQ_LAYER_WEIGHT_COUNT];
     float *output_norm;
     float *output;
     float *logits;
     int32_t *targets;
     double *nll;
-    double *sums[LQ_LAYER_INPUT_COUNT];
-    float *rope;
-    float *x; /* only where the host's memory is not the device's */
+    double *sums[LQ_LAYER_INPUT_COUNT]; /* [matrices x columns] */
+    float *rope;                        /* positions of layers that see all keys */
+    float *rope_windowed;               /* and of windowed ones; may be the same */
+    float *x;                           /* only where the host's memory is not the device's */
     float *normed;
     float *q;
     float *k;
@@ -46,6 +49,14 @@ struct lq_forward {
     float *attended;
     float *gate;
     float *up;
+    /* Experts only: a row has expert_used slots. */
+    float *router;
+    float *slot_rows; /* inputs of experts, then their outputs */
+    struct lq_route route;
+    int32_t *starts; /* host memory: slots of each expert in the newest batch */
+    /* Host memory: rows whose squares were added, of the layer and of each expert. */
+    uint64_t row_count;
+    uint64_t *expert_rows;
     const struct lq_forward_tape *tape; /* NULL: nothing is kept */
 };
 
@@ -74,10 +85,13 @@ enum lq_status lq_forward_make_logits(struct lq_forward *forward, const float *h
 enum lq_status lq_forward_decode(const struct lq_forward *forward,
                                  const struct lq_model_tensor *tensor, const void *data, float *out,
                                  struct lq_error *err);
-/* Reads a tensor of the given shape into device memory `to`. */
+/* Reads a tensor of `mats` matrices of the given shape into device memory `to`. */
 enum lq_status lq_forward_load_weight(struct lq_forward *forward, const char *name, uint64_t cols,
-                                      uint64_t rows, float *to, struct lq_error *err);
-/* The rotary table of all positions, at the object's creation. */
+                                      uint64_t rows, uint64_t mats, float *to,
+                                      struct lq_error *err);
+/* The rotary table of a layer, [sequence x rope_dim / 2 x 2]. */
+const float *lq_forward_rope_of(const struct lq_forward *forward, uint32_t layer);
+/* The rotary tables of all positions, at the object's creation. */
 enum lq_status lq_forward_make_rope(struct lq_forward *forward, struct lq_error *err);
 
 #endif

@@ -1,393 +1,133 @@
 #include "rules/model/hparams.h"
 
-#include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/json.h"
 #include "engine/base/limits.h"
-#include "engine/base/text.h"
 
-#define ADVICE "it can still be quantized without an imatrix"
+/* ---- weights ---- */
 
-static const char *const weight_names[LQ_LAYER_WEIGHT_COUNT] = {
-    "attn_norm", "attn_q",   "attn_k", "attn_v",   "attn_output",
-    "ffn_norm",  "ffn_gate", "ffn_up", "ffn_down",
+/* Sizes of a weight's matrix, in terms of the hyperparameters. */
+enum dim { ONE, WIDTH, FFN, FFN_TWICE, HEAD, Q_WIDTH, KV_WIDTH, QKV_WIDTH, EXPERTS };
+
+struct weight_row {
+    const char *name; /* without ".weight" */
+    enum dim cols;
+    enum dim rows;
+    enum dim mats;
+    enum lq_layer_input input;
 };
+
+#define NO_INPUT LQ_LAYER_INPUT_COUNT
+
+static const struct weight_row weight_rows[LQ_LAYER_WEIGHT_COUNT] = {
+    [LQ_WEIGHT_ATTN_NORM] = {"attn_norm", WIDTH, ONE, ONE, NO_INPUT},
+    [LQ_WEIGHT_ATTN_Q] = {"attn_q", WIDTH, Q_WIDTH, ONE, LQ_INPUT_ATTN},
+    [LQ_WEIGHT_ATTN_K] = {"attn_k", WIDTH, KV_WIDTH, ONE, LQ_INPUT_ATTN},
+    [LQ_WEIGHT_ATTN_V] = {"attn_v", WIDTH, KV_WIDTH, ONE, LQ_INPUT_ATTN},
+    [LQ_WEIGHT_ATTN_OUTPUT] = {"attn_output", Q_WIDTH, WIDTH, ONE, LQ_INPUT_ATTN_OUTPUT},
+    [LQ_WEIGHT_FFN_NORM] = {"ffn_norm", WIDTH, ONE, ONE, NO_INPUT},
+    [LQ_WEIGHT_FFN_GATE] = {"ffn_gate", WIDTH, FFN, ONE, LQ_INPUT_FFN},
+    [LQ_WEIGHT_FFN_UP] = {"ffn_up", WIDTH, FFN, ONE, LQ_INPUT_FFN},
+    [LQ_WEIGHT_FFN_DOWN] = {"ffn_down", FFN, WIDTH, ONE, LQ_INPUT_FFN_DOWN},
+    [LQ_WEIGHT_ATTN_QKV] = {"attn_qkv", WIDTH, QKV_WIDTH, ONE, LQ_INPUT_ATTN},
+    [LQ_WEIGHT_FFN_GATE_UP] = {"ffn_up", WIDTH, FFN_TWICE, ONE, LQ_INPUT_FFN},
+    [LQ_WEIGHT_ATTN_Q_BIAS] = {"attn_q.bias", Q_WIDTH, ONE, ONE, NO_INPUT},
+    [LQ_WEIGHT_ATTN_K_BIAS] = {"attn_k.bias", KV_WIDTH, ONE, ONE, NO_INPUT},
+    [LQ_WEIGHT_ATTN_V_BIAS] = {"attn_v.bias", KV_WIDTH, ONE, ONE, NO_INPUT},
+    [LQ_WEIGHT_ATTN_QKV_BIAS] = {"attn_qkv.bias", QKV_WIDTH, ONE, ONE, NO_INPUT},
+    [LQ_WEIGHT_ATTN_OUTPUT_BIAS] = {"attn_output.bias", WIDTH, ONE, ONE, NO_INPUT},
+    [LQ_WEIGHT_FFN_GATE_BIAS] = {"ffn_gate.bias", FFN, ONE, ONE, NO_INPUT},
+    [LQ_WEIGHT_FFN_UP_BIAS] = {"ffn_up.bias", FFN, ONE, ONE, NO_INPUT},
+    [LQ_WEIGHT_FFN_DOWN_BIAS] = {"ffn_down.bias", WIDTH, ONE, ONE, NO_INPUT},
+    [LQ_WEIGHT_ATTN_Q_NORM] = {"attn_q_norm", HEAD, ONE, ONE, NO_INPUT},
+    [LQ_WEIGHT_ATTN_K_NORM] = {"attn_k_norm", HEAD, ONE, ONE, NO_INPUT},
+    [LQ_WEIGHT_ATTN_POST_NORM] = {"post_attention_norm", WIDTH, ONE, ONE, NO_INPUT},
+    [LQ_WEIGHT_FFN_POST_NORM] = {"post_ffw_norm", WIDTH, ONE, ONE, NO_INPUT},
+    [LQ_WEIGHT_FFN_ROUTER] = {"ffn_gate_inp", WIDTH, EXPERTS, ONE, LQ_INPUT_FFN},
+    [LQ_WEIGHT_FFN_GATE_EXPS] = {"ffn_gate_exps", WIDTH, FFN, EXPERTS, LQ_INPUT_FFN_EXPS},
+    [LQ_WEIGHT_FFN_UP_EXPS] = {"ffn_up_exps", WIDTH, FFN, EXPERTS, LQ_INPUT_FFN_EXPS},
+    [LQ_WEIGHT_FFN_DOWN_EXPS] = {"ffn_down_exps", FFN, WIDTH, EXPERTS, LQ_INPUT_FFN_DOWN_EXPS},
+};
+
+static uint64_t size_of(const struct lq_hparams *hparams, enum dim dim)
+{
+    uint64_t q_width = (uint64_t)hparams->head_count * hparams->head_dim;
+    uint64_t kv_width = (uint64_t)hparams->kv_head_count * hparams->head_dim;
+    switch (dim) {
+    case WIDTH:
+        return hparams->width;
+    case FFN:
+        return hparams->ffn_width;
+    case FFN_TWICE:
+        return 2 * (uint64_t)hparams->ffn_width;
+    case HEAD:
+        return hparams->head_dim;
+    case Q_WIDTH:
+        return q_width;
+    case KV_WIDTH:
+        return kv_width;
+    case QKV_WIDTH:
+        return q_width + 2 * kv_width;
+    case EXPERTS:
+        return hparams->expert_count;
+    case ONE:
+        break;
+    }
+    return 1;
+}
 
 const char *lq_layer_weight_name(enum lq_layer_weight weight)
 {
-    return weight_names[weight];
+    return weight_rows[weight].name;
 }
 
 char *lq_layer_weight_path(uint32_t layer, enum lq_layer_weight weight, char *name)
 {
-    (void)snprintf(name, LQ_WEIGHT_NAME_BYTES, "blk.%u.%s.weight", (unsigned)layer,
-                   weight_names[weight]);
+    const char *own = weight_rows[weight].name;
+    (void)snprintf(name, LQ_WEIGHT_NAME_BYTES, "blk.%u.%s%s", (unsigned)layer, own,
+                   strchr(own, '.') == NULL ? ".weight" : "");
     return name;
 }
 
 void lq_layer_weight_shape(const struct lq_hparams *hparams, enum lq_layer_weight weight,
                            uint64_t *cols, uint64_t *rows)
 {
-    uint64_t width = hparams->width;
-    uint64_t q_width = (uint64_t)hparams->head_count * hparams->head_dim;
-    uint64_t kv_width = (uint64_t)hparams->kv_head_count * hparams->head_dim;
-    *cols = width;
-    *rows = 1;
-    switch (weight) {
-    case LQ_WEIGHT_ATTN_Q:
-        *rows = q_width;
-        break;
-    case LQ_WEIGHT_ATTN_K:
-    case LQ_WEIGHT_ATTN_V:
-        *rows = kv_width;
-        break;
-    case LQ_WEIGHT_ATTN_OUTPUT:
-        *cols = q_width;
-        *rows = width;
-        break;
-    case LQ_WEIGHT_FFN_GATE:
-    case LQ_WEIGHT_FFN_UP:
-        *rows = hparams->ffn_width;
-        break;
-    case LQ_WEIGHT_FFN_DOWN:
-        *cols = hparams->ffn_width;
-        *rows = width;
-        break;
-    default:
-        break;
-    }
+    *cols = size_of(hparams, weight_rows[weight].cols);
+    *rows = size_of(hparams, weight_rows[weight].rows);
 }
 
-/* ---- keys ---- */
-
-struct key_scope {
-    const struct lq_gguf *meta;
-    const char *where;
-    enum lq_status status;
-    struct lq_error *err;
-};
-
-static const struct lq_gguf_value *find_key(const struct key_scope *scope, const char *name,
-                                            char key[LQ_WEIGHT_NAME_BYTES])
+uint64_t lq_layer_weight_mats(const struct lq_hparams *hparams, enum lq_layer_weight weight)
 {
-    (void)snprintf(key, LQ_WEIGHT_NAME_BYTES, "llama.%s", name);
-    return lq_gguf_find(scope->meta, key);
+    return size_of(hparams, weight_rows[weight].mats);
 }
 
-static bool is_integer(const struct lq_gguf_value *value)
+enum lq_layer_input lq_layer_weight_input(enum lq_layer_weight weight)
 {
-    switch (value->type) {
-    case LQ_GGUF_U8:
-    case LQ_GGUF_I8:
-    case LQ_GGUF_U16:
-    case LQ_GGUF_I16:
-    case LQ_GGUF_U32:
-    case LQ_GGUF_I32:
-    case LQ_GGUF_U64:
-    case LQ_GGUF_I64:
-        return true;
-    default:
-        return false;
-    }
+    return weight_rows[weight].input;
 }
 
-/* `fallback` 0: the key is required. */
-static enum lq_status read_count(const struct key_scope *scope, const char *name, uint64_t max,
-                                 uint32_t fallback, uint32_t *out)
+size_t lq_layer_input_cols(const struct lq_hparams *hparams, enum lq_layer_input input)
 {
-    char key[LQ_WEIGHT_NAME_BYTES];
-    const struct lq_gguf_value *value = find_key(scope, name, key);
-    if (value == NULL && fallback != 0) {
-        *out = fallback;
-        return LQ_OK;
-    }
-    if (value == NULL) {
-        return lq_error_set(scope->err, scope->status, "%s: the key '%s' is missing", scope->where,
-                            key);
-    }
-    if (value->type == LQ_GGUF_ARRAY) {
-        return lq_error_set(scope->err, LQ_EUNSUPPORTED,
-                            "%s: '%s' differs between layers, which the forward pass does not know "
-                            "yet; " ADVICE,
-                            scope->where, key);
-    }
-    if (!is_integer(value) || value->integer < 1 || value->integer > max) {
-        return lq_error_set(scope->err, scope->status,
-                            "%s: '%s' is out of range, expected an integer from 1 to %llu",
-                            scope->where, key, (unsigned long long)max);
-    }
-    *out = (uint32_t)value->integer;
-    return LQ_OK;
-}
-
-/* A positive finite number; `fallback` 0: required. */
-static enum lq_status read_positive(const struct key_scope *scope, const char *name,
-                                    double fallback, double *out)
-{
-    char key[LQ_WEIGHT_NAME_BYTES];
-    const struct lq_gguf_value *value = find_key(scope, name, key);
-    if (value == NULL && fallback > 0.0) {
-        *out = fallback;
-        return LQ_OK;
-    }
-    if (value == NULL) {
-        return lq_error_set(scope->err, scope->status, "%s: the key '%s' is missing", scope->where,
-                            key);
-    }
-    bool is_number = value->type != LQ_GGUF_STRING && value->type != LQ_GGUF_ARRAY;
-    if (!is_number || !isfinite(value->number) || !(value->number > 0.0)) {
-        return lq_error_set(scope->err, scope->status, "%s: '%s' is not a finite number above 0",
-                            scope->where, key);
-    }
-    *out = value->number;
-    return LQ_OK;
-}
-
-static enum lq_status read_scaling(const struct key_scope *scope, struct lq_hparams *out)
-{
-    out->rope_scale = 1.0;
-    const char *type = lq_gguf_get_string(scope->meta, "llama.rope.scaling.type");
-    if (type == NULL || strcmp(type, "none") == 0) {
-        return LQ_OK;
-    }
-    if (strcmp(type, "linear") != 0) {
-        return lq_error_set(scope->err, LQ_EUNSUPPORTED,
-                            "%s: rope scaling '%s' is not known to the forward pass (none and "
-                            "linear are); " ADVICE,
-                            scope->where, type);
-    }
-    return read_positive(scope, "rope.scaling.factor", 1.0, &out->rope_scale);
-}
-
-static enum lq_status read_sizes(const struct key_scope *scope, struct lq_hparams *out)
-{
-    enum lq_status status =
-        read_count(scope, "block_count", LQ_MODEL_LAYERS_MAX, 0, &out->layer_count);
-    if (status == LQ_OK) {
-        status = read_count(scope, "embedding_length", LQ_MODEL_DIM_MAX, 0, &out->width);
-    }
-    if (status == LQ_OK) {
-        status = read_count(scope, "feed_forward_length", LQ_MODEL_DIM_MAX, 0, &out->ffn_width);
-    }
-    if (status == LQ_OK) {
-        status = read_count(scope, "attention.head_count", LQ_MODEL_DIM_MAX, 0, &out->head_count);
-    }
-    if (status == LQ_OK) {
-        status = read_count(scope, "attention.head_count_kv", LQ_MODEL_DIM_MAX, out->head_count,
-                            &out->kv_head_count);
-    }
-    if (status == LQ_OK) {
-        uint32_t head_dim = out->width / out->head_count;
-        status = read_count(scope, "attention.key_length", LQ_MODEL_DIM_MAX,
-                            head_dim == 0 ? 1 : head_dim, &out->head_dim);
-    }
-    if (status == LQ_OK) {
-        status = read_count(scope, "rope.dimension_count", LQ_MODEL_DIM_MAX, out->head_dim,
-                            &out->rope_dim);
-    }
-    if (status == LQ_OK) {
-        status = read_count(scope, "context_length", LQ_SEQUENCE_MAX, 0, &out->context_length);
-    }
-    return status;
-}
-
-static enum lq_status read_numbers(const struct key_scope *scope, struct lq_hparams *out)
-{
-    enum lq_status status =
-        read_positive(scope, "attention.layer_norm_rms_epsilon", 0.0, &out->norm_eps);
-    if (status == LQ_OK) {
-        status = read_positive(scope, "rope.freq_base", 10000.0, &out->rope_freq_base);
-    }
-    return status == LQ_OK ? read_scaling(scope, out) : status;
-}
-
-static enum lq_status check_heads(const struct key_scope *scope, const struct lq_hparams *hparams)
-{
-    uint64_t q_width = (uint64_t)hparams->head_count * hparams->head_dim;
-    if (hparams->head_count % hparams->kv_head_count != 0 || q_width > LQ_MODEL_DIM_MAX) {
-        return lq_error_set(scope->err, scope->status,
-                            "%s: %u heads of %u values with %u key-value heads do not fit together",
-                            scope->where, (unsigned)hparams->head_count,
-                            (unsigned)hparams->head_dim, (unsigned)hparams->kv_head_count);
-    }
-    if (hparams->rope_dim % 2 != 0 || hparams->rope_dim > hparams->head_dim) {
-        return lq_error_set(scope->err, scope->status,
-                            "%s: 'llama.rope.dimension_count' is %u, expected an even number up to "
-                            "the head size %u",
-                            scope->where, (unsigned)hparams->rope_dim, (unsigned)hparams->head_dim);
-    }
-    uint32_t value_length = hparams->head_dim;
-    enum lq_status status = read_count(scope, "attention.value_length", LQ_MODEL_DIM_MAX,
-                                       hparams->head_dim, &value_length);
-    if (status == LQ_OK && value_length != hparams->head_dim) {
-        status = lq_error_set(scope->err, LQ_EUNSUPPORTED,
-                              "%s: keys have %u values and values %u, which the forward pass does "
-                              "not know yet; " ADVICE,
-                              scope->where, (unsigned)hparams->head_dim, (unsigned)value_length);
-    }
-    return status;
-}
-
-static enum lq_status check_architecture(const struct key_scope *scope)
-{
-    const char *architecture = lq_gguf_get_string(scope->meta, "general.architecture");
-    if (architecture == NULL) {
-        return lq_error_set(scope->err, scope->status,
-                            "%s: the key 'general.architecture' is missing", scope->where);
-    }
-    if (strcmp(architecture, "llama") != 0) {
-        return lq_error_set(scope->err, LQ_EUNSUPPORTED,
-                            "%s: the forward pass does not know the architecture '%s' yet (llama "
-                            "only); " ADVICE,
-                            scope->where, architecture);
-    }
-    if (lq_gguf_get_uint(scope->meta, "llama.expert_count", 0) > 0) {
-        return lq_error_set(scope->err, LQ_EUNSUPPORTED,
-                            "%s: the forward pass does not know mixtures of experts yet; " ADVICE,
-                            scope->where);
-    }
-    return LQ_OK;
-}
-
-/* ---- tensors ---- */
-
-static enum lq_status check_shape(const struct key_scope *scope,
-                                  const struct lq_tensor_index *index, const char *name,
-                                  uint64_t cols, uint64_t rows)
-{
-    const struct lq_model_tensor *tensor = lq_tensor_index_find(index, name);
-    if (tensor == NULL) {
-        return lq_error_set(scope->err, scope->status, "%s: the tensor '%s' is missing",
-                            scope->where, name);
-    }
-    if (tensor->ne[0] != cols || tensor->ne[1] != rows || tensor->ne[2] != 1 ||
-        tensor->ne[3] != 1) {
-        return lq_error_set(scope->err, scope->status,
-                            "%s: the tensor '%s' has %llu columns and %llu rows, expected %llu and "
-                            "%llu from the model's keys",
-                            scope->where, name, (unsigned long long)tensor->ne[0],
-                            (unsigned long long)tensor->ne[1], (unsigned long long)cols,
-                            (unsigned long long)rows);
-    }
-    return LQ_OK;
-}
-
-static bool is_layer_weight(const char *suffix)
-{
-    for (int i = 0; i < LQ_LAYER_WEIGHT_COUNT; i++) {
-        size_t length = strlen(weight_names[i]);
-        if (strncmp(suffix, weight_names[i], length) == 0 &&
-            strcmp(suffix + length, ".weight") == 0) {
-            return true;
+    for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
+        if (weight_rows[w].input == input && lq_hparams_has(hparams, (enum lq_layer_weight)w)) {
+            return (size_t)size_of(hparams, weight_rows[w].cols);
         }
     }
-    return false;
+    return 0;
 }
 
-/* A tensor that the forward pass would silently leave out (a bias, a norm of the keys) would give
- * wrong statistics, so it is refused. Old files repeat the rotary frequencies in every layer. */
-static enum lq_status check_known(const struct key_scope *scope,
-                                  const struct lq_tensor_index *index)
+size_t lq_layer_input_mats(const struct lq_hparams *hparams, enum lq_layer_input input)
 {
-    static const char *const globals[] = {"token_embd.weight", "output_norm.weight",
-                                          "output.weight", "rope_freqs.weight"};
-    for (size_t i = 0; i < index->tensor_count; i++) {
-        const char *name = index->tensors[i].name;
-        const char *suffix = NULL;
-        if (lq_text_starts_with(name, "blk.")) {
-            suffix = strchr(name + strlen("blk."), '.');
-        }
-        bool known = suffix != NULL && (is_layer_weight(suffix + 1) ||
-                                        strcmp(suffix + 1, "attn_rot_embd.weight") == 0);
-        for (size_t g = 0; g < LQ_COUNT_OF(globals); g++) {
-            known = known || strcmp(name, globals[g]) == 0;
-        }
-        if (!known) {
-            return lq_error_set(scope->err, LQ_EUNSUPPORTED,
-                                "%s: the forward pass does not know the tensor '%s' of a llama "
-                                "model; " ADVICE,
-                                scope->where, name);
-        }
-    }
-    return LQ_OK;
+    bool by_expert = input == LQ_INPUT_FFN_EXPS || input == LQ_INPUT_FFN_DOWN_EXPS;
+    return by_expert ? hparams->expert_count : 1;
 }
 
-static enum lq_status check_tensors(const struct key_scope *scope,
-                                    const struct lq_tensor_index *index, struct lq_hparams *out)
+bool lq_hparams_is_windowed(const struct lq_hparams *hparams, uint32_t layer)
 {
-    enum lq_status status = check_known(scope, index);
-    if (status == LQ_OK) {
-        status = check_shape(scope, index, "token_embd.weight", out->width, out->vocab_size);
-    }
-    if (status == LQ_OK) {
-        status = check_shape(scope, index, "output_norm.weight", out->width, 1);
-    }
-    out->tied_output = lq_tensor_index_find(index, "output.weight") == NULL;
-    if (status == LQ_OK && !out->tied_output) {
-        status = check_shape(scope, index, "output.weight", out->width, out->vocab_size);
-    }
-    out->rope_factors = lq_tensor_index_find(index, "rope_freqs.weight") != NULL;
-    if (status == LQ_OK && out->rope_factors) {
-        status = check_shape(scope, index, "rope_freqs.weight", out->rope_dim / 2, 1);
-    }
-    for (uint32_t layer = 0; status == LQ_OK && layer < out->layer_count; layer++) {
-        for (int w = 0; status == LQ_OK && w < LQ_LAYER_WEIGHT_COUNT; w++) {
-            char name[LQ_WEIGHT_NAME_BYTES];
-            uint64_t cols = 0;
-            uint64_t rows = 0;
-            lq_layer_weight_shape(out, (enum lq_layer_weight)w, &cols, &rows);
-            lq_layer_weight_path(layer, (enum lq_layer_weight)w, name);
-            status = check_shape(scope, index, name, cols, rows);
-        }
-    }
-    return status;
-}
-
-static enum lq_status read_vocab_size(const struct key_scope *scope,
-                                      const struct lq_tensor_index *index, struct lq_hparams *out)
-{
-    const struct lq_model_tensor *embedding = lq_tensor_index_find(index, "token_embd.weight");
-    if (embedding == NULL || embedding->ne[1] < 1 || embedding->ne[1] > LQ_VOCAB_MAX) {
-        return lq_error_set(
-            scope->err, scope->status,
-            "%s: the tensor 'token_embd.weight' is missing or does not have 1 to %d "
-            "rows",
-            scope->where, LQ_VOCAB_MAX);
-    }
-    return read_count(scope, "vocab_size", LQ_VOCAB_MAX, (uint32_t)embedding->ne[1],
-                      &out->vocab_size);
-}
-
-enum lq_status lq_hparams_read(const struct lq_gguf *meta, const struct lq_tensor_index *index,
-                               const char *where, enum lq_status failure, struct lq_hparams *out,
-                               struct lq_error *err)
-{
-    struct key_scope scope = {meta, where, failure, err};
-    struct lq_hparams hparams;
-    memset(&hparams, 0, sizeof hparams);
-    enum lq_status status = check_architecture(&scope);
-    if (status == LQ_OK) {
-        status = read_sizes(&scope, &hparams);
-    }
-    if (status == LQ_OK) {
-        status = read_numbers(&scope, &hparams);
-    }
-    if (status == LQ_OK) {
-        status = check_heads(&scope, &hparams);
-    }
-    if (status == LQ_OK) {
-        status = read_vocab_size(&scope, index, &hparams);
-    }
-    if (status == LQ_OK) {
-        status = check_tensors(&scope, index, &hparams);
-    }
-    if (status == LQ_OK) {
-        *out = hparams;
-    }
-    return status;
+    uint32_t period = hparams->window_period;
+    return hparams->window != 0 && (period == 0 || (layer + 1) % period != 0);
 }
 
 enum lq_status lq_hparams_index_gguf(const struct lq_gguf *gguf, struct lq_arena *arena,
@@ -416,28 +156,62 @@ enum lq_status lq_hparams_index_gguf(const struct lq_gguf *gguf, struct lq_arena
 
 /* ---- text ---- */
 
-struct count_field {
+struct field {
     const char *name;
     size_t offset;
+    int64_t min;
     int64_t max;
 };
 
-static const struct count_field count_fields[] = {
-    {"layers", offsetof(struct lq_hparams, layer_count), LQ_MODEL_LAYERS_MAX},
-    {"width", offsetof(struct lq_hparams, width), LQ_MODEL_DIM_MAX},
-    {"ffn_width", offsetof(struct lq_hparams, ffn_width), LQ_MODEL_DIM_MAX},
-    {"heads", offsetof(struct lq_hparams, head_count), LQ_MODEL_DIM_MAX},
-    {"kv_heads", offsetof(struct lq_hparams, kv_head_count), LQ_MODEL_DIM_MAX},
-    {"head_dim", offsetof(struct lq_hparams, head_dim), LQ_MODEL_DIM_MAX},
-    {"rope_dim", offsetof(struct lq_hparams, rope_dim), LQ_MODEL_DIM_MAX},
-    {"vocab_size", offsetof(struct lq_hparams, vocab_size), LQ_VOCAB_MAX},
-    {"context", offsetof(struct lq_hparams, context_length), LQ_SEQUENCE_MAX},
+#define COUNT(name, member, min, max)                                                              \
+    {                                                                                              \
+        name, offsetof(struct lq_hparams, member), min, max                                        \
+    }
+
+static const struct field count_fields[] = {
+    COUNT("layers", layer_count, 1, LQ_MODEL_LAYERS_MAX),
+    COUNT("width", width, 1, LQ_MODEL_DIM_MAX),
+    COUNT("ffn_width", ffn_width, 1, LQ_MODEL_DIM_MAX),
+    COUNT("heads", head_count, 1, LQ_MODEL_DIM_MAX),
+    COUNT("kv_heads", kv_head_count, 1, LQ_MODEL_DIM_MAX),
+    COUNT("head_dim", head_dim, 1, LQ_MODEL_DIM_MAX),
+    COUNT("rope_dim", rope_dim, 1, LQ_MODEL_DIM_MAX),
+    COUNT("vocab_size", vocab_size, 1, LQ_VOCAB_MAX),
+    COUNT("context", context_length, 1, INT32_MAX),
+    COUNT("weights", weights, 1, LQ_WEIGHT_BIT(LQ_LAYER_WEIGHT_COUNT) - 1),
+    COUNT("experts", expert_count, 0, LQ_MODEL_EXPERTS_MAX),
+    COUNT("experts_used", expert_used, 0, LQ_MODEL_EXPERTS_MAX),
+    COUNT("window", window, 0, INT32_MAX),
+    COUNT("window_period", window_period, 0, LQ_MODEL_LAYERS_MAX),
+    COUNT("activation", activation, 0, LQ_ACTIVATION_GELU_TANH),
+    COUNT("rope_scaling", rope_scaling, 0, LQ_ROPE_LONGROPE),
+    COUNT("rope_original_context", rope_original_context, 0, INT32_MAX),
 };
 
-static const struct count_field number_fields[] = {
-    {"norm_eps", offsetof(struct lq_hparams, norm_eps), 0},
-    {"rope_base", offsetof(struct lq_hparams, rope_freq_base), 0},
-    {"rope_scale", offsetof(struct lq_hparams, rope_scale), 0},
+#define FIELD(name, member)                                                                        \
+    {                                                                                              \
+        name, offsetof(struct lq_hparams, member), 0, 0                                            \
+    }
+
+static const struct field number_fields[] = {
+    FIELD("norm_eps", norm_eps),
+    FIELD("rope_base", rope_freq_base),
+    FIELD("rope_scale", rope_scale),
+    FIELD("rope_attn_factor", rope_attn_factor),
+    FIELD("rope_beta_fast", rope_beta_fast),
+    FIELD("rope_beta_slow", rope_beta_slow),
+    FIELD("rope_local_base", rope_local_base),
+    FIELD("embedding_scale", embedding_scale),
+    FIELD("attention_scale", attention_scale),
+    FIELD("attention_cap", attention_cap),
+    FIELD("logit_cap", logit_cap),
+};
+
+static const struct field flag_fields[] = {
+    FIELD("rope_halves", rope_halves),
+    FIELD("rope_local", rope_local),
+    FIELD("rope_factors", rope_factors),
+    FIELD("tied_output", tied_output),
 };
 
 void lq_hparams_format(const struct lq_hparams *hparams, struct lq_buffer *out)
@@ -455,8 +229,11 @@ void lq_hparams_format(const struct lq_hparams *hparams, struct lq_buffer *out)
         memcpy(&value, (const char *)hparams + number_fields[i].offset, sizeof value);
         lq_json_put_number(&writer, number_fields[i].name, value);
     }
-    lq_json_put_bool(&writer, "tied_output", hparams->tied_output);
-    lq_json_put_bool(&writer, "rope_factors", hparams->rope_factors);
+    for (size_t i = 0; i < LQ_COUNT_OF(flag_fields); i++) {
+        bool value = false;
+        memcpy(&value, (const char *)hparams + flag_fields[i].offset, sizeof value);
+        lq_json_put_bool(&writer, flag_fields[i].name, value);
+    }
     lq_json_end_object(&writer);
 }
 
@@ -466,8 +243,8 @@ static enum lq_status parse_fields(const cJSON *root, struct lq_hparams *out, st
     enum lq_status status = LQ_OK;
     for (size_t i = 0; status == LQ_OK && i < LQ_COUNT_OF(count_fields); i++) {
         int64_t value = 0;
-        status = lq_json_get_int(&scope, root, count_fields[i].name, 1, count_fields[i].max, &value,
-                                 NULL, err);
+        status = lq_json_get_int(&scope, root, count_fields[i].name, count_fields[i].min,
+                                 count_fields[i].max, &value, NULL, err);
         uint32_t narrow = (uint32_t)value;
         memcpy((char *)out + count_fields[i].offset, &narrow, sizeof narrow);
     }
@@ -476,11 +253,10 @@ static enum lq_status parse_fields(const cJSON *root, struct lq_hparams *out, st
         status = lq_json_get_number(&scope, root, number_fields[i].name, &value, NULL, err);
         memcpy((char *)out + number_fields[i].offset, &value, sizeof value);
     }
-    if (status == LQ_OK) {
-        status = lq_json_get_bool(&scope, root, "tied_output", &out->tied_output, NULL, err);
-    }
-    if (status == LQ_OK) {
-        status = lq_json_get_bool(&scope, root, "rope_factors", &out->rope_factors, NULL, err);
+    for (size_t i = 0; status == LQ_OK && i < LQ_COUNT_OF(flag_fields); i++) {
+        bool value = false;
+        status = lq_json_get_bool(&scope, root, flag_fields[i].name, &value, NULL, err);
+        memcpy((char *)out + flag_fields[i].offset, &value, sizeof value);
     }
     return status;
 }

@@ -1,0 +1,202 @@
+#include <limits.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/device_cpu_parts.h"
+
+/* Sizes of tasks; they decide no sums. */
+enum {
+    ROW_GROUP = 16,
+    ELEM_GROUP = 16 * 1024,
+};
+
+/* ---- elementwise ---- */
+
+struct elem_job {
+    const struct lq_device_rows *fn;
+    float *x;
+    const float *y;
+    size_t count;
+    float cap;
+};
+
+static void gelu_tile(void *user, size_t index)
+{
+    const struct elem_job *job = user;
+    size_t first = index * ELEM_GROUP;
+    job->fn->gelu_mul(job->x + first, job->y + first, lq_min_size(ELEM_GROUP, job->count - first));
+}
+
+void lq_cpu_gelu_mul(struct lq_device *device, float *gate, const float *up, size_t count)
+{
+    struct lq_cpu_device *cpu = lq_cpu_of(device);
+    struct elem_job job = {cpu->rows, gate, up, count, 0.0f};
+    lq_cpu_run_tiles(cpu, lq_divide_up(count, ELEM_GROUP), gelu_tile, &job);
+}
+
+static void cap_tile(void *user, size_t index)
+{
+    const struct elem_job *job = user;
+    size_t first = index * ELEM_GROUP;
+    job->fn->soft_cap(job->x + first, lq_min_size(ELEM_GROUP, job->count - first), 1.0f, job->cap);
+}
+
+void lq_cpu_soft_cap(struct lq_device *device, float *x, size_t count, float cap)
+{
+    struct lq_cpu_device *cpu = lq_cpu_of(device);
+    struct elem_job job = {cpu->rows, x, NULL, count, cap};
+    lq_cpu_run_tiles(cpu, lq_divide_up(count, ELEM_GROUP), cap_tile, &job);
+}
+
+/* ---- rows ---- */
+
+struct row_job {
+    const struct lq_device_rows *fn;
+    const float *x;
+    const int32_t *sources;
+    const struct lq_route *route;
+    float *out;
+    size_t rows;
+    size_t used;
+    size_t cols;
+};
+
+static void bias_tile(void *user, size_t index)
+{
+    const struct row_job *job = user;
+    size_t end = lq_min_size((index + 1) * ROW_GROUP, job->rows);
+    for (size_t r = index * ROW_GROUP; r < end; r++) {
+        job->fn->add(job->out + r * job->cols, job->x, job->cols);
+    }
+}
+
+void lq_cpu_add_bias(struct lq_device *device, float *x, const float *bias, size_t rows,
+                     size_t cols)
+{
+    struct lq_cpu_device *cpu = lq_cpu_of(device);
+    struct row_job job = {.fn = cpu->rows, .x = bias, .out = x, .rows = rows, .cols = cols};
+    lq_cpu_run_tiles(cpu, lq_divide_up(rows, ROW_GROUP), bias_tile, &job);
+}
+
+static void gather_tile(void *user, size_t index)
+{
+    const struct row_job *job = user;
+    size_t end = lq_min_size((index + 1) * ROW_GROUP, job->rows);
+    for (size_t i = index * ROW_GROUP; i < end; i++) {
+        memcpy(job->out + i * job->cols, job->x + (size_t)job->sources[i] * job->cols,
+               job->cols * sizeof *job->out);
+    }
+}
+
+void lq_cpu_gather_rows(struct lq_device *device, const float *x, const int32_t *sources,
+                        float *out, size_t count, size_t cols)
+{
+    struct row_job job = {.x = x, .sources = sources, .out = out, .rows = count, .cols = cols};
+    lq_cpu_run_tiles(lq_cpu_of(device), lq_divide_up(count, ROW_GROUP), gather_tile, &job);
+}
+
+static void combine_tile(void *user, size_t index)
+{
+    const struct row_job *job = user;
+    size_t end = lq_min_size((index + 1) * ROW_GROUP, job->rows);
+    for (size_t r = index * ROW_GROUP; r < end; r++) {
+        float *out = job->out + r * job->cols;
+        memset(out, 0, job->cols * sizeof *out);
+        for (size_t k = 0; k < job->used; k++) {
+            const float *x = job->x + (size_t)job->route->slots[r * job->used + k] * job->cols;
+            float weight = job->route->weights[r * job->used + k];
+            for (size_t j = 0; j < job->cols; j++) {
+                out[j] += weight * x[j];
+            }
+        }
+    }
+}
+
+void lq_cpu_combine_rows(struct lq_device *device, const float *x, const struct lq_route *route,
+                         float *out, size_t rows, size_t used, size_t cols)
+{
+    struct row_job job = {
+        .x = x, .route = route, .out = out, .rows = rows, .used = used, .cols = cols};
+    lq_cpu_run_tiles(lq_cpu_of(device), lq_divide_up(rows, ROW_GROUP), combine_tile, &job);
+}
+
+/* ---- routing ---- */
+
+struct route_job {
+    const float *logits;
+    size_t rows;
+    size_t expert_count;
+    size_t used;
+    const struct lq_route *route;
+};
+
+/* The experts of a row stand in `slots` until the slots are known. */
+static void choose_experts(const struct route_job *job, size_t row)
+{
+    const float *logits = job->logits + row * job->expert_count;
+    int32_t *chosen = job->route->slots + row * job->used;
+    float *weights = job->route->weights + row * job->used;
+    float sum = 0.0f;
+    for (size_t k = 0; k < job->used; k++) {
+        size_t best = SIZE_MAX;
+        for (size_t e = 0; e < job->expert_count; e++) {
+            bool taken = false;
+            for (size_t i = 0; i < k && !taken; i++) {
+                taken = (size_t)chosen[i] == e;
+            }
+            if (!taken && (best == SIZE_MAX || logits[e] > logits[best])) {
+                best = e;
+            }
+        }
+        chosen[k] = (int32_t)best;
+        weights[k] = expf(logits[best] - logits[chosen[0]]);
+        sum += weights[k];
+    }
+    for (size_t k = 0; k < job->used; k++) {
+        weights[k] /= sum;
+    }
+}
+
+static void route_tile(void *user, size_t index)
+{
+    const struct route_job *job = user;
+    size_t end = lq_min_size((index + 1) * ROW_GROUP, job->rows);
+    for (size_t r = index * ROW_GROUP; r < end; r++) {
+        choose_experts(job, r);
+    }
+}
+
+/* A counting sort by expert; `starts` is where the next row of an expert goes, shifted by one. */
+static void place_rows(const struct route_job *job)
+{
+    const struct lq_route *route = job->route;
+    size_t total = job->rows * job->used;
+    memset(route->starts, 0, (job->expert_count + 1) * sizeof *route->starts);
+    for (size_t i = 0; i < total; i++) {
+        route->starts[route->slots[i] + 1]++;
+    }
+    for (size_t e = 0; e < job->expert_count; e++) {
+        route->starts[e + 1] += route->starts[e];
+    }
+    for (size_t i = 0; i < total; i++) {
+        int32_t slot = route->starts[route->slots[i]]++;
+        route->slots[i] = slot;
+        route->sources[slot] = (int32_t)(i / job->used);
+    }
+    memmove(route->starts + 1, route->starts, job->expert_count * sizeof *route->starts);
+    route->starts[0] = 0;
+}
+
+void lq_cpu_route(struct lq_device *device, const float *logits, size_t rows, size_t expert_count,
+                  size_t used, const struct lq_route *route)
+{
+    struct lq_cpu_device *cpu = lq_cpu_of(device);
+    struct route_job job = {logits, rows, expert_count, used, route};
+    if (used > expert_count || (used != 0 && rows > (size_t)INT_MAX / used)) {
+        cpu->failure = "a batch has too many rows for its experts";
+    }
+    if (cpu->failure == NULL) {
+        lq_cpu_run_tiles(cpu, lq_divide_up(rows, ROW_GROUP), route_tile, &job);
+        place_rows(&job);
+    }
+}
