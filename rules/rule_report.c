@@ -1,6 +1,6 @@
-/* The rule `report`: what quantization cost. One step makes the tokens, one measures each model's
- * perplexity, one compares each quantized model's tensors with the original's, and the last one
- * writes the report and judges it. */
+/* The rule `report`: what quantization cost. One step makes the tokens, one runs the
+ * original, one runs each quantized model against it, one compares each quantized model's tensors
+ * with the original's, and the last one writes the report and judges it. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -13,6 +13,7 @@
 #include "engine/base/limits.h"
 #include "rules/format/qreport.h"
 #include "rules/model/corpus.h"
+#include "rules/quality/evaluate.h"
 #include "rules/quality/perplexity.h"
 #include "rules/quality/tensors_step.h"
 #include "rules/registry.h"
@@ -57,7 +58,7 @@ static const struct lq_attr_spec attrs[] = {
      .help = "list the error of every tensor"},
     {.name = "path",
      .type = LQ_ATTR_OUT_PATH,
-     .help = "where the report is put: .qreport or .json, .txt, .html"},
+     .help = "where the report is put: .qreport or .json, .txt, .html, .csv"},
 };
 
 static enum lq_status check(const struct lq_artifact *artifact, struct lq_error *err)
@@ -92,6 +93,18 @@ static enum lq_status load_perplexity(struct lq_run *run, const char *input,
     return status == LQ_OK ? lq_perplexity_parse(data, size_bytes, out, err) : status;
 }
 
+static enum lq_status load_evaluation(struct lq_run *run, size_t number, struct lq_evaluation *out,
+                                      struct lq_error *err)
+{
+    char name[40];
+    const void *data = NULL;
+    uint64_t size_bytes = 0;
+    (void)snprintf(name, sizeof name, "evaluation%zu", number);
+    enum lq_status status = lq_run_input_load(run, name, &data, &size_bytes, err);
+    return status == LQ_OK ? lq_evaluation_parse(data, size_bytes, lq_run_arena(run), out, err)
+                           : status;
+}
+
 static enum lq_status load_model(struct lq_run *run, const struct write_state *state, size_t number,
                                  struct lq_qreport *report, struct lq_error *err)
 {
@@ -99,7 +112,7 @@ static enum lq_status load_model(struct lq_run *run, const struct write_state *s
     const void *data = NULL;
     uint64_t size_bytes = 0;
     struct lq_qreport part;
-    struct lq_perplexity perplexity;
+    struct lq_evaluation evaluation;
     struct lq_qreport_model *model = &report->models[number];
     (void)snprintf(name, sizeof name, "tensors%zu", number);
     enum lq_status status = lq_run_input_load(run, name, &data, &size_bytes, err);
@@ -107,8 +120,7 @@ static enum lq_status load_model(struct lq_run *run, const struct write_state *s
         status = lq_qreport_parse(data, size_bytes, name, lq_run_arena(run), &part, err);
     }
     if (status == LQ_OK) {
-        (void)snprintf(name, sizeof name, "perplexity%zu", number);
-        status = load_perplexity(run, name, &perplexity, err);
+        status = load_evaluation(run, number, &evaluation, err);
     }
     if (status != LQ_OK) {
         return status;
@@ -116,9 +128,12 @@ static enum lq_status load_model(struct lq_run *run, const struct write_state *s
     *model = part.models[0];
     report->file_size_bytes = part.file_size_bytes;
     model->quantized_path = state->names[number];
-    model->perplexity = perplexity.ppl;
-    model->plus_minus = perplexity.plus_minus;
-    model->delta_pct = 100.0 * (perplexity.ppl / report->perplexity - 1.0);
+    model->perplexity = evaluation.perplexity.ppl;
+    model->plus_minus = evaluation.perplexity.plus_minus;
+    model->delta_pct = 100.0 * (evaluation.perplexity.ppl / report->perplexity - 1.0);
+    model->divergence = evaluation.divergence;
+    model->hidden_errors = evaluation.hidden_errors;
+    model->hidden_count = evaluation.layer_count;
     return LQ_OK;
 }
 
@@ -174,6 +189,8 @@ static enum lq_status write_for_people(struct lq_run *run, const char *output,
     lq_buffer_init(&out);
     if (format == LQ_REPORT_HTML) {
         lq_report_write_html(report, fail_above, &out);
+    } else if (format == LQ_REPORT_CSV) {
+        lq_report_write_csv(report, &out);
     } else {
         lq_report_write_text(report, fail_above, &out);
     }
@@ -267,37 +284,48 @@ static enum lq_status add_tokens(struct report_plan *plan, struct lq_error *err)
     return status;
 }
 
-static enum lq_status add_perplexity(struct report_plan *plan, const struct lq_artifact *model,
-                                     const char *input, struct lq_error *err)
+static void add_input(struct report_plan *plan, const char *name, size_t step)
 {
-    struct lq_perplexity_request request = {.model = model,
-                                            .original = &plan->hparams,
-                                            .tokens = plan->tokens,
-                                            .label = lq_artifact_name(model)};
-    size_t index = 0;
-    enum lq_status status = lq_perplexity_add_step(plan->expand, &request, &index, err);
-    plan->inputs[plan->input_count++] = (struct lq_step_input){input, lq_ref_step(index, "main")};
+    plan->inputs[plan->input_count++] = (struct lq_step_input){name, lq_ref_step(step, "main")};
+}
+
+/* The steps that look at one model. */
+static enum lq_status add_model(struct report_plan *plan, size_t number, size_t reference,
+                                struct lq_error *err)
+{
+    struct lq_evaluate_request request = {.model = lq_attr_ref(plan->artifact, "quantized", number),
+                                          .original = plan->original,
+                                          .hparams = &plan->hparams,
+                                          .tokens = plan->tokens,
+                                          .reference = reference};
+    const char *evaluation = lq_arena_printf(plan->arena, "evaluation%zu", number);
+    const char *tensors = lq_arena_printf(plan->arena, "tensors%zu", number);
+    if (evaluation == NULL || tensors == NULL) {
+        return lq_error_nomem(err, "a report");
+    }
+    size_t step = 0;
+    enum lq_status status = lq_evaluate_add_step(plan->expand, &request, &step, err);
+    if (status == LQ_OK) {
+        add_input(plan, evaluation, step);
+        status = lq_tensors_add_step(plan->expand, plan->original, request.model, &step, err);
+    }
+    if (status == LQ_OK) {
+        add_input(plan, tensors, step);
+    }
     return status;
 }
 
 static enum lq_status add_models(struct report_plan *plan, const char **names, struct lq_error *err)
 {
-    enum lq_status status = add_perplexity(plan, plan->original, "perplexity", err);
+    size_t reference = 0;
+    enum lq_status status =
+        lq_evaluate_add_reference(plan->expand, plan->original, plan->tokens, &reference, err);
+    if (status == LQ_OK) {
+        add_input(plan, "perplexity", reference);
+    }
     for (size_t i = 0; status == LQ_OK && i < plan->state->count; i++) {
-        const struct lq_artifact *model = lq_attr_ref(plan->artifact, "quantized", i);
-        const char *perplexity = lq_arena_printf(plan->arena, "perplexity%zu", i);
-        const char *tensors = lq_arena_printf(plan->arena, "tensors%zu", i);
-        names[i] = lq_artifact_name(model);
-        if (perplexity == NULL || tensors == NULL) {
-            return lq_error_nomem(err, "a report");
-        }
-        status = add_perplexity(plan, model, perplexity, err);
-        size_t index = 0;
-        if (status == LQ_OK) {
-            status = lq_tensors_add_step(plan->expand, plan->original, model, &index, err);
-        }
-        plan->inputs[plan->input_count++] =
-            (struct lq_step_input){tensors, lq_ref_step(index, "main")};
+        names[i] = lq_artifact_name(lq_attr_ref(plan->artifact, "quantized", i));
+        status = add_model(plan, i, reference, err);
     }
     return status;
 }
@@ -319,7 +347,7 @@ static enum lq_status add_writing(struct report_plan *plan, const char *const *n
 {
     static const struct lq_step_output outputs[] = {
         {.name = "main"}, {.name = "qreport"}, {.name = "summary"}};
-    static const char *const format_names[] = {"json", "text", "html"};
+    static const char *const format_names[] = {"json", "text", "html", "csv"};
     struct write_state *state = plan->state;
     struct lq_step_param params[] = {
         {"original", state->original},
@@ -334,7 +362,7 @@ static enum lq_status add_writing(struct report_plan *plan, const char *const *n
         return lq_error_nomem(err, "a report");
     }
     struct lq_step step = {.op = "report.write",
-                           .version = 1,
+                           .version = 2,
                            .label = lq_artifact_name(plan->artifact),
                            .run = run_write,
                            .state = state,
@@ -388,8 +416,8 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 const struct lq_rule lq_rule_report = {
     .kind = "report",
-    .version = 2,
-    .help = "perplexity and tensor errors of quantized models against the original",
+    .version = 3,
+    .help = "perplexity, divergence and errors of quantized models against the original",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),
     .outputs = "qreport summary",

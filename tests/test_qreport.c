@@ -79,7 +79,7 @@ Test(qreport, several_models_survive_a_round_trip)
                  LQ_OK, "%s", err.message);
     cr_assert_eq(lq_qreport_format(&again, NULL, &second, &err), LQ_OK);
     cr_assert_str_eq(lq_buffer_text(&first), lq_buffer_text(&second));
-    cr_assert_eq(again.models[0].same_top_pct, 93.5);
+    cr_assert_eq(again.models[0].divergence.same_top_pct, 93.5);
     cr_assert_eq(again.models[0].file_size_bytes, 300);
     cr_assert_not_null(strstr(lq_buffer_text(&first), "\"timestamp\": null"));
     lq_buffer_clear(&second);

@@ -14,7 +14,7 @@
 #include "engine/lang/recipe.h"
 #include "rules/format/imatrix.h"
 #include "rules/model/tokens.h"
-#include "rules/quality/perplexity.h"
+#include "rules/quality/evaluate.h"
 #include "rules/registry.h"
 
 /* The project's requirement; 4e-4 is seen, for llama.cpp keeps keys and values of attention in half
@@ -61,17 +61,20 @@ static enum lq_status expand_score(struct lq_expand *expand, struct lq_error *er
 {
     const struct lq_artifact *artifact = lq_expand_artifact(expand);
     struct lq_hparams hparams;
-    struct lq_perplexity_request request = {
-        .model = lq_attr_ref(artifact, "candidate", 0), .original = &hparams, .label = "score"};
+    struct lq_evaluate_request request = {.model = lq_attr_ref(artifact, "candidate", 0),
+                                          .original = lq_attr_ref(artifact, "original", 0),
+                                          .hparams = &hparams};
     size_t step = 0;
-    enum lq_status status =
-        lq_perplexity_hparams(expand, lq_attr_ref(artifact, "original", 0), &hparams, err);
-    hparams.vocab_size += (uint32_t)lq_attr_int(artifact, "more_vocab");
+    enum lq_status status = lq_perplexity_hparams(expand, request.original, &hparams, err);
     if (status == LQ_OK) {
         status = cut_tokens(expand, artifact, &request.tokens, err);
     }
     if (status == LQ_OK) {
-        status = lq_perplexity_add_step(expand, &request, &step, err);
+        status = lq_evaluate_add_reference(expand, request.original, request.tokens,
+                                           &request.reference, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_evaluate_add_step(expand, &request, &step, err);
     }
     struct lq_ref main_ref = lq_ref_step(step, "main");
     return status == LQ_OK ? lq_expand_bind_output(expand, "main", &main_ref, err) : status;
@@ -82,14 +85,13 @@ static const struct lq_attr_spec score_attrs[] = {
     {.name = "candidate", .type = LQ_ATTR_REF, .required = true, .choices = "model gguf"},
     {.name = "tokens", .type = LQ_ATTR_REF, .required = true, .choices = "calibration"},
     {.name = "chunks", .type = LQ_ATTR_INT, .default_text = "8"},
-    {.name = "more_vocab", .type = LQ_ATTR_INT, .default_text = "0"},
     {.name = "path", .type = LQ_ATTR_OUT_PATH},
 };
 static const struct lq_rule score_rule = {.kind = "score",
                                           .version = 1,
                                           .help = "a perplexity as a file",
                                           .attrs = score_attrs,
-                                          .attr_count = 6,
+                                          .attr_count = 5,
                                           .expand = expand_score};
 static const struct lq_rule *const test_rules[] = {
     &lq_rule_calibration, &lq_rule_gguf,    &lq_rule_imatrix, &lq_rule_mask,
@@ -382,21 +384,24 @@ Test(rule_imatrix, perplexity_is_llama_perplexitys)
     cr_expect_eq(model.chunks, 8);
     cr_expect_eq(model.context, 256);
     cr_expect_eq(model.tokens, 8 * 127);
-    /* The F32 file holds the same numbers, so not a bit may differ. */
+    /* The F32 file holds the same numbers, so not a bit may differ, and nothing diverges. */
+    struct lq_evaluation evaluation;
+    cr_assert_eq(lq_evaluation_parse(a.data, a.size_bytes, &arena, &evaluation, &err), LQ_OK);
+    cr_expect_float_eq(evaluation.divergence.kld_mean, 0.0, 1e-7);
+    cr_expect_eq(evaluation.divergence.same_top_pct, 100.0);
+    cr_expect_eq(evaluation.divergence.log_ratio, 0.0, "%g", evaluation.divergence.log_ratio);
+    cr_assert_eq(evaluation.layer_count, 6);
+    cr_expect_eq(evaluation.hidden_errors[5], 0.0);
     cr_assert_eq(a.size_bytes, b.size_bytes);
     cr_expect_eq(memcmp(a.data, b.data, a.size_bytes), 0);
     lq_map_close(&a);
     lq_map_close(&b);
 }
 
-Test(rule_imatrix, perplexity_wants_two_chunks_and_one_vocabulary)
+Test(rule_imatrix, perplexity_wants_two_chunks)
 {
     cr_expect_eq(build("cache", 1,
                        "score a { original = base  candidate = base  tokens = calib  chunks = 1 }\n"
                        "default a\n"),
                  LQ_ECALIBRATION, "%s", err.message);
-    cr_expect_eq(build("cache", 1,
-                       "score a { original = base  candidate = base  tokens = calib "
-                       "more_vocab = 1 }\ndefault a\n"),
-                 LQ_EFORMAT, "%s", err.message);
 }

@@ -20,9 +20,8 @@ void lq_qreport_model_init(struct lq_qreport_model *model)
                                        .effective_bpw = unknown,
                                        .super_weight_coverage = unknown,
                                        .coherence_score = unknown,
-                                       .kl_divergence_mean = unknown,
-                                       .same_top_pct = unknown,
                                        .compression_ratio = unknown};
+    lq_divergence_init(&model->divergence);
 }
 
 /* One number of a report: where it is kept and what it may be. */
@@ -140,6 +139,39 @@ static enum lq_status read_layers(const struct lq_json_scope *scope, const cJSON
     return LQ_OK;
 }
 
+static enum lq_status read_hidden(const struct lq_json_scope *scope, const cJSON *object,
+                                  struct lq_arena *arena, struct lq_qreport_model *model,
+                                  struct lq_error *err)
+{
+    const cJSON *list = NULL;
+    bool found = false;
+    enum lq_status status = lq_json_get_array(scope, object, "hidden_errors", &list, &found, err);
+    if (status != LQ_OK || !found) {
+        return status;
+    }
+    int count = cJSON_GetArraySize(list);
+    if (count > LQ_MODEL_LAYERS_MAX) {
+        return lq_error_set(err, scope->status, "%s: %d hidden errors, the limit is %d",
+                            scope->where, count, LQ_MODEL_LAYERS_MAX);
+    }
+    model->hidden_errors = lq_arena_get_array(arena, (size_t)count, sizeof *model->hidden_errors);
+    if (model->hidden_errors == NULL) {
+        return lq_error_nomem(err, "a report");
+    }
+    const cJSON *item = NULL;
+    cJSON_ArrayForEach(item, list)
+    {
+        double value = cJSON_IsNumber(item) ? item->valuedouble : (double)NAN;
+        if (!(value >= 0.0) && !cJSON_IsNull(item)) {
+            return lq_error_set(err, scope->status,
+                                "%s: entry %zu of hidden_errors is no number of at least 0",
+                                scope->where, model->hidden_count);
+        }
+        model->hidden_errors[model->hidden_count++] = value;
+    }
+    return LQ_OK;
+}
+
 static enum lq_status read_model(const struct lq_json_scope *scope, const cJSON *object,
                                  struct lq_arena *arena, struct lq_qreport_model *model,
                                  struct lq_error *err)
@@ -151,8 +183,6 @@ static enum lq_status read_model(const struct lq_json_scope *scope, const cJSON 
         {"effective_bpw", &model->effective_bpw, 0, 64},
         {"super_weight_coverage", &model->super_weight_coverage, 0, 1},
         {"coherence_score", &model->coherence_score, 0, 1},
-        {"kl_divergence_mean", &model->kl_divergence_mean, -HUGE_VAL, HUGE_VAL},
-        {"same_top_pct", &model->same_top_pct, 0, 100},
         {"compression_ratio", &model->compression_ratio, 0, HUGE_VAL}};
     enum lq_status status =
         read_string(scope, object, "quantized_path", arena, &model->quantized_path, err);
@@ -161,6 +191,12 @@ static enum lq_status read_model(const struct lq_json_scope *scope, const cJSON 
     }
     if (status == LQ_OK) {
         status = read_count(scope, object, "file_size_quantized", &model->file_size_bytes, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_divergence_get(scope, object, &model->divergence, err);
+    }
+    if (status == LQ_OK) {
+        status = read_hidden(scope, object, arena, model, err);
     }
     return status == LQ_OK ? read_layers(scope, object, arena, model, err) : status;
 }
@@ -289,10 +325,15 @@ static void put_model(struct lq_json_writer *json, const struct lq_qreport_model
     lq_json_put_number(json, "effective_bpw", model->effective_bpw);
     lq_json_put_number(json, "super_weight_coverage", model->super_weight_coverage);
     lq_json_put_number(json, "coherence_score", model->coherence_score);
-    lq_json_put_number(json, "kl_divergence_mean", model->kl_divergence_mean);
-    lq_json_put_number(json, "same_top_pct", model->same_top_pct);
+    lq_divergence_put(&model->divergence, json);
     put_count(json, "file_size_quantized", model->file_size_bytes);
     lq_json_put_number(json, "compression_ratio", model->compression_ratio);
+    lq_json_key(json, "hidden_errors");
+    lq_json_begin_array(json);
+    for (size_t i = 0; i < model->hidden_count; i++) {
+        lq_json_number(json, model->hidden_errors[i]);
+    }
+    lq_json_end_array(json);
     put_layers(json, model);
 }
 

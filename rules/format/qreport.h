@@ -14,6 +14,7 @@
 #include "engine/base/arena.h"
 #include "engine/base/buffer.h"
 #include "engine/base/error.h"
+#include "rules/quality/divergence.h"
 
 struct lq_qreport_layer {
     const char *layer_name; /* GGUF tensor name */
@@ -31,11 +32,12 @@ struct lq_qreport_model {
     double delta_pct;  /* 100 * (quantized / original - 1) */
     double effective_bpw;
     double super_weight_coverage;
-    double coherence_score;    /* 0 to 1 */
-    double kl_divergence_mean; /* against the original, per token */
-    double same_top_pct;       /* tokens whose most likely successor stayed the same */
-    double compression_ratio;  /* file size / original's file size */
-    uint64_t file_size_bytes;  /* 0 is unknown */
+    double coherence_score; /* 0 to 1 */
+    struct lq_divergence divergence;
+    double *hidden_errors; /* of each layer's output, relative to the original's */
+    size_t hidden_count;
+    double compression_ratio; /* file size / original's file size */
+    uint64_t file_size_bytes; /* 0 is unknown */
     struct lq_qreport_layer *layers;
     size_t layer_count;
 };

@@ -12,7 +12,7 @@ enum { CONTEXT_DEFAULT = 512 };
 
 /* Hidden states at a time. Longer texts go through the model in several groups of whole batches,
  * which does not change a bit of the result. */
-#define GROUP_BYTES_MAX ((uint64_t)2 << 30)
+#define GROUP_BYTES_MAX ((uint64_t)1 << 30)
 
 uint32_t lq_perplexity_context(uint32_t context_length, uint32_t asked)
 {
@@ -24,18 +24,51 @@ uint32_t lq_perplexity_context(uint32_t context_length, uint32_t asked)
 
 /* ---- result ---- */
 
+void lq_perplexity_put(const struct lq_perplexity *perplexity, struct lq_json_writer *writer)
+{
+    lq_json_put_number(writer, "ppl", perplexity->ppl);
+    lq_json_put_number(writer, "plus_minus", perplexity->plus_minus);
+    lq_json_put_number(writer, "nll", perplexity->nll);
+    lq_json_put_int(writer, "tokens", (int64_t)perplexity->tokens);
+    lq_json_put_int(writer, "chunks", (int64_t)perplexity->chunks);
+    lq_json_put_int(writer, "context", (int64_t)perplexity->context);
+}
+
 void lq_perplexity_format(const struct lq_perplexity *perplexity, struct lq_buffer *out)
 {
     struct lq_json_writer writer;
     lq_json_writer_init(&writer, out, false);
     lq_json_begin_object(&writer);
-    lq_json_put_number(&writer, "ppl", perplexity->ppl);
-    lq_json_put_number(&writer, "plus_minus", perplexity->plus_minus);
-    lq_json_put_number(&writer, "nll", perplexity->nll);
-    lq_json_put_int(&writer, "tokens", (int64_t)perplexity->tokens);
-    lq_json_put_int(&writer, "chunks", (int64_t)perplexity->chunks);
-    lq_json_put_int(&writer, "context", (int64_t)perplexity->context);
+    lq_perplexity_put(perplexity, &writer);
     lq_json_end_object(&writer);
+}
+
+enum lq_status lq_perplexity_get(const struct lq_json_scope *scope, const cJSON *object,
+                                 struct lq_perplexity *out, struct lq_error *err)
+{
+    int64_t tokens = 0;
+    int64_t chunks = 0;
+    int64_t context = 0;
+    enum lq_status status = lq_json_get_number(scope, object, "ppl", &out->ppl, NULL, err);
+    if (status == LQ_OK) {
+        status = lq_json_get_number(scope, object, "plus_minus", &out->plus_minus, NULL, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_json_get_number(scope, object, "nll", &out->nll, NULL, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_json_get_int(scope, object, "tokens", 1, (int64_t)1 << 53, &tokens, NULL, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_json_get_int(scope, object, "chunks", 1, LQ_SAMPLES_MAX, &chunks, NULL, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_json_get_int(scope, object, "context", 1, LQ_SEQUENCE_MAX, &context, NULL, err);
+    }
+    out->tokens = (uint64_t)tokens;
+    out->chunks = (uint32_t)chunks;
+    out->context = (uint32_t)context;
+    return status;
 }
 
 enum lq_status lq_perplexity_parse(const void *data, uint64_t size_bytes, struct lq_perplexity *out,
@@ -43,34 +76,12 @@ enum lq_status lq_perplexity_parse(const void *data, uint64_t size_bytes, struct
 {
     static const struct lq_json_scope scope = {"perplexity result", LQ_EFORMAT};
     cJSON *root = NULL;
-    int64_t tokens = 0;
-    int64_t chunks = 0;
-    int64_t context = 0;
     enum lq_status status =
         lq_json_parse(data, (size_t)size_bytes, scope.where, scope.status, &root, err);
-    if (status != LQ_OK) {
-        return status;
-    }
-    status = lq_json_get_number(&scope, root, "ppl", &out->ppl, NULL, err);
     if (status == LQ_OK) {
-        status = lq_json_get_number(&scope, root, "plus_minus", &out->plus_minus, NULL, err);
-    }
-    if (status == LQ_OK) {
-        status = lq_json_get_number(&scope, root, "nll", &out->nll, NULL, err);
-    }
-    if (status == LQ_OK) {
-        status = lq_json_get_int(&scope, root, "tokens", 1, (int64_t)1 << 53, &tokens, NULL, err);
-    }
-    if (status == LQ_OK) {
-        status = lq_json_get_int(&scope, root, "chunks", 1, LQ_SAMPLES_MAX, &chunks, NULL, err);
-    }
-    if (status == LQ_OK) {
-        status = lq_json_get_int(&scope, root, "context", 1, LQ_SEQUENCE_MAX, &context, NULL, err);
+        status = lq_perplexity_get(&scope, root, out, err);
     }
     cJSON_Delete(root);
-    out->tokens = (uint64_t)tokens;
-    out->chunks = (uint32_t)chunks;
-    out->context = (uint32_t)context;
     return status;
 }
 
@@ -80,10 +91,8 @@ struct measurement {
     struct lq_forward *forward;
     const struct lq_hparams *hparams;
     const struct lq_tokens *tokens;
-    void (*report)(void *user, uint64_t done, uint64_t total);
-    void *report_user;
-    uint64_t done;
-    uint64_t total;
+    struct lq_perplexity_hooks hooks;
+    uint64_t done; /* tokens x passes through a layer or the output */
     size_t batch;  /* samples of a batch */
     size_t scored; /* positions of a sample that are scored */
     size_t first;  /* the first of them */
@@ -98,8 +107,9 @@ struct measurement {
 static void report_progress(struct measurement *m, size_t samples)
 {
     m->done += (uint64_t)samples * m->tokens->sequence_length;
-    if (m->report != NULL) {
-        m->report(m->report_user, m->done, m->total);
+    if (m->hooks.report != NULL) {
+        m->hooks.report(m->hooks.user, m->done / (m->hparams->layer_count + 1),
+                        (uint64_t)m->tokens->sample_count * m->tokens->sequence_length);
     }
 }
 
@@ -115,8 +125,11 @@ static enum lq_status pass_layers(struct measurement *m, size_t first_sample, si
         status = lq_forward_load_layer(m->forward, layer, err);
         for (size_t s = 0; status == LQ_OK && s < samples; s += m->batch) {
             size_t count = samples - s < m->batch ? samples - s : m->batch;
-            status = lq_forward_layer(m->forward, m->hidden + s * sample_elems, count, false, false,
-                                      err);
+            float *hidden = m->hidden + s * sample_elems;
+            status = lq_forward_layer(m->forward, hidden, count, false, false, err);
+            if (status == LQ_OK && m->hooks.layer != NULL) {
+                status = m->hooks.layer(m->hooks.user, layer, first_sample + s, count, hidden, err);
+            }
             report_progress(m, count);
         }
     }
@@ -136,7 +149,11 @@ static enum lq_status score_batch(struct measurement *m, const float *hidden, si
                m->scored * sizeof *m->targets);
     }
     size_t count = samples * m->scored;
-    enum lq_status status = lq_forward_score(m->forward, m->rows, m->targets, count, m->nll, err);
+    enum lq_status status =
+        m->hooks.score == NULL
+            ? lq_forward_score(m->forward, m->rows, m->targets, count, m->nll, err)
+            : m->hooks.score(m->hooks.user, first_sample * m->scored, count, m->rows, m->targets,
+                             m->nll, err);
     for (size_t i = 0; status == LQ_OK && i < count; i++) {
         if (!isfinite(m->nll[i])) {
             return lq_error_set(err, LQ_EFAIL,
@@ -198,11 +215,15 @@ static enum lq_status measure_all(struct measurement *m, struct lq_error *err)
     return status;
 }
 
+uint32_t lq_perplexity_scored(uint32_t context)
+{
+    return context < 2 ? 0 : context - 1 - context / 2;
+}
+
 enum lq_status lq_perplexity_measure(struct lq_forward *forward, const struct lq_hparams *hparams,
                                      const struct lq_tokens *tokens,
-                                     void (*report)(void *user, uint64_t done, uint64_t total),
-                                     void *report_user, struct lq_perplexity *out,
-                                     struct lq_error *err)
+                                     const struct lq_perplexity_hooks *hooks,
+                                     struct lq_perplexity *out, struct lq_error *err)
 {
     uint32_t context = tokens->sequence_length;
     if (tokens->sample_count < 2 || context < 4) {
@@ -216,13 +237,13 @@ enum lq_status lq_perplexity_measure(struct lq_forward *forward, const struct lq
         .forward = forward,
         .hparams = hparams,
         .tokens = tokens,
-        .report = report,
-        .report_user = report_user,
-        .total = (uint64_t)tokens->sample_count * context * (hparams->layer_count + 1),
         .batch = lq_forward_batch_samples(forward),
-        .scored = context - 1 - context / 2,
+        .scored = lq_perplexity_scored(context),
         .first = context / 2,
     };
+    if (hooks != NULL) {
+        m.hooks = *hooks;
+    }
     enum lq_status status = measure_all(&m, err);
     free(m.hidden);
     free(m.rows);

@@ -66,6 +66,20 @@ static void append_change(struct lq_buffer *out, double value)
     }
 }
 
+static void append_percent(struct lq_buffer *out, double value)
+{
+    if (!append_unknown(out, value)) {
+        lq_buffer_printf(out, "<td>%.2f%%</td>", value);
+    }
+}
+
+static void append_small(struct lq_buffer *out, double value)
+{
+    if (!append_unknown(out, value)) {
+        lq_buffer_printf(out, "<td>%.6f</td>", value);
+    }
+}
+
 static void append_error(struct lq_buffer *out, double value)
 {
     if (!append_unknown(out, value)) {
@@ -94,6 +108,8 @@ static void append_model(const struct lq_qreport_model *model, double fail_above
     append_number(out, model->perplexity);
     append_number(out, model->plus_minus);
     append_change(out, model->delta_pct);
+    append_small(out, model->divergence.kld_mean);
+    append_percent(out, model->divergence.same_top_pct);
     double width = model->delta_pct > 0.0 && scale > 0.0 ? 100.0 * model->delta_pct / scale : 0.0;
     lq_buffer_printf(
         out, "<td class=\"wide\"><span class=\"bar\" style=\"width:%.1f%%\"></span></td></tr>\n",
@@ -108,16 +124,72 @@ static void append_models(const struct lq_qreport *report, double fail_above, st
     }
     lq_buffer_append_string(
         out, "<table>\n<tr><th>model</th><th>size</th><th>bits/weight</th>"
-             "<th>perplexity</th><th>&plusmn;</th><th>change</th><th></th></tr>\n<tr><td>");
+             "<th>perplexity</th><th>&plusmn;</th><th>change</th><th>KL divergence</th>"
+             "<th>same top</th><th></th></tr>\n<tr><td>");
     append_escaped(out, report->model_path);
     lq_buffer_append_string(out, " <span class=\"dim\">(original)</span></td>");
     append_size(out, report->file_size_bytes);
     append_number(out, (double)NAN);
     append_number(out, report->perplexity);
     append_number(out, report->plus_minus);
-    lq_buffer_append_string(out, "<td></td><td></td></tr>\n");
+    lq_buffer_append_string(out, "<td></td><td></td><td></td><td></td></tr>\n");
     for (size_t i = 0; i < report->model_count; i++) {
         append_model(&report->models[i], fail_above, scale, out);
+    }
+    lq_buffer_append_string(out, "</table>\n");
+}
+
+static void append_percentiles(const struct lq_qreport *report, struct lq_buffer *out)
+{
+    lq_buffer_append_string(out, "<h2>KL divergence of tokens</h2>\n<table>\n<tr><th>model</th>"
+                                 "<th>mean</th><th>&plusmn;</th>");
+    for (size_t i = 0; i < LQ_PERCENTILE_COUNT; i++) {
+        lq_buffer_printf(out, "<th>%g%%</th>", lq_percentiles[i]);
+    }
+    lq_buffer_append_string(out, "</tr>\n");
+    for (size_t m = 0; m < report->model_count; m++) {
+        const struct lq_divergence *divergence = &report->models[m].divergence;
+        lq_buffer_append_string(out, "<tr><td>");
+        append_escaped(out, report->models[m].quantized_path);
+        lq_buffer_append_string(out, "</td>");
+        append_small(out, divergence->kld_mean);
+        append_small(out, divergence->kld_plus_minus);
+        for (size_t i = 0; i < LQ_PERCENTILE_COUNT; i++) {
+            append_small(out, divergence->kld[i]);
+        }
+        lq_buffer_append_string(out, "</tr>\n");
+    }
+    lq_buffer_append_string(out, "</table>\n");
+}
+
+/* A row for each layer, a column for each model. */
+static void append_hidden(const struct lq_qreport *report, struct lq_buffer *out)
+{
+    size_t layers = 0;
+    for (size_t m = 0; m < report->model_count; m++) {
+        size_t count = report->models[m].hidden_count;
+        layers = count > layers ? count : layers;
+    }
+    if (layers == 0) {
+        return;
+    }
+    lq_buffer_append_string(out, "<h2>Errors of hidden states</h2>\n<p class=\"dim\">Of each "
+                                 "layer's output, relative to the original's.</p>\n<table>\n"
+                                 "<tr><th>layer</th>");
+    for (size_t m = 0; m < report->model_count; m++) {
+        lq_buffer_append_string(out, "<th>");
+        append_escaped(out, report->models[m].quantized_path);
+        lq_buffer_append_string(out, "</th>");
+    }
+    lq_buffer_append_string(out, "</tr>\n");
+    for (size_t i = 0; i < layers; i++) {
+        lq_buffer_printf(out, "<tr><td>%zu</td>", i);
+        for (size_t m = 0; m < report->model_count; m++) {
+            const struct lq_qreport_model *model = &report->models[m];
+            append_percent(out,
+                           i < model->hidden_count ? 100.0 * model->hidden_errors[i] : (double)NAN);
+        }
+        lq_buffer_append_string(out, "</tr>\n");
     }
     lq_buffer_append_string(out, "</table>\n");
 }
@@ -179,6 +251,8 @@ void lq_report_write_html(const struct lq_qreport *report, double fail_above, st
                              100.0 * model->super_weight_coverage);
         }
     }
+    append_percentiles(report, out);
+    append_hidden(report, out);
     lq_buffer_append_string(out, "<h2>Errors of tensors</h2>\n");
     for (size_t i = 0; i < report->model_count; i++) {
         append_layers(&report->models[i], out);

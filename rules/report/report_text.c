@@ -7,7 +7,13 @@
 
 #include "engine/base/text.h"
 
-enum { WORST_LAYERS = 5, CELL_BYTES = 64, COLUMNS = 5, NAME_WIDTH_MAX = 48 };
+enum {
+    WORST_LAYERS = 5,
+    CELL_BYTES = 64,
+    COLUMNS = 7,
+    COLUMNS_WITHOUT_DIVERGENCE = 5,
+    NAME_WIDTH_MAX = 48
+};
 
 enum lq_report_format lq_report_format_of(const char *extension)
 {
@@ -17,7 +23,7 @@ enum lq_report_format lq_report_format_of(const char *extension)
     if (lq_text_equal_nocase(extension, ".txt") || lq_text_equal_nocase(extension, ".md")) {
         return LQ_REPORT_TEXT;
     }
-    return LQ_REPORT_JSON;
+    return lq_text_equal_nocase(extension, ".csv") ? LQ_REPORT_CSV : LQ_REPORT_JSON;
 }
 
 size_t lq_report_worst_layers(const struct lq_qreport_model *model,
@@ -78,11 +84,14 @@ static void model_row(const struct lq_qreport_model *model, struct row *row)
     number_cell(row->cells[2], "%.3f", model->effective_bpw);
     perplexity_cell(row->cells[3], model->perplexity, model->plus_minus);
     number_cell(row->cells[4], "%+.2f%%", model->delta_pct);
+    number_cell(row->cells[5], "%.6f", model->divergence.kld_mean);
+    number_cell(row->cells[6], "%.2f%%", model->divergence.same_top_pct);
 }
 
-static void append_row(struct lq_buffer *out, const struct row *row, const int widths[COLUMNS])
+static void append_row(struct lq_buffer *out, const struct row *row, const int widths[COLUMNS],
+                       int columns)
 {
-    for (int c = 0; c < COLUMNS; c++) {
+    for (int c = 0; c < columns; c++) {
         lq_buffer_printf(out, "%s%*s", c > 0 ? "  " : "", c == 0 ? -widths[c] : widths[c],
                          row->cells[c]);
     }
@@ -94,8 +103,9 @@ static void append_row(struct lq_buffer *out, const struct row *row, const int w
 
 static void append_table(const struct lq_qreport *report, struct lq_buffer *out)
 {
-    struct row head = {{"model", "size", "bits/weight", "perplexity", "change"}};
-    struct row original = {{"", "", "", "", ""}};
+    struct row head = {
+        {"model", "size", "bits/weight", "perplexity", "change", "KL divergence", "same top"}};
+    struct row original = {{"", "", "", "", "", "", ""}};
     (void)snprintf(original.cells[0], CELL_BYTES, "%.*s", NAME_WIDTH_MAX, report->model_path);
     strcpy(original.cells[1], "-");
     if (report->file_size_bytes > 0) {
@@ -103,6 +113,10 @@ static void append_table(const struct lq_qreport *report, struct lq_buffer *out)
     }
     perplexity_cell(original.cells[3], report->perplexity, report->plus_minus);
     int widths[COLUMNS] = {0};
+    int columns = COLUMNS_WITHOUT_DIVERGENCE;
+    for (size_t i = 0; i < report->model_count; i++) {
+        columns = isnan(report->models[i].divergence.kld_mean) ? columns : COLUMNS;
+    }
     for (size_t i = 0; i < report->model_count + 2; i++) {
         struct row row = i == 0 ? head : original;
         if (i >= 2) {
@@ -113,12 +127,12 @@ static void append_table(const struct lq_qreport *report, struct lq_buffer *out)
             widths[c] = width > widths[c] ? width : widths[c];
         }
     }
-    append_row(out, &head, widths);
-    append_row(out, &original, widths);
+    append_row(out, &head, widths, columns);
+    append_row(out, &original, widths, columns);
     for (size_t i = 0; i < report->model_count; i++) {
         struct row row;
         model_row(&report->models[i], &row);
-        append_row(out, &row, widths);
+        append_row(out, &row, widths, columns);
     }
 }
 
@@ -137,12 +151,54 @@ static void append_worst(const struct lq_qreport_model *model, struct lq_buffer 
     }
 }
 
+/* Errors of hidden states, where there are any: the first layer's, the largest and the last. */
+static void append_hidden(const struct lq_qreport_model *model, struct lq_buffer *out)
+{
+    size_t largest = 0;
+    if (model->hidden_count == 0) {
+        return;
+    }
+    for (size_t i = 1; i < model->hidden_count; i++) {
+        largest = model->hidden_errors[i] > model->hidden_errors[largest] ? i : largest;
+    }
+    lq_buffer_printf(out,
+                     "  hidden states are off by %.3g%% after layer 0, %.3g%% after layer %zu, at "
+                     "most %.3g%% after layer %zu\n",
+                     100.0 * model->hidden_errors[0],
+                     100.0 * model->hidden_errors[model->hidden_count - 1], model->hidden_count - 1,
+                     100.0 * model->hidden_errors[largest], largest);
+}
+
+static void append_divergence(const struct lq_qreport_model *model, struct lq_buffer *out)
+{
+    enum { MEDIAN = 6, P99 = 10, MOST = 12 };
+    const struct lq_divergence *divergence = &model->divergence;
+    if (isnan(divergence->kld_mean)) {
+        return;
+    }
+    lq_buffer_printf(out, "\nagainst the original: %s\n", model->quantized_path);
+    lq_buffer_printf(out,
+                     "  KL divergence  mean %.6f +/- %.6f  median %.6f  99%% %.6f  largest %.6f\n",
+                     divergence->kld_mean, divergence->kld_plus_minus, divergence->kld[MEDIAN],
+                     divergence->kld[P99], divergence->kld[MOST]);
+    lq_buffer_printf(out, "  delta p        mean %+.3f%% +/- %.3f%%  rms %.3f%% +/- %.3f%%\n",
+                     divergence->delta_p_mean, divergence->delta_p_plus_minus,
+                     divergence->delta_p_rms, divergence->delta_p_rms_plus_minus);
+    lq_buffer_printf(out, "  ln(ppl ratio)  %+.6f +/- %.6f  correlation %.2f%%\n",
+                     divergence->log_ratio, divergence->log_ratio_plus_minus,
+                     divergence->correlation_pct);
+    append_hidden(model, out);
+}
+
 void lq_report_write_text(const struct lq_qreport *report, double fail_above, struct lq_buffer *out)
 {
     lq_buffer_printf(out,
                      "perplexity of %" PRIu64 " tokens in %" PRIu64 " chunks of %" PRIu64 "\n\n",
                      report->token_count, report->chunk_count, report->context);
     append_table(report, out);
+    for (size_t i = 0; i < report->model_count; i++) {
+        append_divergence(&report->models[i], out);
+    }
     for (size_t i = 0; i < report->model_count; i++) {
         append_worst(&report->models[i], out);
     }

@@ -1,0 +1,55 @@
+/* The model that a step measures: a "model" artifact or the GGUF file that a "gguf" artifact made.
+ * At expansion lq_model_inputs_add lists the inputs and the parameter by which a step gets it; at
+ * run time the reader finds tensors in them for a forward pass. `prefix` tells the models of one
+ * step apart ("", "original."). Ownership: a reader owns the tensor it read last; close it. Thread
+ * rule: one thread at a time. Limits: those of gguf.h and hparams.h. */
+#ifndef LQ_RULES_QUALITY_MODEL_READER_H
+#define LQ_RULES_QUALITY_MODEL_READER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "engine/base/error.h"
+#include "engine/rule.h"
+#include "rules/model/forward.h"
+#include "rules/model/hparams.h"
+#include "rules/model/tensor_index.h"
+
+/* Inputs and parameters of a step that is being put together; in the expansion's arena. */
+struct lq_model_inputs {
+    struct lq_step_input *inputs;
+    size_t input_count;
+    size_t input_room;
+    struct lq_step_param *params;
+    size_t param_count;
+    size_t param_room;
+};
+
+/* `room` more inputs and parameters than the models that will be added need. */
+enum lq_status lq_model_inputs_init(struct lq_model_inputs *out, struct lq_expand *expand,
+                                    const struct lq_artifact *const *models, size_t model_count,
+                                    size_t room, struct lq_error *err);
+/* Adds what a reader of `prefix` needs: for a model its index, its files and its hyperparameters as
+ * a parameter; for a gguf the file. */
+enum lq_status lq_model_inputs_add(struct lq_model_inputs *out, struct lq_expand *expand,
+                                   const struct lq_artifact *model, const char *prefix,
+                                   struct lq_error *err);
+void lq_model_inputs_put(struct lq_model_inputs *out, const char *name, struct lq_ref ref);
+void lq_model_inputs_set(struct lq_model_inputs *out, const char *name, const char *value);
+
+struct lq_model_reader {
+    struct lq_run *run;
+    const char *prefix;
+    struct lq_hparams hparams;
+    struct lq_tensor_index index;
+    bool is_gguf;
+    void *bytes; /* the newest tensor of a GGUF output, or its header */
+};
+
+/* LQ_EFORMAT for a malformed file, LQ_EUNSUPPORTED for a model that the forward pass lacks. */
+enum lq_status lq_model_reader_open(struct lq_model_reader *reader, struct lq_run *run,
+                                    const char *prefix, struct lq_error *err);
+void lq_model_reader_close(struct lq_model_reader *reader);
+struct lq_weight_source lq_model_reader_weights(struct lq_model_reader *reader);
+
+#endif

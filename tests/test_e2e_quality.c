@@ -1,0 +1,114 @@
+#include <math.h>
+
+#include "engine/base/arena.h"
+#include "rules/format/qreport.h"
+#include "tests/e2e.h"
+
+/* Reports of the built program on the shipped model. */
+
+static struct lq_arena arena;
+static struct lq_qreport report;
+
+static void set_up(void)
+{
+    e2e_init();
+    lq_arena_init(&arena);
+}
+
+static void tear_down(void)
+{
+    lq_arena_fini(&arena);
+    e2e_fini();
+}
+
+TestSuite(e2e_quality, .init = set_up, .fini = tear_down, .timeout = 600);
+
+static void read_report(const char *path)
+{
+    struct lq_map map;
+    struct lq_error err;
+    cr_assert_eq(lq_map_open(&map, path, LQ_EIO, &err), LQ_OK, "%s", err.message);
+    cr_assert_eq(lq_qreport_parse(map.data, map.size_bytes, path, &arena, &report, &err), LQ_OK,
+                 "%s", err.message);
+    lq_map_close(&map);
+}
+
+static void write_recipe(const char *levels, const char *quantized, const char *path)
+{
+    e2e_write("recipe.lq",
+              "model base { source = \"model\" }\n"
+              "text words { path = \"words.txt\" }\n"
+              "for q in [%s] { gguf \"{q}\" { model = base  level = q } }\n"
+              "report r { original = base  quantized = [%s]  text = words  context = 128 "
+              "path = \"%s\" }\n",
+              levels, quantized, path);
+}
+
+/* What llama-perplexity --kl-divergence gives for the decoded weights is in docs/numerics-model.md;
+ * here: the order of levels, bounds, and that formats agree with each other. */
+Test(e2e_quality, levels_diverge_in_their_order)
+{
+    e2e_copy_text("eval.txt", "words.txt", 12000);
+    write_recipe("\"F32\", \"Q8_0\", \"Q4_0\", \"Q2_K\"", "\"F32\", \"Q8_0\", \"Q4_0\", \"Q2_K\"",
+                 "r.qreport");
+    cr_assert_eq(e2e_run("r"), 0, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stdout(), "KL divergence  mean"), "%s", e2e_stdout());
+    cr_expect_not_null(strstr(e2e_stdout(), "hidden states are off by"), "%s", e2e_stdout());
+    read_report("r.qreport");
+    cr_assert_eq(report.model_count, 4);
+    const struct lq_qreport_model *models = report.models;
+    cr_expect_float_eq(models[0].divergence.kld_mean, 0.0, 1e-7);
+    cr_expect_eq(models[0].divergence.same_top_pct, 100.0);
+    for (size_t i = 0; i < 4; i++) {
+        cr_assert_eq(models[i].hidden_count, 6);
+        cr_expect_float_eq(models[i].divergence.log_ratio, log1p(models[i].delta_pct / 100.0),
+                           1e-9);
+    }
+    for (size_t i = 1; i < 4; i++) {
+        cr_expect_gt(models[i].divergence.kld_mean, 3.0 * models[i - 1].divergence.kld_mean);
+        cr_expect_lt(models[i].divergence.same_top_pct, models[i - 1].divergence.same_top_pct);
+        cr_expect_gt(models[i].hidden_errors[5], models[i - 1].hidden_errors[5]);
+    }
+    /* One more model: only it is measured, and the original, whose hidden states are gone. */
+    write_recipe("\"F32\", \"Q8_0\", \"Q4_0\", \"Q2_K\", \"Q5_0\"", "\"Q5_0\", \"Q8_0\"", "r.csv");
+    cr_assert_eq(e2e_run("--json r"), 0, "%s", e2e_stdout());
+    cr_expect_eq(e2e_count_events("step-finished",
+                                  "quality.compare\",\"label\":\"Q8_0\",\"outcome\":\"cached"),
+                 1);
+    cr_expect_eq(
+        e2e_count_events("step-finished", "quality.compare\",\"label\":\"Q5_0\",\"outcome\":\"ran"),
+        1);
+    struct lq_buffer csv;
+    struct lq_error err;
+    lq_buffer_init(&csv);
+    cr_assert_eq(lq_file_read("r.csv", 1 << 20, &csv, &err), LQ_OK, "%s", err.message);
+    cr_expect_not_null(strstr(lq_buffer_text(&csv), "\r\nQ5_0,"), "%s", lq_buffer_text(&csv));
+    lq_buffer_fini(&csv);
+}
+
+Test(e2e_quality, results_do_not_depend_on_threads)
+{
+    e2e_copy_text("eval.txt", "words.txt", 4000);
+    write_recipe("\"Q4_0\"", "\"Q4_0\"", "a.qreport");
+    cr_assert_eq(e2e_run("-j1 r"), 0, "%s", e2e_stderr());
+    write_recipe("\"Q4_0\"", "\"Q4_0\"", "b.qreport");
+    cr_assert_eq(e2e_run("-j3 --cache-dir other r"), 0, "%s", e2e_stderr());
+    e2e_expect_same_file("a.qreport", "b.qreport");
+}
+
+Test(e2e_quality, other_vocabularies_and_short_texts_are_refused)
+{
+    e2e_copy_text("eval.txt", "words.txt", 4000);
+    cr_assert_eq(system(LQ_BINARY_DIR "/tests/make_model --vocab 300 tiny other.gguf >/dev/null"),
+                 0);
+    e2e_write("recipe.lq", "model base { source = \"model\" }\n"
+                           "model other { source = \"other.gguf\" }\n"
+                           "text words { path = \"words.txt\" }\n"
+                           "text word { path = \"word.txt\" }\n"
+                           "report r { original = base  quantized = [other]  text = words }\n"
+                           "report s { original = base  quantized = [base]  text = word }\n");
+    e2e_write("word.txt", "too short\n");
+    cr_expect_eq(e2e_run("r"), 9, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "300"), "%s", e2e_stderr());
+    cr_expect_eq(e2e_run("s"), 15, "%s", e2e_stderr());
+}
