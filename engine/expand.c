@@ -53,6 +53,21 @@ struct lq_arena *lq_expand_arena(struct lq_expand *expand)
     return &expand->build->arena;
 }
 
+bool lq_expand_digest(const struct lq_expand *expand, const struct lq_artifact *artifact,
+                      const char *output, struct lq_digest *digest, uint64_t *size_bytes)
+{
+    const struct lq_node_output *found =
+        lq_plan_output(lq_plan_node(expand->build, artifact), output);
+    if (found == NULL) {
+        return false;
+    }
+    *digest = found->digest;
+    if (size_bytes != NULL) {
+        *size_bytes = found->size_bytes;
+    }
+    return true;
+}
+
 size_t lq_expand_source_count(const struct lq_expand *expand, const struct lq_artifact *artifact)
 {
     return lq_plan_node(expand->build, artifact)->source_count;

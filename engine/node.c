@@ -224,6 +224,9 @@ static enum lq_status make_key(struct lq_node *node, struct lq_error *err)
     struct lq_manifest manifest;
     lq_manifest_init(&manifest, "artifact");
     lq_manifest_add_uint(&manifest, "rule", artifact->rule->kind, artifact->rule->version);
+    if (artifact->rule->program_version != NULL) {
+        lq_manifest_add(&manifest, "version", "lqbuild", artifact->rule->program_version);
+    }
     lq_manifest_add(&manifest, "name", "self", artifact->name);
     add_attributes(&manifest, artifact);
     for (size_t i = 0; i < node->source_count; i++) {

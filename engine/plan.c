@@ -108,7 +108,9 @@ static enum lq_status collect_places(struct lq_build *build, struct lq_node *nod
         enum lq_attr_type type = artifact->rule->attrs[i].type;
         const struct lq_value *value = &artifact->values[i];
         if (type == LQ_ATTR_OUT_PATH && value->path != NULL) {
-            node->places[node->place_count++] = (struct lq_place){"main", value->path};
+            node->places[node->place_count++] = (struct lq_place){
+                artifact->rule->attrs[i].output == NULL ? "main" : artifact->rule->attrs[i].output,
+                value->path};
         }
         for (size_t k = 0; type == LQ_ATTR_OUT_PATH_LIST && k < value->count; k++) {
             const char *name = k == 0 ? "main" : lq_arena_printf(&build->arena, "out%zu", k + 1);

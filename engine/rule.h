@@ -58,6 +58,11 @@ struct lq_attr_spec {
     const char *choices; /* ENUM: "activation gradient"; REF and REF_LIST: kinds, "model gguf" */
     double min;          /* INT and NUMBER: inclusive range, used when min < max */
     double max;
+    /* OUT_PATH: the output that is put there, NULL for "main", and what an unset path is: the path
+     * attribute `beside` with `suffix` behind it (unset where that is unset). */
+    const char *output;
+    const char *beside;
+    const char *suffix;
     /* The status of a value outside the range or choices; LQ_OK stands for LQ_ERECIPE. */
     enum lq_status range_status;
     const char *help; /* one line, lower case */
@@ -191,6 +196,10 @@ struct lq_arena *lq_expand_arena(struct lq_expand *expand);
  * an index kind; for a plain source its bytes), or BYTES. The memory lives until the build ends. */
 enum lq_status lq_expand_read(struct lq_expand *expand, const struct lq_ref *ref, const void **data,
                               uint64_t *size_bytes, struct lq_error *err);
+/* The digest and size of an output of an artifact that is referred to, directly or through others;
+ * false when it has no such output. `size_bytes` may be NULL. */
+bool lq_expand_digest(const struct lq_expand *expand, const struct lq_artifact *artifact,
+                      const char *output, struct lq_digest *digest, uint64_t *size_bytes);
 /* Number of sources of an artifact, and the base name (never a path) of one. */
 size_t lq_expand_source_count(const struct lq_expand *expand, const struct lq_artifact *artifact);
 const char *lq_expand_source_name(const struct lq_expand *expand,
@@ -224,6 +233,8 @@ void lq_run_warn(struct lq_run *run, const char *format, ...) LQ_PRINTF(2, 3);
 
 bool lq_run_has_input(const struct lq_run *run, const char *name);
 uint64_t lq_run_input_size(const struct lq_run *run, const char *name);
+/* The digest of an input's content; false when there is no such input. */
+bool lq_run_input_digest(const struct lq_run *run, const char *name, struct lq_digest *digest);
 /* The whole input in memory until `run` returns: sources are mapped (no copy), blobs are copied. */
 enum lq_status lq_run_input_load(struct lq_run *run, const char *name, const void **data,
                                  uint64_t *size_bytes, struct lq_error *err);
@@ -254,6 +265,8 @@ struct lq_rule {
     /* Part of the artifact's key. Raise it when expand changes meaning, and whenever the version of
      * one of its steps is raised: a hit of the artifact's own key never looks at its steps. */
     unsigned version;
+    /* The version of lqbuild, for a rule whose outputs name it; part of the key. Else NULL. */
+    const char *program_version;
     const char *help; /* one line */
     const struct lq_attr_spec *attrs;
     size_t attr_count;

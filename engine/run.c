@@ -260,6 +260,15 @@ bool lq_run_has_input(const struct lq_run *run, const char *name)
     return find_input(run, name) != NULL;
 }
 
+bool lq_run_input_digest(const struct lq_run *run, const char *name, struct lq_digest *digest)
+{
+    const struct run_input *input = find_input(run, name);
+    if (input != NULL) {
+        *digest = input->digest;
+    }
+    return input != NULL;
+}
+
 uint64_t lq_run_input_size(const struct lq_run *run, const char *name)
 {
     const struct run_input *input = find_input(run, name);

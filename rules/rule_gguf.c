@@ -8,12 +8,14 @@
 #include "engine/base/buffer.h"
 #include "engine/base/compiler.h"
 #include "engine/base/text.h"
+#include "engine/base/version.h"
 #include "kernels/kernels.h"
 #include "rules/format/dqprofile.h"
 #include "rules/format/mask.h"
 #include "rules/profile/resolve.h"
 #include "rules/quant/encode_tensor.h"
 #include "rules/quant/levels.h"
+#include "rules/quant/provenance.h"
 #include "rules/quant/tensor_inputs.h"
 #include "rules/registry.h"
 
@@ -53,6 +55,12 @@ static const struct lq_attr_spec attrs[] = {
      .default_text = "false",
      .help = "quantize again what is quantized already"},
     {.name = "path", .type = LQ_ATTR_OUT_PATH, .help = "where the file is put"},
+    {.name = "statement",
+     .type = LQ_ATTR_OUT_PATH,
+     .output = "statement",
+     .beside = "path",
+     .suffix = ".intoto.json",
+     .help = "where its provenance statement is put; by default beside it, PATH.intoto.json"},
 };
 
 /* ------------------------------------------------------------------- check ---- */
@@ -139,6 +147,7 @@ struct request {
     bool has_profile;
     struct lq_dqprofile profile;
     const struct lq_level *level; /* also the default beside a profile */
+    struct lq_statement provenance;
     enum lq_dtype *types;
 };
 
@@ -382,8 +391,8 @@ static bool is_own_key(const char *key)
 {
     return strcmp(key, "general.quantization_version") == 0 ||
            strcmp(key, "general.file_type") == 0 || strcmp(key, "general.alignment") == 0 ||
-           strcmp(key, "lqbuild.protected_weights") == 0 || lq_text_starts_with(key, "split.") ||
-           lq_text_starts_with(key, "quantize.imatrix.");
+           strcmp(key, "lqbuild.protected_weights") == 0 || lq_provenance_is_key(key) ||
+           lq_text_starts_with(key, "split.") || lq_text_starts_with(key, "quantize.imatrix.");
 }
 
 enum { QUANTIZATION_VERSION = 2 }; /* of the block formats, docs/formats.md */
@@ -411,6 +420,7 @@ static void put_keys(const struct request *request, struct lq_gguf_writer *write
         lq_gguf_put_uint(writer, "lqbuild.protected_weights", LQ_GGUF_U64,
                          request->mask.total_protected);
     }
+    lq_provenance_put_keys(&request->provenance, writer);
 }
 
 static enum lq_status make_header(const struct request *request, struct lq_ref *ref,
@@ -599,9 +609,16 @@ static enum lq_status add_assembly(const struct request *request, struct lq_step
                            .cost = 1000 + request->index.tensor_count * 20};
     size_t index = 0;
     enum lq_status status = lq_expand_add_step(request->expand, &step, &index, err);
+    struct lq_ref ref = lq_ref_step(index, "main");
     if (status == LQ_OK) {
-        struct lq_ref ref = lq_ref_step(index, "main");
         status = lq_expand_bind_output(request->expand, "main", &ref, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_provenance_add_step(request->expand, &request->provenance, &ref, &index, err);
+    }
+    if (status == LQ_OK) {
+        ref = lq_ref_step(index, "main");
+        status = lq_expand_bind_output(request->expand, "statement", &ref, err);
     }
     return status;
 }
@@ -618,6 +635,9 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
     request->arena = lq_expand_arena(expand);
     request->model = lq_attr_ref(artifact, "model", 0);
     enum lq_status status = read_inputs(request, err);
+    if (status == LQ_OK) {
+        status = lq_provenance_collect(expand, &request->provenance, err);
+    }
     if (status == LQ_OK) {
         status = decide_types(request, err);
     }
@@ -644,10 +664,12 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 const struct lq_rule lq_rule_gguf = {
     .kind = "gguf",
-    .version = 1,
+    .version = 2,
+    .program_version = lq_version,
     .help = "a GGUF file of a model at a quantization level or by a profile",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),
+    .outputs = "statement (its provenance, an in-toto statement)",
     .check = check,
     .expand = expand,
 };

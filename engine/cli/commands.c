@@ -19,6 +19,11 @@ static const struct lq_option inspect_options[] = {
     {0, "format", "FORMAT", "human json", false, "language of the output (human)"},
 };
 
+static const struct lq_option verify_options[] = {
+    {0, "statement", "FILE", NULL, false, "the statement (FILE.intoto.json)"},
+    {0, "format", "FORMAT", "human json", false, "language of the output (human)"},
+};
+
 static const struct lq_option quantize_options[] = {
     {'q', "level", "LEVEL", NULL, false, "level or type, Q4_K_M for example; or 'dynamic'"},
     {'o', "output", "FILE", NULL, false, "the file to write (MODEL-LEVEL.gguf)"},
@@ -228,6 +233,17 @@ const struct lq_command lq_commands[] = {
      .operand_min = 1,
      .operand_max = 1,
      .run = lq_command_inspect},
+    {.name = "verify",
+     .operands = "FILE",
+     .help = "check a GGUF file against its provenance statement",
+     .details =
+         "The statement stands beside the file, FILE.intoto.json. The digest of the file and\n"
+         "the keys inside it must agree with it.",
+     .options = verify_options,
+     .option_count = LQ_COUNT_OF(verify_options),
+     .operand_min = 1,
+     .operand_max = 1,
+     .run = lq_command_verify},
     {.name = "clean",
      .operands = "[TARGET...]",
      .help = "remove the output files that the recipe names; never the cache",

@@ -16,6 +16,7 @@ enum lq_status lq_command_fmt(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_rules(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_graph(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_inspect(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_verify(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_clean(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_cache_stats(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_quantize(struct lq_cli *cli, struct lq_error *err);

@@ -569,6 +569,34 @@ static bool check_required(struct lq_schema_check *check, const struct lq_artifa
     return count == 0;
 }
 
+/* Paths that are not given but follow from another one. */
+static bool derive_paths(struct lq_schema_check *check, struct lq_artifact *artifact)
+{
+    const struct lq_rule *rule = artifact->rule;
+    for (size_t i = 0; i < rule->attr_count; i++) {
+        const struct lq_attr_spec *spec = &rule->attrs[i];
+        struct lq_value *value = &artifact->values[i];
+        const struct lq_value *base =
+            spec->beside == NULL ? NULL : lq_artifact_value(artifact, spec->beside);
+        if (base == NULL || value->type != LQ_VALUE_NONE) {
+            continue;
+        }
+        struct lq_value in = {
+            .type = LQ_VALUE_STRING, .is_default = true, .position = artifact->position};
+        in.string = lq_arena_printf(check->evaluator->arena, "%s%s", base->string, spec->suffix);
+        if (in.string == NULL) {
+            lq_diagnostics_nomem(diagnostics_of(check));
+            return false;
+        }
+        const struct target target = {check, rule, spec};
+        *value = in;
+        if (!convert(&target, &in, value)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool lq_schema_fill(struct lq_schema_check *check, const struct lq_schema *schema,
                     struct lq_artifact *artifact, const struct lq_item *item)
 {
@@ -594,5 +622,5 @@ bool lq_schema_fill(struct lq_schema_check *check, const struct lq_schema *schem
         }
     }
     /* After an unknown attribute, the missing one is most likely what was meant. */
-    return fine && check_required(check, artifact);
+    return fine && check_required(check, artifact) && derive_paths(check, artifact);
 }

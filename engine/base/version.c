@@ -1,0 +1,3 @@
+#include "engine/base/version.h"
+
+const char lq_version[] = LQ_VERSION;
