@@ -3,6 +3,16 @@
 #include "cache/cache_internal.h"
 #include "cache/history.h"
 
+static void note_use(struct lq_cache *cache, const struct lq_digest *key,
+                     const struct lq_action_record *record)
+{
+    lq_marks_add(cache->marks, key);
+    for (size_t i = 0; i < record->output_count; i++) {
+        lq_marks_add(cache->marks, &record->outputs[i].digest);
+    }
+    lq_uses_add(cache->uses, LQ_USE_ACTION, key);
+}
+
 enum lq_status lq_action_get(struct lq_cache *cache, const struct lq_digest *key,
                              struct lq_arena *arena, struct lq_action_record *out, bool *found,
                              struct lq_error *err)
@@ -20,6 +30,10 @@ enum lq_status lq_action_get(struct lq_cache *cache, const struct lq_digest *key
     status = lq_txn_get(&txn, LQ_DB_ACTIONS, &raw_key, &value, found, err);
     if (status == LQ_OK && *found) {
         status = lq_action_record_decode(key, value.data, value.size_bytes, arena, out, &why, err);
+    }
+    if (status == LQ_OK && *found && why == NULL) {
+        /* Inside the transaction: see gc.c. */
+        note_use(cache, key, out);
     }
     lq_store_read_end(&txn);
     if (status != LQ_OK) {
@@ -48,6 +62,8 @@ static enum lq_status put_change(struct lq_txn *txn, void *user, struct lq_error
     struct lq_bytes key = {put->key->bytes, LQ_DIGEST_BYTES};
     struct lq_bytes value = {put->action.data, put->action.size_bytes};
     enum lq_status status = lq_txn_put(txn, LQ_DB_ACTIONS, &key, &value, err);
+    status =
+        status == LQ_OK ? lq_use_put(txn, LQ_USE_ACTION, put->key, lq_uses_now(), err) : status;
     return status == LQ_OK ? lq_history_write(txn, &put->history, err) : status;
 }
 
@@ -56,6 +72,10 @@ enum lq_status lq_action_put(struct lq_cache *cache, const struct lq_digest *key
                              const char *manifest, struct lq_error *err)
 {
     struct put put = {.key = key};
+    lq_marks_add(cache->marks, key);
+    for (size_t i = 0; i < record->output_count; i++) {
+        lq_marks_add(cache->marks, &record->outputs[i].digest);
+    }
     lq_buffer_init(&put.action);
     enum lq_status status = lq_history_record_init(&put.history, label, manifest, err);
     if (status == LQ_OK) {

@@ -385,6 +385,7 @@ enum lq_status lq_blob_open(struct lq_cache *cache, const struct lq_digest *dige
     bool intact = true;
     struct lq_blob_reader *reader = NULL;
     *out = NULL;
+    lq_marks_add(cache->marks, digest);
     enum lq_status status = open_reader(cache, digest, &reader, err);
     if (status == LQ_OK && reader == NULL) {
         char hex[LQ_DIGEST_HEX_BYTES];

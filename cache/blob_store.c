@@ -293,6 +293,7 @@ static enum lq_status settle(struct lq_cache *cache, const struct lq_digest *dig
 
 bool lq_blob_exists(struct lq_cache *cache, const struct lq_digest *digest, uint64_t *size_bytes)
 {
+    lq_marks_add(cache->marks, digest);
     struct lq_txn txn;
     struct lq_error err = {0};
     struct lq_blob_record record;

@@ -538,6 +538,8 @@ static enum lq_status commit(struct lq_blob_writer *writer, const struct lq_dige
     if (expected != NULL && !lq_digest_equal(expected, own)) {
         return LQ_OK;
     }
+    /* Before it is looked for: an old copy that is found must stay. */
+    lq_marks_add(writer->cache->marks, own);
     return !writer->has_refs && writer->size_bytes <= LQ_SMALL_BYTES_MAX
                ? commit_small(writer, own, err)
                : commit_large(writer, own, err);

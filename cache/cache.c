@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cache/cache_internal.h"
+#include "cache/store_file.h"
 
 void lq_cache_warn(struct lq_cache *cache, const char *format, ...)
 {
@@ -39,11 +40,21 @@ enum lq_status lq_cache_open_sized(struct lq_cache **out, const struct lq_cache_
         .warn = options->warn,
         .warn_user = options->warn_user,
     };
-    enum lq_status status = lq_store_open(&cache->store, &store_options, err);
+    /* Locks first: the data file may be about to be replaced. */
+    enum lq_status status = lq_store_check_folder(options->dir, err);
+    if (status == LQ_OK) {
+        status = lq_locks_open(&cache->locks, options->dir, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_store_open(&cache->store, &store_options, err);
+    }
     if (status == LQ_OK) {
         cache->dir = strdup(options->dir);
-        status = cache->dir == NULL ? lq_error_nomem(err, "the cache")
-                                    : lq_locks_open(&cache->locks, options->dir, err);
+        cache->marks = lq_marks_create(options->dir, cache->locks);
+        cache->uses = lq_uses_create();
+        if (cache->dir == NULL || cache->marks == NULL || cache->uses == NULL) {
+            status = lq_error_nomem(err, "the cache");
+        }
     }
     if (status == LQ_OK) {
         status = lq_blob_sweep_dead(cache, err);
@@ -67,7 +78,13 @@ void lq_cache_close(struct lq_cache *cache)
     if (cache == NULL) {
         return;
     }
+    if (cache->uses != NULL && cache->marks != NULL) {
+        /* A hint only: on a full disk the build is as good without it. */
+        (void)lq_uses_flush(cache->uses, cache->store, NULL);
+    }
     lq_store_close(cache->store);
+    lq_marks_destroy(cache->marks);
+    lq_uses_destroy(cache->uses);
     lq_locks_close(cache->locks);
     (void)pthread_mutex_destroy(&cache->mutex);
     free(cache->dir);

@@ -8,8 +8,10 @@
 
 #include "cache/cache.h"
 #include "cache/locks.h"
+#include "cache/marks.h"
 #include "cache/record.h"
 #include "cache/store_lmdb.h"
+#include "cache/uses.h"
 
 enum {
     /* Whole pages, less the 16 bytes LMDB puts before a run of pages. */
@@ -30,6 +32,8 @@ struct lq_cache {
     char *dir;
     void (*warn)(void *user, const char *message);
     void *warn_user;
+    struct lq_marks *marks;
+    struct lq_uses *uses;
     pthread_mutex_t mutex; /* guards files_flushed_ns */
     uint64_t files_flushed_ns;
 };

@@ -53,6 +53,16 @@ static bool decode(struct lq_cache *cache, const struct file_key *key, const str
     return true;
 }
 
+/* Other ways of reading than "plain" name a blob that describes the file. */
+static void note_description(struct lq_cache *cache, const char *kind,
+                             const struct lq_digest *digest)
+{
+    if (strcmp(kind, "plain") != 0) {
+        lq_marks_add(cache->marks, digest);
+        lq_uses_add(cache->uses, LQ_USE_BLOB, digest);
+    }
+}
+
 bool lq_file_digest_get(struct lq_cache *cache, const struct lq_file_sig *sig, const char *kind,
                         struct lq_digest *digest)
 {
@@ -74,6 +84,9 @@ bool lq_file_digest_get(struct lq_cache *cache, const struct lq_file_sig *sig, c
     enum lq_status status = lq_txn_get(&txn, LQ_DB_FILES, &raw_key, &value, &found, NULL);
     found = status == LQ_OK && found && decode(cache, &key, &value, digest);
     lq_store_read_end(&txn);
+    if (found) {
+        note_description(cache, kind, digest);
+    }
     return found;
 }
 
@@ -102,6 +115,7 @@ enum lq_status lq_file_digest_put(struct lq_cache *cache, const struct lq_file_s
     if (status != LQ_OK) {
         return status;
     }
+    note_description(cache, kind, digest);
     uint64_t now = lq_clock_ns();
     (void)pthread_mutex_lock(&cache->mutex);
     bool due = now - cache->files_flushed_ns >= postpone_ns;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cache/cache_internal.h"
+#include "cache/uses.h"
 #include "engine/base/limits.h"
 #include "engine/base/reader.h"
 
@@ -58,7 +59,9 @@ enum lq_status lq_history_write(struct lq_txn *txn, const struct lq_history_reco
     }
     struct lq_bytes key = {record->key.bytes, LQ_DIGEST_BYTES};
     struct lq_bytes value = {record->value.data, record->value.size_bytes};
-    return lq_txn_put(txn, LQ_DB_HISTORY, &key, &value, err);
+    status = lq_txn_put(txn, LQ_DB_HISTORY, &key, &value, err);
+    return status == LQ_OK ? lq_use_put(txn, LQ_USE_HISTORY, &record->key, lq_uses_now(), err)
+                           : status;
 }
 
 static enum lq_status write_change(struct lq_txn *txn, void *user, struct lq_error *err)

@@ -8,10 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <time.h>
 #include <unistd.h>
 
 static const uint64_t steps_end = (uint64_t)1 << 62;
 static const uint64_t token_mask = ((uint64_t)1 << 61) - 1;
+static const uint64_t presence_at = ((uint64_t)1 << 62) + ((uint64_t)1 << 61);
+static const uint64_t collector_at = ((uint64_t)1 << 62) + ((uint64_t)1 << 61) + 1;
 
 struct lq_locks {
     int fd;
@@ -31,7 +34,8 @@ static uint64_t step_offset(const struct lq_digest *key)
     return value >> 2;
 }
 
-/* `type` is F_WRLCK or F_UNLCK. Returns 0, or errno; EAGAIN when somebody else holds it. */
+/* `type` is F_WRLCK, F_RDLCK or F_UNLCK. Returns 0, or errno; EAGAIN when somebody else holds it.
+ */
 static int set_lock(int fd, short type, uint64_t start, uint64_t length)
 {
     struct flock lock = {
@@ -76,6 +80,25 @@ static enum lq_status take_token(struct lq_locks *locks, struct lq_error *err)
     }
 }
 
+static enum lq_status take_presence(struct lq_locks *locks, struct lq_error *err)
+{
+    enum { TRIES = 60 * 50 };
+    const struct timespec pause = {.tv_nsec = 20 * 1000 * 1000};
+    int code = EAGAIN;
+    for (int i = 0; i < TRIES && code == EAGAIN; i++) {
+        if (i > 0) {
+            (void)nanosleep(&pause, NULL);
+        }
+        code = set_lock(locks->fd, F_RDLCK, presence_at, 1);
+    }
+    if (code == EAGAIN) {
+        return lq_error_set(err, LQ_ECACHE,
+                            "%s: another process compacts the cache; try again when it is done",
+                            locks->path);
+    }
+    return code == 0 ? LQ_OK : lock_error(locks->path, code, err);
+}
+
 enum lq_status lq_locks_open(struct lq_locks **out, const char *dir, struct lq_error *err)
 {
     *out = NULL;
@@ -96,6 +119,9 @@ enum lq_status lq_locks_open(struct lq_locks **out, const char *dir, struct lq_e
         status = lq_error_errno(err, errno == ENOSPC ? LQ_EIO : LQ_ECACHE,
                                 "%s: cannot open the cache", path);
     } else {
+        status = take_presence(locks, err);
+    }
+    if (status == LQ_OK) {
         status = take_token(locks, err);
     }
     if (status != LQ_OK) {
@@ -195,15 +221,16 @@ void lq_locks_release_step(struct lq_locks *locks, const struct lq_digest *key)
     (void)pthread_mutex_unlock(&locks->mutex);
 }
 
-enum lq_status lq_locks_try_all(struct lq_locks *locks, int *handle, bool *acquired,
-                                struct lq_error *err)
+/* A write lock through a handle of its own, which also this process's other locks keep out. */
+static enum lq_status try_range(struct lq_locks *locks, uint64_t start, uint64_t length,
+                                int *handle, bool *acquired, struct lq_error *err)
 {
     *acquired = false;
     *handle = open_file(locks->path);
     if (*handle < 0) {
         return lq_error_errno(err, LQ_EIO, "%s: cannot open", locks->path);
     }
-    int code = set_lock(*handle, F_WRLCK, 0, steps_end);
+    int code = set_lock(*handle, F_WRLCK, start, length);
     if (code != 0) {
         (void)close(*handle);
         *handle = -1;
@@ -211,6 +238,30 @@ enum lq_status lq_locks_try_all(struct lq_locks *locks, int *handle, bool *acqui
     }
     *acquired = true;
     return LQ_OK;
+}
+
+enum lq_status lq_locks_try_all(struct lq_locks *locks, int *handle, bool *acquired,
+                                struct lq_error *err)
+{
+    return try_range(locks, 0, steps_end, handle, acquired, err);
+}
+
+enum lq_status lq_locks_try_collector(struct lq_locks *locks, int *handle, bool *acquired,
+                                      struct lq_error *err)
+{
+    return try_range(locks, collector_at, 1, handle, acquired, err);
+}
+
+bool lq_locks_share_collector(struct lq_locks *locks)
+{
+    return set_lock(locks->fd, F_RDLCK, collector_at, 1) == 0;
+}
+
+enum lq_status lq_locks_try_alone(struct lq_locks *locks, bool *acquired, struct lq_error *err)
+{
+    int code = set_lock(locks->fd, F_WRLCK, presence_at, 1);
+    *acquired = code == 0;
+    return code == 0 || code == EAGAIN ? LQ_OK : lock_error(locks->path, code, err);
 }
 
 void lq_locks_release_all(int handle)

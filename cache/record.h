@@ -20,6 +20,7 @@ enum lq_record_kind {
     LQ_RECORD_ACTION = 'a',
     LQ_RECORD_FILE = 'f',
     LQ_RECORD_HISTORY = 'h',
+    LQ_RECORD_PIN = 'p',
 };
 
 /* Appends the seal. */

@@ -35,6 +35,8 @@ enum lq_db {
     LQ_DB_ACTIONS, /* action key -> action record */
     LQ_DB_FILES,   /* file signature and kind -> digest */
     LQ_DB_HISTORY, /* digest of a label -> label and manifest */
+    LQ_DB_USES,    /* a letter and a key -> when it was used last */
+    LQ_DB_PINS,    /* digest of a pin's text -> the text */
     LQ_DB_COUNT
 };
 
@@ -71,6 +73,12 @@ enum lq_status lq_store_open(struct lq_store **out, const struct lq_store_option
                              struct lq_error *err);
 /* Writes postponed records and closes. */
 void lq_store_close(struct lq_store *store);
+/* Bytes of the data file that hold something: the file less its free pages. */
+enum lq_status lq_store_live_bytes(struct lq_store *store, uint64_t *size_bytes,
+                                   struct lq_error *err);
+/* Writes a copy without free pages to `path`/data.mdb; `path` is a folder. Nobody may write
+ * meanwhile. */
+enum lq_status lq_store_copy(struct lq_store *store, const char *path, struct lq_error *err);
 /* The size of the data file. */
 uint64_t lq_store_disk_bytes(const struct lq_store *store);
 uint64_t lq_store_map_bytes(struct lq_store *store);

@@ -12,8 +12,8 @@
 
 static const uint64_t map_bytes_default = (uint64_t)4 << 30;
 
-static const char *const db_names[LQ_DB_COUNT] = {"meta", "blobs",   "chunks", "pending",
-                                                  "refs", "actions", "files",  "history"};
+static const char *const db_names[LQ_DB_COUNT] = {"meta",    "blobs", "chunks",  "pending", "refs",
+                                                  "actions", "files", "history", "uses",    "pins"};
 static const char format_key[] = "format";
 
 static enum lq_status check_format(struct lq_store *store, const MDB_val *value,
@@ -76,6 +76,9 @@ static enum lq_status open_databases(struct lq_store *store, MDB_txn *handle, bo
     }
     for (int i = 0; i < LQ_DB_COUNT && code == 0; i++) {
         code = mdb_dbi_open(handle, db_names[i], create ? MDB_CREATE : 0, &store->dbis[i]);
+    }
+    if (code == MDB_NOTFOUND && !create) {
+        return LQ_OK; /* made before there were so many */
     }
     *complete = code == 0;
     return code == 0 ? LQ_OK : lq_store_fail(store, code, "open its databases", err);
@@ -310,6 +313,55 @@ void lq_store_close(struct lq_store *store)
         store->warn(store->warn_user, err.message);
     }
     destroy(store);
+}
+
+/* The list of free pages has a record for each transaction that gave some back: their count first,
+ * then their numbers (mdb.c, MDB_IDL). */
+static int count_free(MDB_txn *handle, uint64_t *pages)
+{
+    MDB_cursor *cursor = NULL;
+    MDB_val key;
+    MDB_val value;
+    int code = mdb_cursor_open(handle, 0, &cursor);
+    while (code == 0 && (code = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {
+        size_t count = 0;
+        if (value.mv_size >= sizeof count) {
+            memcpy(&count, value.mv_data, sizeof count);
+            *pages += count;
+        }
+    }
+    mdb_cursor_close(cursor);
+    return code == MDB_NOTFOUND ? 0 : code;
+}
+
+enum lq_status lq_store_live_bytes(struct lq_store *store, uint64_t *size_bytes,
+                                   struct lq_error *err)
+{
+    struct lq_txn txn;
+    MDB_envinfo info;
+    MDB_stat stat;
+    uint64_t free_pages = 0;
+    *size_bytes = 0;
+    enum lq_status status = lq_store_read_begin(store, &txn, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    int code = mdb_env_info(store->env, &info);
+    code = code != 0 ? code : mdb_env_stat(store->env, &stat);
+    code = code != 0 ? code : count_free(txn.handle, &free_pages);
+    lq_store_read_end(&txn);
+    if (code != 0) {
+        return lq_store_fail(store, code, "count its free pages", err);
+    }
+    uint64_t pages = (uint64_t)info.me_last_pgno + 1;
+    *size_bytes = (pages > free_pages ? pages - free_pages : 0) * stat.ms_psize;
+    return LQ_OK;
+}
+
+enum lq_status lq_store_copy(struct lq_store *store, const char *path, struct lq_error *err)
+{
+    int code = mdb_env_copy2(store->env, path, MDB_CP_COMPACT);
+    return code == 0 ? LQ_OK : lq_store_fail(store, code, "write a compact copy of it", err);
 }
 
 uint64_t lq_store_disk_bytes(const struct lq_store *store)

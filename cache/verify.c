@@ -310,8 +310,8 @@ enum lq_status lq_cache_verify(struct lq_cache *cache, uint64_t *checked, uint64
  * nothing is found, also after a crash. The chunks go in transactions of their own. */
 static enum lq_status clear_change(struct lq_txn *txn, void *user, struct lq_error *err)
 {
-    static const enum lq_db named[] = {LQ_DB_BLOBS,   LQ_DB_REFS,    LQ_DB_ACTIONS,
-                                       LQ_DB_HISTORY, LQ_DB_PENDING, LQ_DB_FILES};
+    static const enum lq_db named[] = {LQ_DB_BLOBS,   LQ_DB_REFS,  LQ_DB_ACTIONS, LQ_DB_HISTORY,
+                                       LQ_DB_PENDING, LQ_DB_FILES, LQ_DB_USES};
     struct ids none = {0};
     struct ids all = {0};
     (void)user;

@@ -5,6 +5,7 @@
 
 #include "engine/action.h"
 #include "engine/build_state.h"
+#include "engine/label.h"
 
 void lq_node_queue(struct lq_build *build, struct lq_node *node)
 {
@@ -218,7 +219,7 @@ static void add_attributes(struct lq_manifest *manifest, const struct lq_artifac
     lq_buffer_fini(&text);
 }
 
-static enum lq_status make_key(struct lq_node *node, struct lq_error *err)
+static void write_manifest(const struct lq_node *node, struct lq_manifest *out)
 {
     const struct lq_artifact *artifact = node->artifact;
     struct lq_manifest manifest;
@@ -242,6 +243,13 @@ static enum lq_status make_key(struct lq_node *node, struct lq_error *err)
                                    &link->node->outputs[i].digest);
         }
     }
+    *out = manifest;
+}
+
+static enum lq_status make_key(struct lq_node *node, struct lq_error *err)
+{
+    struct lq_manifest manifest;
+    write_manifest(node, &manifest);
     bool made = lq_manifest_key(&manifest, &node->key);
     lq_manifest_fini(&manifest);
     return made ? LQ_OK : lq_error_nomem(err, "a manifest");
@@ -426,6 +434,24 @@ static enum lq_status resolve_output(struct lq_build *build, const struct lq_nod
     return LQ_OK;
 }
 
+/* The label names the artifact's result for pins and listings. */
+static enum lq_status put_record(struct lq_build *build, const struct lq_node *node,
+                                 const struct lq_action_record *record, struct lq_error *err)
+{
+    struct lq_manifest manifest;
+    struct lq_arena arena;
+    lq_arena_init(&arena);
+    write_manifest(node, &manifest);
+    char *label = lq_label_make(&arena, node->artifact, NULL, NULL);
+    enum lq_status status = manifest.text.failed || label == NULL
+                                ? lq_error_nomem(err, "a manifest")
+                                : lq_action_put(build->cache, &node->key, record, label,
+                                                lq_buffer_text(&manifest.text), err);
+    lq_manifest_fini(&manifest);
+    lq_arena_fini(&arena);
+    return status;
+}
+
 static enum lq_status save_record(struct lq_build *build, const struct lq_node *node,
                                   struct lq_error *err)
 {
@@ -443,7 +469,7 @@ static enum lq_status save_record(struct lq_build *build, const struct lq_node *
         .numerics = "",
         .step_count = node->task_count,
     };
-    return lq_action_put(build->cache, &node->key, &record, NULL, NULL, err);
+    return put_record(build, node, &record, err);
 }
 
 static void collect(struct lq_build *build, struct lq_node *node)

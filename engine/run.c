@@ -11,6 +11,7 @@
 
 #include "engine/base/pool.h"
 #include "engine/build_state.h"
+#include "engine/label.h"
 
 struct run_input {
     const char *name;
@@ -535,8 +536,7 @@ static enum lq_status publish(struct lq_run *run, uint64_t duration_us, struct l
         .step_count = 1,
     };
     struct lq_build *build = run->build;
-    char *label = lq_arena_printf(&run->arena, "%s|%s|%s|%s", task->node->artifact->dir,
-                                  task->node->artifact->name, task->spec.op, task->spec.label);
+    char *label = lq_label_make(&run->arena, task->node->artifact, task->spec.op, task->spec.label);
     if (label == NULL) {
         return lq_error_nomem(err, "a step's label");
     }

@@ -4,6 +4,7 @@
 
 #include "engine/action.h"
 #include "engine/build_state.h"
+#include "engine/label.h"
 
 /* ---- waiting and waking ---- */
 
@@ -307,8 +308,8 @@ static void set_reason(struct lq_build *build, struct lq_task *task, enum lookup
     lq_buffer_init(&text);
     char *before = NULL;
     struct lq_error err;
-    char *label = lq_arena_printf(&build->arena, "%s|%s|%s|%s", task->node->artifact->dir,
-                                  task->node->artifact->name, task->spec.op, task->spec.label);
+    char *label =
+        lq_label_make(&build->arena, task->node->artifact, task->spec.op, task->spec.label);
     if (label == NULL ||
         lq_history_get(build->cache, label, &build->arena, &before, &err) != LQ_OK) {
         before = NULL;

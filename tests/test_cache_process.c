@@ -388,7 +388,8 @@ Test(cache_process, killed_writers_leave_a_sound_store, .timeout = 240)
         }
         cr_assert_eq(test_cache_try(&t), LQ_OK, "round %d: %s", round, t.err.message);
         expect_no_pending(&t);
-        records = expect_actions_whole(&t);
+        /* On a busy machine children may be killed before they get to publish anything. */
+        records += expect_actions_whole(&t);
         if (round % 6 == 5) {
             uint64_t checked = 0;
             uint64_t removed = 0;

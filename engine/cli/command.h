@@ -96,6 +96,9 @@ enum lq_status lq_cli_load_recipe(struct lq_cli *cli, struct lq_recipe **out, st
 /* Opens the cache once; closed at the end of the process. */
 enum lq_status lq_cli_open_cache(struct lq_cli *cli, struct lq_error *err);
 void lq_cli_close_cache(struct lq_cli *cli);
+/* At the end of a build: when the cache is larger than its budget, removes what was not used for
+ * longest, for a short while. Failing is a warning. */
+void lq_cli_collect_garbage(struct lq_cli *cli);
 
 /* One build with progress, signals, cache and thread pool. Failures have been shown when it
  * returns (cli->error_shown). `result` may be NULL. */

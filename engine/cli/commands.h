@@ -6,7 +6,7 @@
 #include "engine/cli/command.h"
 
 /* cache_commands.c: the rows of `lqbuild cache`. */
-enum { LQ_CACHE_COMMAND_COUNT = 1 };
+enum { LQ_CACHE_COMMAND_COUNT = 8 };
 extern const struct lq_command lq_cache_commands[];
 
 enum lq_status lq_command_build(struct lq_cli *cli, struct lq_error *err);
@@ -19,6 +19,13 @@ enum lq_status lq_command_inspect(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_verify(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_clean(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_cache_stats(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_cache_ls(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_cache_gc(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_cache_pin(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_cache_unpin(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_cache_rm(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_cache_verify(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_cache_compact(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_quantize(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_analyze(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_profile_list(struct lq_cli *cli, struct lq_error *err);

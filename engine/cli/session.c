@@ -170,6 +170,7 @@ static enum lq_status run_build(struct lq_cli *cli, const struct lq_cli_build *b
                           err);
     release_signals(before);
     lq_pool_destroy(pool);
+    lq_cli_collect_garbage(cli);
     lq_jobserver_close(jobserver);
     return status;
 }
