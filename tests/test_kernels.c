@@ -294,8 +294,12 @@ static float lone_value_slack(int dtype)
         return 0.7f * 12.0f / 62.0f;
     case LQ_DTYPE_IQ2_S:
     case LQ_DTYPE_IQ2_XS:
-    case LQ_DTYPE_IQ2_XXS:
         return 0.7f * 8.0f / 43.0f;
+    /* 31 zeros at level 8 share the scale: least squares gives 43^2 / (43^2 + 31 * 8^2) = 0.48 of
+     * the value, leaving the share 0.52 of the square sum, and the stretch 1 / (1 - 0.75 * 0.52).
+     */
+    case LQ_DTYPE_IQ2_XXS:
+        return 0.7f * (1.0f - 0.787f);
     case LQ_DTYPE_IQ1_S:
     case LQ_DTYPE_IQ1_M:
         return 0.7f / 9.0f;

@@ -52,7 +52,6 @@ void LANE_NAME(lq_encode_iq3_s)(const float *row, void *blocks, size_t col_count
         .final_pairs = 8,
         .trial_reach = 1,
         .round_count = 2,
-        .spread = 2.0f,
     };
     struct lq_near near = lq_near_iq3s();
     unsigned char *out = blocks;
@@ -97,7 +96,6 @@ void LANE_NAME(lq_encode_iq3_xxs)(const float *row, void *blocks, size_t col_cou
         .final_pairs = 8,
         .trial_reach = 1,
         .round_count = 2,
-        .spread = 2.0f,
     };
     struct lq_near near = lq_near_iq3xxs();
     unsigned char *out = blocks;
@@ -139,7 +137,6 @@ void LANE_NAME(lq_encode_iq2_s)(const float *row, void *blocks, size_t col_count
         .final_pairs = 8,
         .trial_reach = 1,
         .round_count = 2,
-        .spread = 2.0f,
     };
     struct lq_near near = lq_near_iq2s();
     unsigned char *out = blocks;
@@ -184,7 +181,6 @@ void LANE_NAME(lq_encode_iq2_xs)(const float *row, void *blocks, size_t col_coun
         .final_pairs = 16,
         .trial_reach = 1,
         .round_count = 2,
-        .spread = 1.0f,
     };
     struct lq_near near = lq_near_iq2xs();
     unsigned char *out = blocks;
@@ -227,7 +223,6 @@ void LANE_NAME(lq_encode_iq2_xxs)(const float *row, void *blocks, size_t col_cou
         .final_pairs = 16,
         .trial_reach = 1,
         .round_count = 2,
-        .spread = 1.0f,
     };
     struct lq_near near = lq_near_iq2xxs();
     unsigned char *out = blocks;
@@ -270,7 +265,6 @@ void LANE_NAME(lq_encode_iq1_s)(const float *row, void *blocks, size_t col_count
         .final_pairs = 8,
         .trial_reach = 1,
         .round_count = 2,
-        .spread = 2.0f,
     };
     struct lq_near near = lq_near_iq1s();
     unsigned char *out = blocks;
@@ -315,7 +309,6 @@ void LANE_NAME(lq_encode_iq1_m)(const float *row, void *blocks, size_t col_count
         .final_pairs = 8,
         .trial_reach = 1,
         .round_count = 2,
-        .spread = 2.0f,
     };
     struct lq_near near = lq_near_iq1s();
     unsigned char *out = blocks;

@@ -7,6 +7,7 @@
 #include "kernels/pack.h"
 #include "kernels/search/k_affine.h"
 #include "kernels/search/k_symmetric.h"
+#include "kernels/search/stretch.h"
 
 static inline struct k_affine k_affine_encode(const struct k_affine_shape *shape, const float *row,
                                               const float *importance, uint8_t *codes)
@@ -15,9 +16,15 @@ static inline struct k_affine k_affine_encode(const struct k_affine_shape *shape
     tile.problem_count = shape->problem_count;
     tile.elem_count = shape->elem_count;
     tile.group_size = shape->problem_count;
-    tile_load(&tile, row, importance, shape->spread);
+    tile_load(&tile, row, importance);
     struct k_affine fit = k_affine_search(&tile, shape);
     k_affine_codes(shape, &fit, row, tile.unit[0], codes);
+    float unit = tile.unit[0];
+    if (stretch_applies(fit.d.bits) && (fit.dmin.bits == 0 || stretch_applies(fit.dmin.bits))) {
+        float factor = stretch_tile(&tile, fit.error);
+        fit.d = super_half_of(fit.d.value * factor, unit);
+        fit.dmin = super_half_of(fit.dmin.value * factor, unit);
+    }
     return fit;
 }
 
@@ -45,7 +52,6 @@ void LANE_NAME(lq_encode_q4_k)(const float *row, void *blocks, size_t col_count,
         .trials = {15.0f, false, -1.5f, 0.333f, 8, 4, 3},
         .min_reach = 1,
         .round_count = 1,
-        .spread = 0.0f,
     };
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 144) {
@@ -70,7 +76,6 @@ void LANE_NAME(lq_encode_q5_k)(const float *row, void *blocks, size_t col_count,
         .trials = {31.0f, false, -1.5f, 0.333f, 8, 4, 3},
         .min_reach = 2,
         .round_count = 1,
-        .spread = 0.0f,
     };
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 176) {
@@ -112,7 +117,6 @@ void LANE_NAME(lq_encode_q2_k)(const float *row, void *blocks, size_t col_count,
         .trials = {3.0f, false, -1.5f, 0.333f, 8, 4, 3},
         .min_reach = 1,
         .round_count = 1,
-        .spread = 1.0f,
     };
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 84) {
@@ -136,9 +140,12 @@ static inline struct k_symmetric k_symmetric_encode(const struct k_symmetric_sha
     tile.problem_count = shape->problem_count;
     tile.elem_count = shape->elem_count;
     tile.group_size = shape->problem_count;
-    tile_load(&tile, row, importance, shape->spread);
+    tile_load(&tile, row, importance);
     struct k_symmetric fit = k_symmetric_search(&tile, shape);
     k_symmetric_codes(shape, &fit, row, tile.unit[0], codes);
+    if (stretch_applies(fit.d.bits)) {
+        fit.d = super_half_of(fit.d.value * stretch_tile(&tile, fit.error), tile.unit[0]);
+    }
     return fit;
 }
 
@@ -153,7 +160,6 @@ void LANE_NAME(lq_encode_q3_k)(const float *row, void *blocks, size_t col_count,
         .small_high = 31.0f,
         .trial_reach = 1,
         .round_count = 1,
-        .spread = 8.0f,
     };
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 110) {
@@ -188,7 +194,6 @@ void LANE_NAME(lq_encode_q6_k)(const float *row, void *blocks, size_t col_count,
         .small_high = 127.0f,
         .trial_reach = 1,
         .round_count = 1,
-        .spread = 0.0f,
     };
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 210) {
@@ -222,7 +227,6 @@ void LANE_NAME(lq_encode_iq4_xs)(const float *row, void *blocks, size_t col_coun
         .small_high = 31.0f,
         .trial_reach = 1,
         .round_count = 1,
-        .spread = 0.0f,
     };
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 136) {

@@ -7,6 +7,7 @@
 #ifndef LQ_KERNELS_SEARCH_GRID_H
 #define LQ_KERNELS_SEARCH_GRID_H
 
+#include "kernels/search/stretch.h"
 #include "kernels/search/super.h"
 #include "kernels/search/symmetric.h"
 #include "kernels/tables/near.h"
@@ -32,7 +33,6 @@ struct grid_shape {
     size_t step_count, repeat_count;
     unsigned search_pairs, final_pairs; /* candidates, in pairs */
     int trial_reach, round_count;
-    float spread; /* of tile_load's weights */
 };
 
 struct grid_fit {
@@ -406,9 +406,9 @@ grid_fit_scales(const struct tile *tile, const struct grid_shape *shape, const s
     return best;
 }
 
-/* The points in the order of the row. */
+/* The points in the order of the row; brings the errors up to date. */
 static inline void grid_put_points(const struct tile *tile, const struct grid_shape *shape,
-                                   const struct lq_near *near, const struct grid_fit *fit,
+                                   const struct lq_near *near, struct grid_fit *fit,
                                    uint32_t *points)
 {
     size_t groups = shape->elem_count / shape->dims;
@@ -419,6 +419,7 @@ static inline void grid_put_points(const struct tile *tile, const struct grid_sh
         lane_f error;
         grid_pass(shape, near, shape->final_pairs, tile->x + at, tile->w + at,
                   symmetric_inverse(scale), lane_load(fit->shift + p), scale, &error, found);
+        lane_store(fit->error + p, error);
         for (size_t lane = 0; lane < LANES; lane++) {
             for (size_t g = 0; g < groups; g++) {
                 points[(p + lane) * groups + g] = found[g * LANES + lane];
@@ -455,13 +456,17 @@ static inline void grid_encode(const struct grid_shape *shape, const struct lq_n
     tile.problem_count = shape->problem_count;
     tile.elem_count = shape->elem_count;
     tile.group_size = shape->problem_count;
-    tile_load(&tile, row, importance, shape->spread);
+    tile_load(&tile, row, importance);
     if (shape->signs != GRID_SIGNS_NONE) {
         grid_take_signs(&tile, shape, block->signs);
     }
     struct grid_fit fit = grid_fit_scales(&tile, shape, near);
     grid_put_points(&tile, shape, near, &fit, block->points);
     block->d_bits = fit.d.bits;
+    if (stretch_applies(fit.d.bits)) {
+        float stretched = fit.d.value * stretch_tile(&tile, fit.error);
+        block->d_bits = grid_half(shape, stretched, tile.unit[0]).bits;
+    }
     for (size_t p = 0; p < shape->problem_count; p++) {
         block->small[p] = (uint8_t)((int)fit.odd[p] / 2);
         block->down[p] = fit.shift[p] < 0.0f;

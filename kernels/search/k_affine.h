@@ -15,7 +15,6 @@ struct k_affine_shape {
     struct affine_trials trials;
     int min_reach;   /* integer mins tried on either side */
     int round_count; /* refits of d and dmin */
-    float spread;    /* of tile_load's weights */
 };
 
 /* One super-block's parameters; arrays per problem. */

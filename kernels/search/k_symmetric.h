@@ -15,7 +15,6 @@ struct k_symmetric_shape {
     float small_low, small_high; /* range of the integer scales */
     int trial_reach;             /* integers tried on either side */
     int round_count;             /* refits of d */
-    float spread;                /* of tile_load's weights */
 };
 
 struct k_symmetric {

@@ -7,6 +7,7 @@
 
 #include "kernels/bytes.h"
 #include "kernels/search/affine.h"
+#include "kernels/search/stretch.h"
 #include "kernels/search/symmetric.h"
 
 struct small_batch {
@@ -15,6 +16,7 @@ struct small_batch {
     /* Per problem: x ~ scale * code + offset in real units. */
     float scale[TILE_PROBLEMS_MAX];
     float offset[TILE_PROBLEMS_MAX];
+    float error[TILE_PROBLEMS_MAX]; /* in tile units */
     uint8_t codes[TILE_ELEMS_MAX];
 };
 
@@ -57,7 +59,7 @@ static inline void small_encode(const struct small_type *type, const float *row,
                 weights = padded_importance;
             }
         }
-        tile_load(&batch.tile, batch.row, weights, 0.0f);
+        tile_load(&batch.tile, batch.row, weights);
         type->search(&batch, type);
         size_t blocks = left < step ? left / block_elems : batch_blocks;
         for (size_t b = 0; b < blocks; b++, out += type->block_bytes) {
@@ -83,6 +85,33 @@ static inline void small_symmetric_codes(struct small_batch *batch, const struct
     }
 }
 
+/* As stretch_applies. */
+static inline lane_m small_is_ordinary(lane_f half)
+{
+    lane_f magnitude = lane_abs(half);
+    lane_m inside = lane_less(magnitude, lane_set(65504.0f));
+    return lane_and(inside, lane_less(lane_set(0x1.fep-17f), magnitude));
+}
+
+/* Stretches scales and offsets, once the codes are chosen. */
+static inline void small_stretch(struct small_batch *batch, const struct small_type *type)
+{
+    lane_f one = lane_set(1.0f);
+    for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
+        size_t at = p * type->elem_count;
+        lane_f square = stretch_square(batch->tile.x + at, batch->tile.w + at, type->elem_count);
+        lane_f scale = lane_load(batch->scale + p);
+        lane_f offset = lane_load(batch->offset + p);
+        lane_m none = lane_less(lane_abs(offset), lane_set(0x1p-24f));
+        lane_f checked = lane_select(none, one, offset);
+        lane_m applies = lane_and(small_is_ordinary(scale), small_is_ordinary(checked));
+        lane_f factor = stretch_factor(lane_load(batch->error + p), square);
+        factor = lane_select(applies, factor, one);
+        lane_store(batch->scale + p, lane_to_half(scale * factor));
+        lane_store(batch->offset + p, lane_to_half(offset * factor));
+    }
+}
+
 /* Rounds a real scale to the best half near it. */
 static inline void small_keep_half(struct small_batch *batch, const struct small_type *type,
                                    size_t p, lane_f scale)
@@ -102,6 +131,8 @@ static inline void small_keep_half(struct small_batch *batch, const struct small
         best_error = lane_select(better, error, best_error);
     }
     lane_store(batch->scale + p, best / unit);
+    lane_store(batch->offset + p, lane_set(0.0f));
+    lane_store(batch->error + p, best_error);
 }
 
 static inline void small_symmetric_search(struct small_batch *batch, const struct small_type *type)
@@ -113,6 +144,7 @@ static inline void small_symmetric_search(struct small_batch *batch, const struc
         small_keep_half(batch, type, p, fit.scale);
     }
     small_symmetric_codes(batch, type);
+    small_stretch(batch, type);
 }
 
 /* Few levels: trials from range.first times the weighted mean magnitude up, each range.step times
@@ -203,6 +235,7 @@ static inline void small_keep_halves(struct small_batch *batch, const struct sma
     }
     lane_store(batch->scale + p, best / unit);
     lane_store(batch->offset + p, best_offset / unit);
+    lane_store(batch->error + p, best_error);
 }
 
 static inline void small_affine_search(struct small_batch *batch, const struct small_type *type)
@@ -214,6 +247,7 @@ static inline void small_affine_search(struct small_batch *batch, const struct s
         small_keep_halves(batch, type, p, &fit);
     }
     small_affine_codes(batch, type);
+    small_stretch(batch, type);
 }
 
 #endif

@@ -73,42 +73,8 @@ static inline void tile_scale_groups(const struct tile *tile, float *values, flo
     }
 }
 
-/* weight *= sqrt(spread * mean square of the group + x^2): at two and three bits large values
- * matter more for the model than their squared error says (docs/numerics.md). */
-static inline void tile_weigh_by_size(struct tile *tile, float spread)
-{
-    float sums[TILE_PROBLEMS_MAX];
-    for (size_t p = 0; p < tile->problem_count; p += LANES) {
-        const float *x = tile->x + p * tile->elem_count;
-        lane_f sum = lane_set(0.0f);
-        for (size_t i = 0; i < tile->elem_count * LANES; i += LANES) {
-            lane_f value = lane_load(x + i);
-            sum = sum + value * value;
-        }
-        lane_store(sums + p, sum);
-    }
-    for (size_t g = 0; g < tile->problem_count; g += tile->group_size) {
-        float total = 0.0f;
-        for (size_t p = g; p < g + tile->group_size; p++) {
-            total += sums[p];
-        }
-        for (size_t p = g; p < g + tile->group_size; p++) {
-            sums[p] = spread * total / (float)(tile->group_size * tile->elem_count);
-        }
-    }
-    for (size_t p = 0; p < tile->problem_count; p += LANES) {
-        size_t at = p * tile->elem_count;
-        lane_f base = lane_load(sums + p);
-        for (size_t i = at; i < at + tile->elem_count * LANES; i += LANES) {
-            lane_f value = lane_load(tile->x + i);
-            lane_store(tile->w + i, lane_load(tile->w + i) * lane_sqrt(base + value * value));
-        }
-    }
-}
-
-/* Loads values and weights. A `spread` above 0 weighs by size too. */
-static inline void tile_load(struct tile *tile, const float *row, const float *importance,
-                             float spread)
+/* Loads values and weights. */
+static inline void tile_load(struct tile *tile, const float *row, const float *importance)
 {
     float weight_unit[TILE_PROBLEMS_MAX];
     size_t total = tile->problem_count * tile->elem_count;
@@ -129,9 +95,6 @@ static inline void tile_load(struct tile *tile, const float *row, const float *i
         for (size_t i = 0; i < total; i += LANES) {
             lane_store(tile->w + i, lane_load(tile->w + i) + lane_set(TILE_WEIGHT_FLOOR));
         }
-    }
-    if (spread > 0.0f) {
-        tile_weigh_by_size(tile, spread);
     }
 }
 

@@ -1,0 +1,66 @@
+/* Undoes a part of the shrinking that least squares brings. The scale with the smallest weighted
+ * error makes decoded values smaller than the values, the more so the fewer the levels: with E the
+ * error over the weighted square sum, values shrink by 1 - E on average. A weight per column
+ * supposes inputs without correlation. Real inputs lie along few directions and the rows of a model
+ * along the same, so an error along the row itself weighs LQ_STRETCH_KAPPA times more than one
+ * across it. The scale that minimises the error under both is the least-squares one times
+ * 1 / (1 - E (kappa - 1) / kappa). docs/numerics.md has the derivation and the figures. Included
+ * once per CPU level after the lanes. Thread rule: pure. */
+#ifndef LQ_KERNELS_SEARCH_STRETCH_H
+#define LQ_KERNELS_SEARCH_STRETCH_H
+
+#include <stdbool.h>
+
+#include "kernels/search/tile.h"
+
+#define LQ_STRETCH_KAPPA 4.0f
+
+/* The factor for a fit that leaves `error` of the weighted square sum `square`; 1 for zeros. */
+static inline lane_f stretch_factor(lane_f error, lane_f square)
+{
+    lane_f one = lane_set(1.0f);
+    lane_m usable = lane_less(lane_set(0x1p-80f), square);
+    lane_f share = lane_select(usable, error / lane_select(usable, square, one), lane_set(0.0f));
+    share = lane_max(lane_min(share, one), lane_set(0.0f));
+    return one / (one - share * lane_set((LQ_STRETCH_KAPPA - 1.0f) / LQ_STRETCH_KAPPA));
+}
+
+/* Whether a scale has eight bits of precision as a half. One that has not was rounded or clamped
+ * to something that is no fit, so there is nothing to undo. Zero is left alone likewise. */
+static inline bool stretch_applies(uint16_t scale_bits)
+{
+    unsigned magnitude = scale_bits & 0x7FFFu;
+    return magnitude >= 0x0100 && magnitude < 0x7BFF;
+}
+
+/* Sum of w x^2 of LANES problems. */
+static inline lane_f stretch_square(const float *x, const float *w, size_t elem_count)
+{
+    lane_f square = lane_set(0.0f);
+    for (size_t i = 0; i < elem_count * LANES; i += LANES) {
+        lane_f value = lane_load(x + i);
+        square = square + lane_load(w + i) * value * value;
+    }
+    return square;
+}
+
+/* The factor for all problems of a super-block, from the error of each. */
+static inline float stretch_tile(const struct tile *tile, const float *errors)
+{
+    float squares[TILE_PROBLEMS_MAX];
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
+        size_t at = p * tile->elem_count;
+        lane_store(squares + p, stretch_square(tile->x + at, tile->w + at, tile->elem_count));
+    }
+    float error = 0.0f;
+    float square = 0.0f;
+    for (size_t p = 0; p < tile->problem_count; p++) {
+        error += errors[p];
+        square += squares[p];
+    }
+    float factor[LANES];
+    lane_store(factor, stretch_factor(lane_set(error), lane_set(square)));
+    return factor[0];
+}
+
+#endif
