@@ -13,6 +13,7 @@
 #include "engine/base/limits.h"
 #include "rules/format/qreport.h"
 #include "rules/model/corpus.h"
+#include "rules/quality/coherence.h"
 #include "rules/quality/evaluate.h"
 #include "rules/quality/perplexity.h"
 #include "rules/quality/tensors_step.h"
@@ -52,6 +53,25 @@ static const struct lq_attr_spec attrs[] = {
      .min = 0,
      .max = 1e9,
      .help = "fail when perplexity grows by more than this ratio, for example 20%"},
+    {.name = "coherence",
+     .type = LQ_ATTR_BOOL,
+     .default_text = "false",
+     .help = "let the models continue prompts, and the original judge them"},
+    {.name = "prompts",
+     .type = LQ_ATTR_STRING_LIST,
+     .help = "texts to continue; without it some that ship with lqbuild"},
+    {.name = "continuation",
+     .type = LQ_ATTR_INT,
+     .default_text = "32",
+     .min = 1,
+     .max = LQ_CONTINUATION_MAX,
+     .help = "tokens to write behind each prompt"},
+    {.name = "min_coherence",
+     .type = LQ_ATTR_NUMBER,
+     .default_text = "0.5",
+     .min = 0,
+     .max = 1,
+     .help = "fail when a coherence score is below this"},
     {.name = "layers",
      .type = LQ_ATTR_BOOL,
      .default_text = "true",
@@ -69,6 +89,18 @@ static enum lq_status check(const struct lq_artifact *artifact, struct lq_error 
                              "a report compares 1 to %d quantized models, got %zu",
                              LQ_REPORT_MODELS_MAX, count);
     }
+    static const char *const needs_coherence[] = {"prompts", "continuation", "min_coherence"};
+    for (size_t i = 0; i < LQ_COUNT_OF(needs_coherence); i++) {
+        if (lq_attr_is_set(artifact, needs_coherence[i]) && !lq_attr_bool(artifact, "coherence")) {
+            return lq_attr_error(artifact, needs_coherence[i], err, LQ_ERECIPE,
+                                 "'%s' needs 'coherence = true'", needs_coherence[i]);
+        }
+    }
+    size_t prompts = lq_attr_count(artifact, "prompts");
+    if (prompts > LQ_PROMPTS_MAX || (prompts == 0 && lq_attr_is_set(artifact, "prompts"))) {
+        return lq_attr_error(artifact, "prompts", err, LQ_ERECIPE,
+                             "expected 1 to %d prompts, got %zu", LQ_PROMPTS_MAX, prompts);
+    }
     return LQ_OK;
 }
 
@@ -80,6 +112,7 @@ struct write_state {
     const char *const *names;
     size_t count;
     double fail_above; /* NaN: no limit */
+    double min_coherence;
     bool layers;
     enum lq_report_format format;
 };
@@ -103,6 +136,24 @@ static enum lq_status load_evaluation(struct lq_run *run, size_t number, struct 
     enum lq_status status = lq_run_input_load(run, name, &data, &size_bytes, err);
     return status == LQ_OK ? lq_evaluation_parse(data, size_bytes, lq_run_arena(run), out, err)
                            : status;
+}
+
+/* Nothing when coherence is not measured. */
+static enum lq_status load_coherence(struct lq_run *run, size_t number,
+                                     struct lq_qreport_model *model, struct lq_error *err)
+{
+    char name[40];
+    const void *data = NULL;
+    uint64_t size_bytes = 0;
+    (void)snprintf(name, sizeof name, "coherence%zu", number);
+    if (!lq_run_has_input(run, name)) {
+        return LQ_OK;
+    }
+    enum lq_status status = lq_run_input_load(run, name, &data, &size_bytes, err);
+    if (status == LQ_OK) {
+        status = lq_coherence_parse(data, size_bytes, &model->coherence, err);
+    }
+    return status;
 }
 
 static enum lq_status load_model(struct lq_run *run, const struct write_state *state, size_t number,
@@ -134,7 +185,7 @@ static enum lq_status load_model(struct lq_run *run, const struct write_state *s
     model->divergence = evaluation.divergence;
     model->hidden_errors = evaluation.hidden_errors;
     model->hidden_count = evaluation.layer_count;
-    return LQ_OK;
+    return load_coherence(run, number, model, err);
 }
 
 static enum lq_status load_report(struct lq_run *run, const struct write_state *state,
@@ -199,8 +250,8 @@ static enum lq_status write_for_people(struct lq_run *run, const char *output,
     return status;
 }
 
-static void judge(struct lq_run *run, const struct write_state *state,
-                  const struct lq_qreport *report)
+static void judge_perplexity(struct lq_run *run, const struct write_state *state,
+                             const struct lq_qreport *report)
 {
     const struct lq_qreport_model *worst = NULL;
     for (size_t i = 0; i < report->model_count; i++) {
@@ -215,6 +266,27 @@ static void judge(struct lq_run *run, const struct write_state *state,
                    "perplexity degradation (%.4g%%) of '%s' exceeds threshold (%.4g%%); try a less "
                    "aggressive level or profile, an importance matrix, or protect = MASK",
                    worst->delta_pct, worst->quantized_path, 100.0 * state->fail_above);
+}
+
+static void judge_coherence(struct lq_run *run, const struct write_state *state,
+                            const struct lq_qreport *report)
+{
+    const struct lq_qreport_model *worst = NULL;
+    for (size_t i = 0; i < report->model_count; i++) {
+        const struct lq_qreport_model *model = &report->models[i];
+        if (model->coherence.score < state->min_coherence &&
+            (worst == NULL || model->coherence.score < worst->coherence.score)) {
+            worst = model;
+        }
+    }
+    if (worst != NULL) {
+        lq_run_verdict(
+            run, LQ_ECOHERENCE,
+            "output coherence check of '%s' failed (score %.3g, expected at least %.3g); "
+            "the quantization may be too aggressive: try a level with more bits, an "
+            "importance matrix, or a dynamic profile",
+            worst->quantized_path, worst->coherence.score, state->min_coherence);
+    }
 }
 
 static enum lq_status run_write(struct lq_run *run, struct lq_error *err)
@@ -238,7 +310,8 @@ static enum lq_status run_write(struct lq_run *run, struct lq_error *err)
         status = write_for_people(run, "main", &report, state->fail_above, state->format, err);
     }
     if (status == LQ_OK) {
-        judge(run, state, &report);
+        judge_coherence(run, state, &report);
+        judge_perplexity(run, state, &report);
     }
     return status;
 }
@@ -252,6 +325,9 @@ struct report_plan {
     struct lq_arena *arena;
     struct lq_hparams hparams;
     struct lq_ref tokens;
+    bool has_coherence;
+    struct lq_coherence_request coherence;
+    size_t continued;             /* step in which the original continues the prompts */
     struct lq_step_input *inputs; /* of the last step */
     size_t input_count;
     struct write_state *state;
@@ -289,6 +365,40 @@ static void add_input(struct report_plan *plan, const char *name, size_t step)
     plan->inputs[plan->input_count++] = (struct lq_step_input){name, lq_ref_step(step, "main")};
 }
 
+static enum lq_status add_coherence(struct report_plan *plan, size_t number,
+                                    const struct lq_artifact *model, struct lq_error *err)
+{
+    const char *name = lq_arena_printf(plan->arena, "coherence%zu", number);
+    size_t step = 0;
+    if (name == NULL) {
+        return lq_error_nomem(err, "a report");
+    }
+    enum lq_status status =
+        lq_coherence_add_step(plan->expand, &plan->coherence, model, plan->continued, &step, err);
+    if (status == LQ_OK) {
+        add_input(plan, name, step);
+    }
+    return status;
+}
+
+static enum lq_status add_prompts(struct report_plan *plan, struct lq_error *err)
+{
+    size_t count = lq_attr_count(plan->artifact, "prompts");
+    const char **prompts = lq_arena_get_array(plan->arena, count + 1, sizeof *prompts);
+    if (prompts == NULL) {
+        return lq_error_nomem(err, "prompts");
+    }
+    for (size_t i = 0; i < count; i++) {
+        prompts[i] = lq_attr_item(plan->artifact, "prompts", i);
+    }
+    plan->coherence = (struct lq_coherence_request){
+        .original = plan->original,
+        .prompts = count > 0 ? prompts : lq_coherence_prompts,
+        .prompt_count = count > 0 ? count : lq_coherence_prompt_count,
+        .length = (uint32_t)lq_attr_int(plan->artifact, "continuation")};
+    return lq_coherence_add_reference(plan->expand, &plan->coherence, &plan->continued, err);
+}
+
 /* The steps that look at one model. */
 static enum lq_status add_model(struct report_plan *plan, size_t number, size_t reference,
                                 struct lq_error *err)
@@ -312,7 +422,8 @@ static enum lq_status add_model(struct report_plan *plan, size_t number, size_t 
     if (status == LQ_OK) {
         add_input(plan, tensors, step);
     }
-    return status;
+    return status == LQ_OK && plan->has_coherence ? add_coherence(plan, number, request.model, err)
+                                                  : status;
 }
 
 static enum lq_status add_models(struct report_plan *plan, const char **names, struct lq_error *err)
@@ -322,6 +433,9 @@ static enum lq_status add_models(struct report_plan *plan, const char **names, s
         lq_evaluate_add_reference(plan->expand, plan->original, plan->tokens, &reference, err);
     if (status == LQ_OK) {
         add_input(plan, "perplexity", reference);
+    }
+    if (status == LQ_OK && plan->has_coherence) {
+        status = add_prompts(plan, err);
     }
     for (size_t i = 0; status == LQ_OK && i < plan->state->count; i++) {
         names[i] = lq_artifact_name(lq_attr_ref(plan->artifact, "quantized", i));
@@ -355,14 +469,15 @@ static enum lq_status add_writing(struct report_plan *plan, const char *const *n
         {"fail_above", isnan(state->fail_above)
                            ? "none"
                            : lq_arena_printf(plan->arena, "%.17g", state->fail_above)},
+        {"min_coherence", lq_arena_printf(plan->arena, "%.17g", state->min_coherence)},
         {"layers", state->layers ? "true" : "false"},
         {"format", format_names[state->format]},
     };
-    if (params[1].value == NULL || params[2].value == NULL) {
+    if (params[1].value == NULL || params[2].value == NULL || params[3].value == NULL) {
         return lq_error_nomem(err, "a report");
     }
     struct lq_step step = {.op = "report.write",
-                           .version = 2,
+                           .version = 3,
                            .label = lq_artifact_name(plan->artifact),
                            .run = run_write,
                            .state = state,
@@ -387,10 +502,11 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
     struct report_plan plan = {
         .expand = expand, .artifact = lq_expand_artifact(expand), .arena = lq_expand_arena(expand)};
     plan.original = lq_attr_ref(plan.artifact, "original", 0);
+    plan.has_coherence = lq_attr_bool(plan.artifact, "coherence");
     size_t count = lq_attr_count(plan.artifact, "quantized");
     const char **names = lq_arena_get_array(plan.arena, count, sizeof *names);
     plan.state = lq_arena_get(plan.arena, sizeof *plan.state);
-    plan.inputs = lq_arena_get_array(plan.arena, 1 + 2 * count, sizeof *plan.inputs);
+    plan.inputs = lq_arena_get_array(plan.arena, 1 + 3 * count, sizeof *plan.inputs);
     if (names == NULL || plan.state == NULL || plan.inputs == NULL) {
         return lq_error_nomem(err, "a report");
     }
@@ -402,6 +518,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
         .fail_above = lq_attr_is_set(plan.artifact, "fail_above")
                           ? lq_attr_number(plan.artifact, "fail_above")
                           : (double)NAN,
+        .min_coherence = lq_attr_number(plan.artifact, "min_coherence"),
         .layers = lq_attr_bool(plan.artifact, "layers"),
         .format = path == NULL ? LQ_REPORT_JSON : lq_report_format_of(lq_path_extension(path))};
     enum lq_status status = lq_perplexity_hparams(expand, plan.original, &plan.hparams, err);
@@ -416,7 +533,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 const struct lq_rule lq_rule_report = {
     .kind = "report",
-    .version = 3,
+    .version = 4,
     .help = "perplexity, divergence and errors of quantized models against the original",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),

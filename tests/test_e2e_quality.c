@@ -112,3 +112,30 @@ Test(e2e_quality, other_vocabularies_and_short_texts_are_refused)
     cr_expect_not_null(strstr(e2e_stderr(), "300"), "%s", e2e_stderr());
     cr_expect_eq(e2e_run("s"), 15, "%s", e2e_stderr());
 }
+
+Test(e2e_quality, coherence_is_one_for_the_original_and_fails_when_it_is_low)
+{
+    e2e_copy_text("eval.txt", "words.txt", 2000);
+    e2e_write("recipe.lq",
+              "model base { source = \"model\" }\n"
+              "text words { path = \"words.txt\" }\n"
+              "let least = 0.95\n"
+              "gguf same { model = base  level = \"F32\" }\n"
+              "gguf coarse { model = base  level = \"TQ1_0\"  pure = true }\n"
+              "report r { original = base  quantized = [same, coarse]  text = words  context = 128 "
+              "coherence = true  prompts = [\"The function returns\", \"If the\"] "
+              "continuation = 12  min_coherence = least  path = \"r.qreport\" }\n");
+    cr_assert_eq(e2e_run("r"), 12, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "coherence check of 'coarse' failed"), "%s",
+                       e2e_stderr());
+    read_report("r.qreport");
+    cr_expect_eq(report.models[0].coherence.score, 1.0);
+    cr_expect_eq(report.models[0].coherence.agreement, 1.0);
+    cr_expect_lt(report.models[1].coherence.score, 0.95);
+    cr_expect_eq(e2e_run("-D least=0.1 r"), 0, "%s", e2e_stderr());
+    e2e_write("recipe.lq", "model base { source = \"model\" }\n"
+                           "text words { path = \"words.txt\" }\n"
+                           "report r { original = base  quantized = [base]  text = words "
+                           "min_coherence = 0.5 }\n");
+    cr_expect_eq(e2e_run("r"), 7, "%s", e2e_stderr());
+}

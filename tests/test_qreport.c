@@ -55,7 +55,7 @@ Test(qreport, reads_the_documented_fields)
     cr_assert_eq(model->perplexity, 5.456);
     cr_assert_eq(model->delta_pct, 4.24);
     cr_assert_eq(model->effective_bpw, 4.5);
-    cr_assert_eq(model->coherence_score, 0.95);
+    cr_assert_eq(model->coherence.score, 0.95);
     cr_assert_eq(model->layer_count, 1);
     cr_assert_eq(model->layers[0].mse, 0.00123);
     cr_assert_eq(model->layers[0].parameter_count, 65536);

@@ -32,6 +32,8 @@ enum {
     LQ_MASK_POSITIONS_MAX = 1 << 28, /* 1 % of 26 billion weights */
     LQ_PROFILE_LAYERS_MAX = 1000000,
     LQ_REPORT_MODELS_MAX = 10000,
+    LQ_PROMPTS_MAX = 4096,
+    LQ_CONTINUATION_MAX = 4096, /* tokens that a model writes behind a prompt */
     LQ_STEP_OUTPUTS_MAX = 64,
     LQ_BLOB_PARTS_MAX = 1 << 22, /* pieces of a concatenation: two a tensor and some */
     LQ_VERDICT_BYTES_MAX = 1 << 20,

@@ -90,6 +90,9 @@ static enum lq_status write_comparison(const struct comparison *job, struct lq_r
     lq_recipe_text_word(text, "text", "words");
     lq_recipe_text_uint(text, "chunks", chunks);
     lq_recipe_text_word(text, "layers", lq_args_has(args, "include-layers") ? "true" : "false");
+    if (lq_args_has(args, "coherence-check")) {
+        lq_recipe_text_word(text, "coherence", "true");
+    }
     lq_recipe_text_string(text, "path", job->report);
     lq_recipe_text_end(text);
     return LQ_OK;

@@ -104,6 +104,9 @@ static enum lq_status check_combinations(struct quantization *job, struct lq_err
         return lq_error_set(err, LQ_EUSAGE,
                             "--target-bpw means nothing without --dynamic or --profile");
     }
+    if (lq_args_has(args, "coherence-check") && !lq_args_has(args, "quality-report")) {
+        return lq_error_set(err, LQ_EUSAGE, "--coherence-check needs --quality-report");
+    }
     if (lq_args_has(args, "quality-report") && !lq_args_has(args, "calibration-data")) {
         return lq_error_set(err, LQ_EUSAGE,
                             "--quality-report needs a text to measure with; give "
@@ -246,6 +249,9 @@ static enum lq_status write_job(const struct quantization *job, struct lq_recipe
         lq_recipe_text_word(text, "quantized", "[quantized]");
         lq_recipe_text_word(text, "text", "words");
         lq_recipe_text_string(text, "path", job->report);
+        if (lq_args_has(&job->cli->args, "coherence-check")) {
+            lq_recipe_text_word(text, "coherence", "true");
+        }
         lq_recipe_text_end(text);
     }
     return LQ_OK;

@@ -43,6 +43,8 @@ static const struct lq_option quantize_options[] = {
     {0, "token-embedding-type", "TYPE", NULL, false, "type of token_embd.weight"},
     {0, "allow-requantize", NULL, NULL, false, "accept a model that is quantized already"},
     {0, "quality-report", NULL, NULL, false, "compare the result with the original"},
+    {0, "coherence-check", NULL, NULL, false,
+     "fail when what it writes makes no sense to the original"},
     {0, "smoothquant", NULL, NULL, false, "only for W8A8 formats, of which there are none yet"},
     {0, "alpha", "X", NULL, false, "how much SmoothQuant moves; needs --smoothquant"},
     {0, "format", "FORMAT", "human json", false, "language of the result (human)"},
@@ -80,6 +82,8 @@ static const struct lq_option quality_report_options[] = {
     {0, "calibration-data", "FILE", NULL, false, "text for the perplexity (required)"},
     {0, "calibration-samples", "N", NULL, false, "chunks of it to measure (all)"},
     {0, "include-layers", NULL, NULL, false, "show the errors of every tensor"},
+    {0, "coherence-check", NULL, NULL, false,
+     "fail when what it writes makes no sense to the original"},
     {'o', "output", "FILE", NULL, false, "write the report here: .qreport, .json or .txt"},
     {0, "format", "FORMAT", "human json", false, "language of the output (human)"},
 };

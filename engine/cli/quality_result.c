@@ -29,6 +29,8 @@ static void put_metrics(const struct lq_qreport *report, struct lq_json_writer *
     lq_json_put_number(writer, "perplexity_original", report->perplexity);
     lq_json_put_number(writer, "perplexity_quantized", model->perplexity);
     lq_json_put_number(writer, "perplexity_delta_pct", model->delta_pct);
+    lq_json_put_number(writer, "kl_divergence_mean", model->divergence.kld_mean);
+    lq_json_put_number(writer, "same_top_pct", model->divergence.same_top_pct);
     lq_json_put_number(writer, "effective_bpw", model->effective_bpw);
     lq_json_put_number(writer, "compression_ratio", model->compression_ratio);
     if (!isnan(model->super_weight_coverage)) {
@@ -96,8 +98,8 @@ enum lq_status lq_quality_result_write(const char *path, const char *original,
         if (with_layers) {
             put_layers(&report.models[0], writer);
         }
-        if (!isnan(report.models[0].coherence_score)) {
-            lq_json_put_number(writer, "coherence_score", report.models[0].coherence_score);
+        if (!isnan(report.models[0].coherence.score)) {
+            lq_json_put_number(writer, "coherence_score", report.models[0].coherence.score);
         }
         put_time(writer);
     }

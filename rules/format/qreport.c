@@ -19,7 +19,7 @@ void lq_qreport_model_init(struct lq_qreport_model *model)
                                        .delta_pct = unknown,
                                        .effective_bpw = unknown,
                                        .super_weight_coverage = unknown,
-                                       .coherence_score = unknown,
+                                       .coherence = {unknown, unknown, unknown, unknown},
                                        .compression_ratio = unknown};
     lq_divergence_init(&model->divergence);
 }
@@ -182,7 +182,10 @@ static enum lq_status read_model(const struct lq_json_scope *scope, const cJSON 
         {"perplexity_delta_pct", &model->delta_pct, -100, HUGE_VAL},
         {"effective_bpw", &model->effective_bpw, 0, 64},
         {"super_weight_coverage", &model->super_weight_coverage, 0, 1},
-        {"coherence_score", &model->coherence_score, 0, 1},
+        {"coherence_score", &model->coherence.score, 0, 1},
+        {"coherence_likelihood", &model->coherence.likelihood, 0, 1},
+        {"coherence_repetition", &model->coherence.repetition, 0, 1},
+        {"coherence_agreement", &model->coherence.agreement, 0, 1},
         {"compression_ratio", &model->compression_ratio, 0, HUGE_VAL}};
     enum lq_status status =
         read_string(scope, object, "quantized_path", arena, &model->quantized_path, err);
@@ -324,7 +327,10 @@ static void put_model(struct lq_json_writer *json, const struct lq_qreport_model
     lq_json_put_number(json, "perplexity_delta_pct", model->delta_pct);
     lq_json_put_number(json, "effective_bpw", model->effective_bpw);
     lq_json_put_number(json, "super_weight_coverage", model->super_weight_coverage);
-    lq_json_put_number(json, "coherence_score", model->coherence_score);
+    lq_json_put_number(json, "coherence_score", model->coherence.score);
+    lq_json_put_number(json, "coherence_likelihood", model->coherence.likelihood);
+    lq_json_put_number(json, "coherence_repetition", model->coherence.repetition);
+    lq_json_put_number(json, "coherence_agreement", model->coherence.agreement);
     lq_divergence_put(&model->divergence, json);
     put_count(json, "file_size_quantized", model->file_size_bytes);
     lq_json_put_number(json, "compression_ratio", model->compression_ratio);

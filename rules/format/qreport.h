@@ -14,6 +14,7 @@
 #include "engine/base/arena.h"
 #include "engine/base/buffer.h"
 #include "engine/base/error.h"
+#include "rules/quality/coherence.h"
 #include "rules/quality/divergence.h"
 
 struct lq_qreport_layer {
@@ -32,7 +33,7 @@ struct lq_qreport_model {
     double delta_pct;  /* 100 * (quantized / original - 1) */
     double effective_bpw;
     double super_weight_coverage;
-    double coherence_score; /* 0 to 1 */
+    struct lq_coherence coherence; /* NaN when it was not measured */
     struct lq_divergence divergence;
     double *hidden_errors; /* of each layer's output, relative to the original's */
     size_t hidden_count;

@@ -70,7 +70,7 @@ void lq_report_write_csv(const struct lq_qreport *report, struct lq_buffer *out)
                                  model->divergence.kld_plus_minus,
                                  model->divergence.same_top_pct,
                                  model->divergence.delta_p_rms,
-                                 model->coherence_score};
+                                 model->coherence.score};
         append_text(out, model->quantized_path);
         append_numbers(out, values, LQ_COUNT_OF(values));
     }

@@ -194,6 +194,32 @@ static void append_hidden(const struct lq_qreport *report, struct lq_buffer *out
     lq_buffer_append_string(out, "</table>\n");
 }
 
+static void append_coherence(const struct lq_qreport *report, struct lq_buffer *out)
+{
+    bool any = false;
+    for (size_t m = 0; m < report->model_count; m++) {
+        any = any || !isnan(report->models[m].coherence.score);
+    }
+    if (!any) {
+        return;
+    }
+    lq_buffer_append_string(out, "<h2>Coherence of continuations</h2>\n<table>\n<tr><th>model</th>"
+                                 "<th>score</th><th>likelihood</th><th>repetition</th>"
+                                 "<th>agreement</th></tr>\n");
+    for (size_t m = 0; m < report->model_count; m++) {
+        const struct lq_coherence *coherence = &report->models[m].coherence;
+        lq_buffer_append_string(out, "<tr><td>");
+        append_escaped(out, report->models[m].quantized_path);
+        lq_buffer_append_string(out, "</td>");
+        append_number(out, coherence->score);
+        append_number(out, coherence->likelihood);
+        append_number(out, coherence->repetition);
+        append_number(out, coherence->agreement);
+        lq_buffer_append_string(out, "</tr>\n");
+    }
+    lq_buffer_append_string(out, "</table>\n");
+}
+
 static void append_layers(const struct lq_qreport_model *model, struct lq_buffer *out)
 {
     if (model->layer_count == 0) {
@@ -253,6 +279,7 @@ void lq_report_write_html(const struct lq_qreport *report, double fail_above, st
     }
     append_percentiles(report, out);
     append_hidden(report, out);
+    append_coherence(report, out);
     lq_buffer_append_string(out, "<h2>Errors of tensors</h2>\n");
     for (size_t i = 0; i < report->model_count; i++) {
         append_layers(&report->models[i], out);

@@ -188,6 +188,12 @@ static void append_divergence(const struct lq_qreport_model *model, struct lq_bu
                      divergence->log_ratio, divergence->log_ratio_plus_minus,
                      divergence->correlation_pct);
     append_hidden(model, out);
+    if (!isnan(model->coherence.score)) {
+        lq_buffer_printf(
+            out, "  coherence      %.3f: likelihood %.3f, repetition %.3f, agreement %.3f\n",
+            model->coherence.score, model->coherence.likelihood, model->coherence.repetition,
+            model->coherence.agreement);
+    }
 }
 
 void lq_report_write_text(const struct lq_qreport *report, double fail_above, struct lq_buffer *out)
