@@ -95,8 +95,10 @@ enum lq_status lq_action_put(struct lq_cache *cache, const struct lq_digest *key
 static enum lq_status remove_change(struct lq_txn *txn, void *user, struct lq_error *err)
 {
     const struct lq_digest *key = user;
-    return lq_txn_del(txn, LQ_DB_ACTIONS, &(struct lq_bytes){key->bytes, LQ_DIGEST_BYTES}, NULL,
-                      err);
+    enum lq_status status = lq_blob_count_removal(txn, err);
+    return status != LQ_OK ? status
+                           : lq_txn_del(txn, LQ_DB_ACTIONS,
+                                        &(struct lq_bytes){key->bytes, LQ_DIGEST_BYTES}, NULL, err);
 }
 
 enum lq_status lq_action_remove(struct lq_cache *cache, const struct lq_digest *key,

@@ -4,6 +4,7 @@
 #include "cache/cache_internal.h"
 
 static const char next_id_key[] = "next-id";
+static const char removals_key[] = "removals";
 
 /* ---- keys and numbers ---- */
 
@@ -64,6 +65,27 @@ enum lq_status lq_blob_next_id(struct lq_txn *txn, uint64_t *id, struct lq_error
     enum lq_status status = get_number(txn, LQ_DB_META, &key, &last, err);
     *id = last + 1;
     return status == LQ_OK ? put_number(txn, LQ_DB_META, &key, *id, err) : status;
+}
+
+enum lq_status lq_blob_count_removal(struct lq_txn *txn, struct lq_error *err)
+{
+    struct lq_bytes key = {removals_key, sizeof removals_key - 1};
+    uint64_t count = 0;
+    enum lq_status status = get_number(txn, LQ_DB_META, &key, &count, err);
+    return status == LQ_OK ? put_number(txn, LQ_DB_META, &key, count + 1, err) : status;
+}
+
+enum lq_status lq_cache_removals(struct lq_cache *cache, uint64_t *count, struct lq_error *err)
+{
+    struct lq_bytes key = {removals_key, sizeof removals_key - 1};
+    struct lq_txn txn;
+    *count = 0;
+    enum lq_status status = lq_store_read_begin(cache->store, &txn, err);
+    if (status == LQ_OK) {
+        status = get_number(&txn, LQ_DB_META, &key, count, err);
+        lq_store_read_end(&txn);
+    }
+    return status;
 }
 
 enum lq_status lq_blob_mark_pending(struct lq_txn *txn, uint64_t id, uint64_t token,
@@ -173,6 +195,7 @@ enum lq_status lq_blob_forget(struct lq_txn *txn, const struct lq_digest *digest
     if (status == LQ_OK) {
         status = lq_txn_del(txn, LQ_DB_BLOBS, &key, NULL, err);
     }
+    status = status == LQ_OK ? lq_blob_count_removal(txn, err) : status;
     if (status != LQ_OK || id == 0) {
         return status;
     }

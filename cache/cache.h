@@ -163,6 +163,11 @@ void lq_cache_unlock(struct lq_cache *cache, const struct lq_digest *key);
 
 /* ---- looking after it ---- */
 
+/* Counts removals of blobs and actions by anybody: as long as it stays, what was there is there. */
+enum lq_status lq_cache_removals(struct lq_cache *cache, uint64_t *count, struct lq_error *err);
+/* The clock of use times, in seconds since 1970. */
+uint64_t lq_cache_now(void);
+
 struct lq_cache_stats {
     uint64_t blob_count;
     uint64_t blob_bytes;   /* content of stored blobs, concatenations not counted */

@@ -59,6 +59,8 @@ enum lq_status lq_blob_find_whole(struct lq_cache *cache, struct lq_txn *txn,
                                   bool *found, struct lq_error *err);
 /* Takes the next number for a blob's chunks. Numbers are never used again. */
 enum lq_status lq_blob_next_id(struct lq_txn *txn, uint64_t *id, struct lq_error *err);
+/* One more removal: see lq_cache_removals. */
+enum lq_status lq_blob_count_removal(struct lq_txn *txn, struct lq_error *err);
 /* Marks the chunks of `id` as belonging to an unfinished writer with `token`, or with token 0 as
  * garbage. */
 enum lq_status lq_blob_mark_pending(struct lq_txn *txn, uint64_t id, uint64_t token,

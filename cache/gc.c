@@ -169,6 +169,7 @@ static enum lq_status delete_action(struct lq_txn *txn, const struct lq_digest *
 {
     enum lq_status status =
         lq_txn_del(txn, LQ_DB_ACTIONS, &(struct lq_bytes){key->bytes, LQ_DIGEST_BYTES}, NULL, err);
+    status = status == LQ_OK ? lq_blob_count_removal(txn, err) : status;
     return status == LQ_OK ? delete_use(txn, LQ_USE_ACTION, key, err) : status;
 }
 

@@ -1,5 +1,7 @@
 #include "cache/uses.h"
 
+#include "cache/cache.h"
+
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +21,11 @@ uint64_t lq_uses_now(void)
     }
     time_t now = time(NULL);
     return now > 0 ? (uint64_t)now : 0;
+}
+
+uint64_t lq_cache_now(void)
+{
+    return lq_uses_now();
 }
 
 struct lq_uses *lq_uses_create(void)

@@ -98,6 +98,9 @@ static enum lq_status delete_undecodable(struct lq_txn *txn, void *user, struct 
     struct lq_blob_record record;
     bool found = false;
     enum lq_status status = lq_blob_find(NULL, txn, digest, &record, &found, err);
+    if (status == LQ_OK && !found) {
+        status = lq_blob_count_removal(txn, err);
+    }
     if (status != LQ_OK || found) {
         return status;
     }
@@ -315,7 +318,7 @@ static enum lq_status clear_change(struct lq_txn *txn, void *user, struct lq_err
     struct ids none = {0};
     struct ids all = {0};
     (void)user;
-    enum lq_status status = LQ_OK;
+    enum lq_status status = lq_blob_count_removal(txn, err);
     for (size_t i = 0; i < LQ_COUNT_OF(named) && status == LQ_OK; i++) {
         status = lq_txn_empty(txn, named[i], err);
     }

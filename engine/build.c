@@ -279,7 +279,10 @@ static enum lq_status run_plan(struct lq_build *build, struct lq_error *err)
         build->sources_by_digest == NULL) {
         return lq_error_nomem(err, "the build");
     }
-    enum lq_status status = lq_plan_create(build, err);
+    enum lq_status status = build->options->snapshot == NULL
+                                ? LQ_OK
+                                : lq_cache_removals(build->cache, &build->removals, err);
+    status = status == LQ_OK ? lq_plan_create(build, err) : status;
     if (status != LQ_OK) {
         return status;
     }
@@ -302,6 +305,7 @@ static enum lq_status run_plan(struct lq_build *build, struct lq_error *err)
                                 node->artifact->name);
         }
     }
+    lq_snapshot_save(build);
     return LQ_OK;
 }
 

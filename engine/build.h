@@ -14,6 +14,7 @@
 #include "engine/rule.h"
 
 struct lq_cache;
+struct lq_digest;
 struct lq_pool;
 struct lq_recipe;
 
@@ -69,7 +70,8 @@ struct lq_build_options {
     bool force; /* run every step of the wanted artifacts even if it is cached */
     bool explain;
     uint64_t memory_bytes_max; /* limit for steps that run at the same time; 0: a part of RAM */
-    atomic_bool *cancel;       /* set by a signal handler; may be NULL */
+    const struct lq_digest *snapshot; /* where a build without changes leaves a snapshot; or NULL */
+    atomic_bool *cancel;              /* set by a signal handler; may be NULL */
     lq_event_fn on_event;
     void *event_user;
 };

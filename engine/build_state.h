@@ -58,6 +58,7 @@ struct lq_build {
     uint64_t memory_max;
     struct lq_remember *remember; /* a queue, oldest first */
     struct lq_remember **remember_end;
+    uint64_t removals; /* of the cache, before the build began */
     uint64_t failures;
     bool stopping;
     enum lq_status first_status;
@@ -173,7 +174,13 @@ void lq_remember_settle(struct lq_build *build, bool wait);
 /* place.c */
 /* True when the files at the node's places are known to be its outputs already. */
 bool lq_place_is_current(struct lq_build *build, const struct lq_node *node);
+/* The same for one place, with the file's signature. */
+bool lq_place_check(struct lq_build *build, const struct lq_node *node,
+                    const struct lq_place *place, struct lq_file_sig *sig);
 void lq_place_perform(struct lq_work *work);
+
+/* snapshot.c: after a build that changed nothing, for the next one. */
+void lq_snapshot_save(struct lq_build *build);
 
 /* schedule.c */
 bool lq_ready_push(struct lq_build *build, struct lq_task *task);

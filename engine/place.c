@@ -4,17 +4,23 @@
 
 #include "engine/build_state.h"
 
-static bool is_current(struct lq_build *build, const struct lq_node *node,
-                       const struct lq_place *place)
+bool lq_place_check(struct lq_build *build, const struct lq_node *node,
+                    const struct lq_place *place, struct lq_file_sig *sig)
 {
-    struct lq_file_sig sig;
     struct lq_digest digest;
     bool exists = false;
     struct lq_error err;
     const struct lq_node_output *output = lq_plan_output(node, place->output);
-    return output != NULL && lq_file_sig_get(place->path, &sig, &exists, &err) == LQ_OK && exists &&
-           lq_file_digest_get(build->cache, &sig, "plain", &digest) &&
+    return output != NULL && lq_file_sig_get(place->path, sig, &exists, &err) == LQ_OK && exists &&
+           lq_file_digest_get(build->cache, sig, "plain", &digest) &&
            lq_digest_equal(&digest, &output->digest);
+}
+
+static bool is_current(struct lq_build *build, const struct lq_node *node,
+                       const struct lq_place *place)
+{
+    struct lq_file_sig sig;
+    return lq_place_check(build, node, place, &sig);
 }
 
 bool lq_place_is_current(struct lq_build *build, const struct lq_node *node)

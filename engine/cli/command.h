@@ -19,6 +19,7 @@
 #include "engine/progress.h"
 
 struct lq_cache;
+struct lq_digest;
 struct lq_cli;
 
 struct lq_command {
@@ -106,6 +107,7 @@ struct lq_cli_build {
     const struct lq_recipe *recipe;
     const char *const *targets;
     size_t target_count;
+    const struct lq_digest *snapshot; /* see engine/snapshot.h; may be NULL */
     /* Text that targets want to show does not go to stdout. */
     bool hide_summary;
     /* Messages drop "NAME:line:column: " and the source lines: the user wrote no recipe. */
@@ -120,6 +122,9 @@ enum lq_status lq_cli_plain_status(enum lq_status status);
 void lq_cli_hide_positions(const char *name, const char *text, char *out, size_t out_bytes);
 enum lq_status lq_cli_build(struct lq_cli *cli, const struct lq_cli_build *build,
                             struct lq_build_result *result, struct lq_error *err);
+/* Shows the end of a build that had nothing to do. */
+enum lq_status lq_cli_build_current(struct lq_cli *cli, const struct lq_build_result *result,
+                                    struct lq_error *err);
 /* After a failure: the summary that a stream of JSON events still owes its reader. */
 void lq_cli_close_events(struct lq_cli *cli);
 

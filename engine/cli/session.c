@@ -160,6 +160,7 @@ static enum lq_status run_build(struct lq_cli *cli, const struct lq_cli_build *b
         .dry_run = cli->dry_run,
         .force = cli->force,
         .explain = cli->explain,
+        .snapshot = build->snapshot,
         .cancel = &cancel_flag,
         .on_event = filter_event,
         .event_user = &filter,
@@ -192,12 +193,9 @@ static void show_failure(struct lq_cli *cli, const struct lq_cli_build *build,
     lq_cli_show_error(cli, &shown);
 }
 
-enum lq_status lq_cli_build(struct lq_cli *cli, const struct lq_cli_build *build,
-                            struct lq_build_result *result, struct lq_error *err)
+static enum lq_status create_progress(const struct lq_cli *cli, struct lq_progress **out,
+                                      struct lq_error *err)
 {
-    struct lq_build_result own_result = {.steps = 0};
-    struct lq_build_result *filled = result == NULL ? &own_result : result;
-    struct lq_progress *progress = NULL;
     struct lq_progress_options options = {
         .mode = cli->progress_mode,
         .out = stdout,
@@ -206,8 +204,30 @@ enum lq_status lq_cli_build(struct lq_cli *cli, const struct lq_cli_build *build
         .verbose = cli->verbose,
         .dry_run = cli->dry_run,
     };
+    return lq_progress_create(out, &options, err);
+}
+
+enum lq_status lq_cli_build_current(struct lq_cli *cli, const struct lq_build_result *result,
+                                    struct lq_error *err)
+{
+    struct lq_progress *progress = NULL;
+    enum lq_status status = create_progress(cli, &progress, err);
+    if (status == LQ_OK) {
+        lq_progress_finish(progress, result);
+        cli->summary_shown = true;
+        lq_progress_destroy(progress);
+    }
+    return status;
+}
+
+enum lq_status lq_cli_build(struct lq_cli *cli, const struct lq_cli_build *build,
+                            struct lq_build_result *result, struct lq_error *err)
+{
+    struct lq_build_result own_result = {.steps = 0};
+    struct lq_build_result *filled = result == NULL ? &own_result : result;
+    struct lq_progress *progress = NULL;
     *filled = (struct lq_build_result){.steps = 0};
-    enum lq_status status = lq_progress_create(&progress, &options, err);
+    enum lq_status status = create_progress(cli, &progress, err);
     if (status != LQ_OK) {
         return status;
     }
