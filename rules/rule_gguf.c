@@ -15,6 +15,7 @@
 #include "rules/profile/resolve.h"
 #include "rules/quant/encode_tensor.h"
 #include "rules/quant/levels.h"
+#include "rules/quant/promotion.h"
 #include "rules/quant/provenance.h"
 #include "rules/quant/tensor_inputs.h"
 #include "rules/registry.h"
@@ -40,7 +41,11 @@ static const struct lq_attr_spec attrs[] = {
     {.name = "promote_type",
      .type = LQ_ATTR_ENUM,
      .choices = "Q8_0 F16",
-     .help = "type of promoted tensors; by default that of the mask's precision, else Q8_0"},
+     .help = "type of promoted tensors; by default F16 for a mask of 16 bits, else Q8_0"},
+    {.name = "promote_spikes",
+     .type = LQ_ATTR_BOOL,
+     .default_text = "true",
+     .help = "promote tensors in which the mask has super weights found by activation spikes"},
     {.name = "tensors",
      .type = LQ_ATTR_STRING_MAP,
      .help = "types by glob over GGUF names, first match wins: { \"blk.0.*\" = \"Q6_K\" }"},
@@ -149,6 +154,8 @@ struct request {
     const struct lq_level *level; /* also the default beside a profile */
     struct lq_statement provenance;
     enum lq_dtype *types;
+    struct lq_promotion *promotions; /* of tensors with spikes; what is read is not filled in yet */
+    size_t promotion_count;
 };
 
 static enum lq_status read_mask(struct request *request, struct lq_error *err)
@@ -255,16 +262,51 @@ static const enum lq_dtype *type_attr(const struct request *request, const char 
     return dtype;
 }
 
+static enum lq_dtype promoted_type(const struct request *request)
+{
+    enum lq_dtype dtype = LQ_DTYPE_Q8_0;
+    if (lq_attr_is_set(request->artifact, "promote_type")) {
+        (void)lq_level_dtype_find(lq_attr_string(request->artifact, "promote_type"), &dtype);
+    } else if (request->has_mask && request->mask.protection_precision == 16) {
+        dtype = LQ_DTYPE_F16;
+    }
+    return dtype;
+}
+
+/* Raises the tensors that hold a super weight found by a spike, unless the user said no. */
+static enum lq_status promote_spikes(struct request *request, struct lq_error *err)
+{
+    if (!request->has_mask || !lq_attr_bool(request->artifact, "promote_spikes")) {
+        return LQ_OK;
+    }
+    enum lq_dtype dtype = promoted_type(request);
+    request->promotions = lq_arena_get_array(request->arena, request->mask.tensor_count + 1,
+                                             sizeof *request->promotions);
+    if (request->promotions == NULL) {
+        return lq_error_nomem(err, "promoted tensors");
+    }
+    for (size_t i = 0; i < request->index.tensor_count; i++) {
+        const struct lq_model_tensor *tensor = &request->index.tensors[i];
+        const struct lq_mask_tensor *mask = lq_mask_find(&request->mask, tensor->name);
+        if (mask == NULL || mask->spike_count == 0 ||
+            lq_dtype_bpw(request->types[i]) >= lq_dtype_bpw(dtype)) {
+            continue;
+        }
+        struct lq_promotion *promotion = &request->promotions[request->promotion_count++];
+        *promotion = (struct lq_promotion){.tensor = tensor,
+                                           .from = request->types[i],
+                                           .to = lq_level_fallback(dtype, tensor->ne[0]),
+                                           .spike_count = mask->spike_count};
+        request->types[i] = promotion->to;
+    }
+    return LQ_OK;
+}
+
 /* Raises the tensors that `promote` names. */
 static enum lq_status promote(struct request *request, struct lq_error *err)
 {
     const struct lq_artifact *artifact = request->artifact;
-    enum lq_dtype dtype = LQ_DTYPE_Q8_0;
-    if (lq_attr_is_set(artifact, "promote_type")) {
-        (void)lq_level_dtype_find(lq_attr_string(artifact, "promote_type"), &dtype);
-    } else if (request->has_mask && request->mask.protection_precision == 16) {
-        dtype = LQ_DTYPE_F16;
-    }
+    enum lq_dtype dtype = promoted_type(request);
     for (size_t p = 0; p < lq_attr_count(artifact, "promote"); p++) {
         const char *pattern = lq_attr_item(artifact, "promote", p);
         bool masked = strcmp(pattern, "masked") == 0;
@@ -325,7 +367,10 @@ static enum lq_status decide_types(struct request *request, struct lq_error *err
             status = lq_attr_error(artifact, "tensors", err, status, "%s", cause.message);
         }
     }
-    return status == LQ_OK ? promote(request, err) : status;
+    if (status == LQ_OK) {
+        status = promote(request, err);
+    }
+    return status == LQ_OK ? promote_spikes(request, err) : status;
 }
 
 /* Refuses what would give a useless or impossible file, before any work. */
@@ -623,6 +668,27 @@ static enum lq_status add_assembly(const struct request *request, struct lq_step
     return status;
 }
 
+/* What promotions cost and gain; text for the end of the build. */
+static enum lq_status add_summary(const struct request *request, struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
+    for (size_t i = 0; status == LQ_OK && i < request->promotion_count; i++) {
+        struct lq_promotion *promotion = &request->promotions[i];
+        struct lq_importance importance = {0};
+        promotion->weights = lq_inputs_weights_ref(request->model, promotion->tensor);
+        if (request->has_imatrix) {
+            status = lq_inputs_importance(&request->imatrix, promotion->tensor, request->arena,
+                                          &importance, err);
+        }
+        if (importance.values != NULL) {
+            promotion->importance = lq_inputs_importance_ref(&importance, promotion->tensor);
+        }
+    }
+    return status == LQ_OK ? lq_promotion_add_summary(request->expand, request->promotions,
+                                                      request->promotion_count, err)
+                           : status;
+}
+
 static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 {
     const struct lq_artifact *artifact = lq_expand_artifact(expand);
@@ -659,7 +725,10 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
         status = inputs[i + 1].name == NULL ? lq_error_nomem(err, "a gguf")
                                             : tensor_ref(request, i, &inputs[i + 1].ref, err);
     }
-    return status == LQ_OK ? add_assembly(request, inputs, tensor_count + 1, err) : status;
+    if (status == LQ_OK) {
+        status = add_assembly(request, inputs, tensor_count + 1, err);
+    }
+    return status == LQ_OK ? add_summary(request, err) : status;
 }
 
 const struct lq_rule lq_rule_gguf = {
@@ -669,7 +738,9 @@ const struct lq_rule lq_rule_gguf = {
     .help = "a GGUF file of a model at a quantization level or by a profile",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),
-    .outputs = "statement (its provenance, an in-toto statement)",
+    .outputs = "statement (its provenance, an in-toto statement), summary (what keeping tensors "
+               "with super weights in higher precision costs)",
     .check = check,
     .expand = expand,
+    .shows_summary = true,
 };
