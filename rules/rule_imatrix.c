@@ -2,8 +2,7 @@
 
 #include "rules/format/imatrix.h"
 #include "rules/model/calibrate.h"
-#include "rules/model/hparams.h"
-#include "rules/model/tensor_index.h"
+#include "rules/model/gradient.h"
 #include "rules/registry.h"
 
 static const struct lq_attr_spec attrs[] = {
@@ -21,7 +20,12 @@ static const struct lq_attr_spec attrs[] = {
      .default_text = "activation",
      .choices = "activation gradient fisher",
      .range_status = LQ_EIMPORTANCE,
-     .help = "what importance is: activation is the mean square of each input column"},
+     .help = "what importance is: mean square of inputs, mean |gradient * weight|, or mean square "
+             "of gradients"},
+    {.name = "skip_first",
+     .type = LQ_ATTR_BOOL,
+     .default_text = "false",
+     .help = "leave the first token of each sample out, whose activations are unlike all others"},
     {.name = "file",
      .type = LQ_ATTR_PATH,
      .help = "take this imatrix (GGUF, IMAT or .dat) instead of computing one"},
@@ -33,7 +37,6 @@ static const struct lq_attr_spec attrs[] = {
 static enum lq_status check(const struct lq_artifact *artifact, struct lq_error *err)
 {
     bool has_file = lq_attr_is_set(artifact, "file");
-    const char *method = lq_attr_string(artifact, "method");
     if (has_file && lq_attr_count(artifact, "calibration") != 0) {
         return lq_attr_error(artifact, "calibration", err, LQ_ERECIPE,
                              "'file' and 'calibration' exclude each other: an imatrix is either "
@@ -44,9 +47,14 @@ static enum lq_status check(const struct lq_artifact *artifact, struct lq_error 
                              "an imatrix needs 'calibration' (to compute it) or 'file' (to load "
                              "it)");
     }
-    if (method != NULL && strcmp(method, "activation") != 0) {
-        return lq_attr_error(artifact, "method", err, LQ_EUNSUPPORTED,
-                             "the method '%s' is not available yet; use \"activation\"", method);
+    static const char *const computing[] = {"method", "skip_first"};
+    for (size_t i = 0; has_file && i < sizeof computing / sizeof computing[0]; i++) {
+        if (lq_attr_is_set(artifact, computing[i])) {
+            return lq_attr_error(artifact, computing[i], err, LQ_ERECIPE,
+                                 "'%s' says how an imatrix is computed; it means nothing for a "
+                                 "file",
+                                 computing[i]);
+        }
     }
     return LQ_OK;
 }
@@ -67,6 +75,14 @@ static enum lq_status bind_outputs(struct lq_expand *expand, size_t step, struct
     return status == LQ_OK ? lq_expand_bind_output(expand, "gguf", &gguf_ref, err) : status;
 }
 
+static enum lq_importance_method method_of(const char *text)
+{
+    if (strcmp(text, "gradient") == 0) {
+        return LQ_IMPORTANCE_GRADIENT;
+    }
+    return strcmp(text, "fisher") == 0 ? LQ_IMPORTANCE_FISHER : LQ_IMPORTANCE_ACTIVATION;
+}
+
 static enum lq_status expand_imatrix(struct lq_expand *expand, struct lq_error *err)
 {
     const struct lq_artifact *artifact = lq_expand_artifact(expand);
@@ -81,18 +97,23 @@ static enum lq_status expand_imatrix(struct lq_expand *expand, struct lq_error *
         status = lq_calibrate_load(expand, &request, artifact, &step, err);
     } else {
         request.calibration = lq_attr_ref(artifact, "calibration", 0);
-        status = lq_calibrate_layers(expand, &request, &step, err);
+        request.method = method_of(lq_attr_string(artifact, "method"));
+        request.skip_first = lq_attr_bool(artifact, "skip_first");
+        status = request.method == LQ_IMPORTANCE_ACTIVATION
+                     ? lq_calibrate_layers(expand, &request, &step, err)
+                     : lq_gradient_layers(expand, &request, &step, err);
     }
     return status == LQ_OK ? bind_outputs(expand, step, err) : status;
 }
 
 const struct lq_rule lq_rule_imatrix = {
     .kind = "imatrix",
-    .version = 2,
+    .version = 3,
     .help = "importance of every input column, measured on calibration text or loaded",
     .attrs = attrs,
     .attr_count = sizeof attrs / sizeof attrs[0],
-    .outputs = "gguf (the same in llama.cpp's GGUF format)",
+    .outputs = "gguf (the same in llama.cpp's GGUF format), with gradients ranks.TENSOR (the best "
+               "weights of each tensor)",
     .check = check,
     .sources = sources,
     .expand = expand_imatrix,

@@ -355,11 +355,6 @@ Test(rule_imatrix, contradictions_are_refused_before_anything_runs)
                        "imatrix im { model = base  calibration = calib  file = \"x.gguf\" }\n"
                        "default im\n"),
                  LQ_ERECIPE);
-    cr_expect_eq(build("cache", 1,
-                       "imatrix im { model = base  calibration = calib  method = \"fisher\" }\n"
-                       "default im\n"),
-                 LQ_EUNSUPPORTED);
-    cr_expect(strstr(err.message, "fisher") != NULL, "%s", err.message);
 }
 
 /* ---- perplexity ---- */

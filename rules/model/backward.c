@@ -21,12 +21,6 @@ static uint64_t weight_elems(const struct lq_hparams *hparams, enum lq_layer_wei
     return cols * rows;
 }
 
-/* Matrices have an input; norms have none and no scores. */
-static bool is_matrix(const struct lq_hparams *hparams, enum lq_layer_weight weight)
-{
-    return lq_hparams_has(hparams, weight) && lq_layer_weight_input(weight) != LQ_LAYER_INPUT_COUNT;
-}
-
 /* What the backward pass of a layer knows: plain layers, whose weights are the first nine. */
 static enum lq_status check_layers(const struct lq_hparams *hparams, struct lq_error *err)
 {
@@ -45,7 +39,9 @@ static uint64_t largest_matrix(const struct lq_hparams *hparams)
     uint64_t largest = 0;
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
         uint64_t elems = weight_elems(hparams, (enum lq_layer_weight)w);
-        largest = is_matrix(hparams, (enum lq_layer_weight)w) && elems > largest ? elems : largest;
+        largest = lq_hparams_has_matrix(hparams, (enum lq_layer_weight)w) && elems > largest
+                      ? elems
+                      : largest;
     }
     return largest;
 }
@@ -111,7 +107,7 @@ static enum lq_status take_scratch(struct lq_backward *backward, struct lq_error
         *all[i].to = lq_forward_take(forward, all[i].count, sizeof(float));
     }
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
-        if (is_matrix(hparams, (enum lq_layer_weight)w)) {
+        if (lq_hparams_has_matrix(hparams, (enum lq_layer_weight)w)) {
             uint64_t cols = 0;
             uint64_t out_rows = 0;
             lq_layer_weight_shape(hparams, (enum lq_layer_weight)w, &cols, &out_rows);
@@ -193,6 +189,12 @@ void lq_backward_destroy(struct lq_backward *backward)
 size_t lq_backward_batch_samples(const struct lq_backward *backward)
 {
     return backward->forward->batch_samples;
+}
+
+enum lq_status lq_backward_embed(struct lq_backward *backward, const int32_t *tokens, size_t count,
+                                 float *hidden, struct lq_error *err)
+{
+    return lq_forward_embed(backward->forward, tokens, count, hidden, err);
 }
 
 /* ---- the loss ---- */
@@ -281,9 +283,10 @@ enum lq_status lq_backward_load_layer(struct lq_backward *backward, uint32_t lay
     if (status != LQ_OK) {
         return status;
     }
+    backward->sample_count = 0;
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
         uint64_t elems = weight_elems(&forward->hparams, (enum lq_layer_weight)w);
-        if (!is_matrix(&forward->hparams, (enum lq_layer_weight)w)) {
+        if (!lq_hparams_has_matrix(&forward->hparams, (enum lq_layer_weight)w)) {
             continue;
         }
         if (backward->options.scores && backward->scores[w] == NULL) {
@@ -330,7 +333,7 @@ static enum lq_status name_nonfinite(struct lq_backward *backward, struct lq_err
     sums = malloc(room * sizeof *sums);
     enum lq_status status = sums == NULL ? lq_error_nomem(err, "sums of gradients") : LQ_OK;
     for (int w = LQ_LAYER_WEIGHT_COUNT; status == LQ_OK && w-- > 0;) {
-        if (is_matrix(&backward->forward->hparams, (enum lq_layer_weight)w)) {
+        if (lq_hparams_has_matrix(&backward->forward->hparams, (enum lq_layer_weight)w)) {
             status = lq_backward_sums(backward, (enum lq_layer_weight)w, sums, err);
         }
     }
@@ -350,6 +353,7 @@ enum lq_status lq_backward_layer(struct lq_backward *backward, const float *hidd
     forward->ops->upload(forward->device, backward->in, hidden, elems * sizeof(float));
     forward->ops->upload(forward->device, backward->grad, grad, elems * sizeof(float));
     lq_backward_run_layer(backward, sample_count);
+    backward->sample_count += sample_count;
     if (lq_forward_is_cancelled(forward)) {
         return lq_error_set(err, LQ_ECANCELLED, "cancelled");
     }
@@ -362,6 +366,14 @@ enum lq_status lq_backward_layer(struct lq_backward *backward, const float *hidd
     char where[32];
     (void)snprintf(where, sizeof where, "layer %u", (unsigned)forward->layer);
     return status == LQ_OK ? check_finite(backward, grad, elems, where, err) : status;
+}
+
+void lq_backward_counts(const struct lq_backward *backward, enum lq_layer_weight weight,
+                        uint64_t *counts)
+{
+    for (uint64_t m = 0; m < lq_layer_weight_mats(&backward->forward->hparams, weight); m++) {
+        counts[m] = backward->sample_count;
+    }
 }
 
 enum lq_status lq_backward_scores(struct lq_backward *backward, enum lq_layer_weight weight,

@@ -44,6 +44,9 @@ size_t lq_backward_batch_samples(const struct lq_backward *backward);
 /* A guess at the memory that an object takes at its peak, besides raw weights. */
 uint64_t lq_backward_memory(const struct lq_hparams *hparams, uint32_t sequence);
 
+/* As lq_forward_embed. */
+enum lq_status lq_backward_embed(struct lq_backward *backward, const int32_t *tokens, size_t count,
+                                 float *hidden, struct lq_error *err);
 /* Reads the final norm and the output matrix; a loaded layer is given up. */
 enum lq_status lq_backward_load_output(struct lq_backward *backward, struct lq_error *err);
 /* grad[i] = the gradient of the loss of row i's sample with respect to hidden[i]; `tokens` are
@@ -61,6 +64,10 @@ enum lq_status lq_backward_layer(struct lq_backward *backward, const float *hidd
 /* The sums of a matrix's columns so far; an error when one is not finite. */
 enum lq_status lq_backward_sums(struct lq_backward *backward, enum lq_layer_weight weight,
                                 double *sums, struct lq_error *err);
+/* How many samples are in a matrix's sums: counts[lq_layer_weight_mats]; for an expert those of
+ * which a token reached it. */
+void lq_backward_counts(const struct lq_backward *backward, enum lq_layer_weight weight,
+                        uint64_t *counts);
 /* The scores of a matrix's weights so far; NULL without options.scores. Host memory: borrowed until
  * the next call. */
 enum lq_status lq_backward_scores(struct lq_backward *backward, enum lq_layer_weight weight,

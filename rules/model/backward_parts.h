@@ -27,6 +27,7 @@ struct lq_backward {
     double *sums[LQ_LAYER_WEIGHT_COUNT];
     float *scores[LQ_LAYER_WEIGHT_COUNT];
     float *host_scores; /* for devices whose memory is not the host's */
+    uint64_t sample_count;
 };
 
 /* The backward twin of a layer: `in` and `grad` are set, `grad` is replaced. */

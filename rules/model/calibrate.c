@@ -7,14 +7,11 @@
 #include "rules/format/gguf.h"
 #include "rules/model/calibrate_parts.h"
 #include "rules/model/forward.h"
-#include "rules/model/tokens.h"
 
 enum {
     LAYER_VERSION = 3,
     ASSEMBLE_VERSION = 2,
     LOAD_VERSION = 1,
-    PARAMS_MAX = LQ_CALIBRATE_TENSORS_MAX + 2,
-    INPUTS_MAX = LQ_CALIBRATE_TENSORS_MAX + 1,
     SEQUENCE_GUESS = 512, /* when the calibration does not say */
 };
 
@@ -35,27 +32,9 @@ static const char *format_name(enum lq_imatrix_format format)
 
 /* ---- one layer ---- */
 
-struct expansion {
-    struct lq_expand *expand;
-    const struct lq_calibrate_request *request;
-    struct lq_tensor_index index;
-    struct lq_hparams hparams;
-    const char *hparams_text;
-    uint64_t cost;
-};
-
-struct layer_plan {
-    struct lq_calibrate_layer *state;
-    struct lq_step_input inputs[INPUTS_MAX];
-    size_t input_count;
-    struct lq_step_param params[PARAMS_MAX];
-    size_t param_count;
-};
-
-/* Type, shape and row order are not in the tensor's bytes, so they are parameters. */
-static enum lq_status add_tensor(struct expansion *expansion, struct layer_plan *plan,
-                                 const char *tensor_name, const char *input_name,
-                                 struct lq_error *err)
+enum lq_status lq_calibrate_plan_tensor(struct lq_calibrate_expansion *expansion,
+                                        struct lq_calibrate_plan *plan, const char *tensor_name,
+                                        const char *input_name, struct lq_error *err)
 {
     struct lq_arena *arena = lq_expand_arena(expansion->expand);
     const struct lq_model_tensor *tensor = lq_tensor_index_find(&expansion->index, tensor_name);
@@ -80,11 +59,12 @@ static enum lq_status add_tensor(struct expansion *expansion, struct layer_plan 
     return LQ_OK;
 }
 
-static enum lq_status plan_layer(struct expansion *expansion, uint32_t layer, size_t previous,
-                                 struct layer_plan *plan, struct lq_error *err)
+enum lq_status lq_calibrate_plan_begin(struct lq_calibrate_expansion *expansion, uint32_t layer,
+                                       struct lq_calibrate_plan *plan, struct lq_error *err)
 {
     struct lq_arena *arena = lq_expand_arena(expansion->expand);
     const char *number = lq_arena_printf(arena, "%u", (unsigned)layer);
+    memset(plan, 0, sizeof *plan);
     plan->state = lq_arena_get(arena, sizeof *plan->state);
     if (plan->state == NULL || number == NULL) {
         return lq_error_nomem(err, "a calibration step");
@@ -94,55 +74,75 @@ static enum lq_status plan_layer(struct expansion *expansion, uint32_t layer, si
     plan->params[plan->param_count++] = (struct lq_step_param){"hparams", expansion->hparams_text};
     plan->params[plan->param_count++] = (struct lq_step_param){"layer", number};
     enum lq_status status = LQ_OK;
-    for (int w = 0; status == LQ_OK && w < LQ_LAYER_WEIGHT_COUNT; w++) {
-        char name[LQ_WEIGHT_NAME_BYTES];
-        if (lq_hparams_has(&expansion->hparams, (enum lq_layer_weight)w)) {
-            lq_layer_weight_path(layer, (enum lq_layer_weight)w, name);
-            status = add_tensor(expansion, plan, name,
-                                lq_layer_weight_name((enum lq_layer_weight)w), err);
-        }
-    }
-    if (status == LQ_OK && expansion->hparams.rope_factors) {
-        status = add_tensor(expansion, plan, "rope_freqs.weight", "rope_freqs", err);
+    if (expansion->hparams.rope_factors) {
+        status = lq_calibrate_plan_tensor(expansion, plan, "rope_freqs.weight", "rope_freqs", err);
     }
     if (status == LQ_OK && expansion->hparams.rope_scaling == LQ_ROPE_LONGROPE) {
-        status = add_tensor(expansion, plan, "rope_factors_long.weight", "rope_long", err);
+        status =
+            lq_calibrate_plan_tensor(expansion, plan, "rope_factors_long.weight", "rope_long", err);
         if (status == LQ_OK) {
-            status = add_tensor(expansion, plan, "rope_factors_short.weight", "rope_short", err);
+            status = lq_calibrate_plan_tensor(expansion, plan, "rope_factors_short.weight",
+                                              "rope_short", err);
         }
-    }
-    if (status == LQ_OK && layer == 0) {
-        status = add_tensor(expansion, plan, "token_embd.weight", "token_embd", err);
-        plan->inputs[plan->input_count++] = (struct lq_step_input){
-            "tokens", lq_ref_artifact(expansion->request->calibration, "main")};
-    } else if (status == LQ_OK) {
-        plan->inputs[plan->input_count++] =
-            (struct lq_step_input){"hidden", lq_ref_step(previous, "hidden")};
     }
     return status;
 }
 
-static uint64_t guess_memory(const struct expansion *expansion)
+enum lq_status lq_calibrate_plan_layer(struct lq_calibrate_expansion *expansion, uint32_t layer,
+                                       struct lq_calibrate_plan *plan, struct lq_error *err)
+{
+    enum lq_status status = lq_calibrate_plan_begin(expansion, layer, plan, err);
+    for (int w = 0; status == LQ_OK && w < LQ_LAYER_WEIGHT_COUNT; w++) {
+        char name[LQ_WEIGHT_NAME_BYTES];
+        if (lq_hparams_has(&expansion->hparams, (enum lq_layer_weight)w)) {
+            lq_layer_weight_path(layer, (enum lq_layer_weight)w, name);
+            status = lq_calibrate_plan_tensor(expansion, plan, name,
+                                              lq_layer_weight_name((enum lq_layer_weight)w), err);
+        }
+    }
+    if (status == LQ_OK && layer == 0) {
+        status = lq_calibrate_plan_tensor(expansion, plan, "token_embd.weight", "token_embd", err);
+        plan->inputs[plan->input_count++] = (struct lq_step_input){
+            "tokens", lq_ref_artifact(expansion->request->calibration, "main")};
+    }
+    return status;
+}
+
+uint64_t lq_calibrate_guess_memory(const struct lq_calibrate_expansion *expansion,
+                                   uint64_t (*memory)(const struct lq_hparams *hparams,
+                                                      uint32_t sequence))
 {
     int64_t sequence = lq_attr_int(expansion->request->calibration, "sequence");
     uint32_t tokens =
         sequence > 0 && sequence <= LQ_SEQUENCE_MAX ? (uint32_t)sequence : (uint32_t)SEQUENCE_GUESS;
-    return lq_forward_memory(&expansion->hparams, tokens, false);
+    return memory(&expansion->hparams, tokens);
 }
 
-static enum lq_status add_layer(struct expansion *expansion, uint32_t layer, size_t *step,
-                                struct lq_error *err)
+static enum lq_status add_layer(struct lq_calibrate_expansion *expansion, uint32_t layer,
+                                bool whole, size_t *step, struct lq_error *err)
 {
     static const struct lq_step_output outputs[] = {{"stats", false}, {"hidden", true}};
-    struct layer_plan plan;
-    memset(&plan, 0, sizeof plan);
-    enum lq_status status = plan_layer(expansion, layer, *step, &plan, err);
+    struct lq_calibrate_plan plan;
+    bool is_last = layer + 1 == expansion->hparams.layer_count;
+    enum lq_status status = lq_calibrate_plan_layer(expansion, layer, &plan, err);
     if (status != LQ_OK) {
         return status;
     }
+    if (layer != 0) {
+        plan.inputs[plan.input_count++] =
+            (struct lq_step_input){"hidden", lq_ref_step(*step, "hidden")};
+    }
+    /* Parameters only where they matter: steps are shared between methods. */
+    if (is_last && whole) {
+        plan.state->whole = true;
+        plan.params[plan.param_count++] = (struct lq_step_param){"whole", "true"};
+    }
+    if (expansion->request->skip_first && expansion->request->method == LQ_IMPORTANCE_ACTIVATION) {
+        plan.state->skip_first = true;
+        plan.params[plan.param_count++] = (struct lq_step_param){"skip_first", "true"};
+    }
     char label[LQ_WEIGHT_NAME_BYTES];
     (void)snprintf(label, sizeof label, "blk.%u", (unsigned)layer);
-    bool is_last = layer + 1 == expansion->hparams.layer_count;
     struct lq_step added = {
         .op = "imatrix.layer",
         .version = LAYER_VERSION,
@@ -154,9 +154,9 @@ static enum lq_status add_layer(struct expansion *expansion, uint32_t layer, siz
         .inputs = plan.inputs,
         .input_count = plan.input_count,
         .outputs = outputs,
-        .output_count = is_last ? 1 : 2,
+        .output_count = is_last && !whole ? 1 : 2,
         .parallel = true,
-        .memory_bytes = guess_memory(expansion),
+        .memory_bytes = lq_calibrate_guess_memory(expansion, lq_forward_layer_memory),
         .cost = expansion->cost,
     };
     return lq_expand_add_step(expansion->expand, &added, step, err);
@@ -164,7 +164,21 @@ static enum lq_status add_layer(struct expansion *expansion, uint32_t layer, siz
 
 /* ---- the whole ---- */
 
-static enum lq_status read_model(struct expansion *expansion, struct lq_error *err)
+static void guess_cost(struct lq_calibrate_expansion *expansion)
+{
+    const struct lq_hparams *hparams = &expansion->hparams;
+    const struct lq_artifact *calibration = expansion->request->calibration;
+    double parts = hparams->expert_count == 0 ? 1.0 : (double)hparams->expert_used;
+    double params =
+        (double)hparams->width * (4.0 * hparams->width + 3.0 * parts * hparams->ffn_width);
+    int64_t samples = lq_attr_int(calibration, "samples");
+    int64_t sequence = lq_attr_int(calibration, "sequence");
+    double tokens = samples > 0 && sequence > 0 ? (double)samples * (double)sequence : 65536.0;
+    expansion->cost = (uint64_t)(2.0 * params * tokens / OPS_PER_MICROSECOND);
+}
+
+enum lq_status lq_calibrate_read_model(struct lq_calibrate_expansion *expansion,
+                                       struct lq_error *err)
 {
     struct lq_expand *expand = expansion->expand;
     struct lq_arena *arena = lq_expand_arena(expand);
@@ -193,6 +207,7 @@ static enum lq_status read_model(struct expansion *expansion, struct lq_error *e
     if (status != LQ_OK) {
         return status;
     }
+    guess_cost(expansion);
     struct lq_buffer text;
     lq_buffer_init(&text);
     lq_hparams_format(&expansion->hparams, &text);
@@ -213,8 +228,9 @@ static const char *dataset_name(struct lq_expand *expand, const struct lq_artifa
     return lq_artifact_name(calibration);
 }
 
-static enum lq_status add_assemble(struct expansion *expansion, const size_t *layers, size_t *step,
-                                   struct lq_error *err)
+enum lq_status lq_calibrate_add_assemble(struct lq_calibrate_expansion *expansion,
+                                         const struct lq_calibrate_assembly *assembly,
+                                         const size_t *layers, size_t *step, struct lq_error *err)
 {
     struct lq_arena *arena = lq_expand_arena(expansion->expand);
     uint32_t count = expansion->hparams.layer_count;
@@ -233,15 +249,16 @@ static enum lq_status add_assemble(struct expansion *expansion, const size_t *la
         {"hparams", expansion->hparams_text},
         {"format", format_name(expansion->request->format)},
         {"dataset", dataset_name(expansion->expand, expansion->request->calibration)},
+        {"method", assembly->method},
     };
     static const struct lq_step_output outputs[] = {{"main", false}, {"gguf", false}};
     struct lq_step added = {
-        .op = "imatrix.assemble",
-        .version = ASSEMBLE_VERSION,
+        .op = assembly->op,
+        .version = assembly->version,
         .label = lq_artifact_name(lq_expand_artifact(expansion->expand)),
-        .run = lq_calibrate_run_assemble,
+        .run = assembly->run,
         .params = params,
-        .param_count = LQ_COUNT_OF(params),
+        .param_count = LQ_COUNT_OF(params) - (assembly->method == NULL ? 1 : 0),
         .inputs = inputs,
         .input_count = count,
         .outputs = outputs,
@@ -250,37 +267,37 @@ static enum lq_status add_assemble(struct expansion *expansion, const size_t *la
     return lq_expand_add_step(expansion->expand, &added, step, err);
 }
 
+enum lq_status lq_calibrate_forward(struct lq_calibrate_expansion *expansion, bool whole,
+                                    size_t **layers, struct lq_error *err)
+{
+    enum lq_status status = lq_calibrate_read_model(expansion, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    uint32_t count = expansion->hparams.layer_count;
+    *layers = lq_arena_get_array(lq_expand_arena(expansion->expand), count, sizeof **layers);
+    if (*layers == NULL) {
+        return lq_error_nomem(err, "calibration steps");
+    }
+    size_t newest = 0;
+    for (uint32_t layer = 0; status == LQ_OK && layer < count; layer++) {
+        status = add_layer(expansion, layer, whole, &newest, err);
+        (*layers)[layer] = newest;
+    }
+    return status;
+}
+
 enum lq_status lq_calibrate_layers(struct lq_expand *expand,
                                    const struct lq_calibrate_request *request, size_t *step,
                                    struct lq_error *err)
 {
-    struct expansion expansion = {.expand = expand, .request = request};
-    enum lq_status status = read_model(&expansion, err);
-    if (status != LQ_OK) {
-        return status;
-    }
-    const struct lq_hparams *hparams = &expansion.hparams;
-    double parts = hparams->expert_count == 0 ? 1.0 : (double)hparams->expert_used;
-    double params =
-        (double)hparams->width * (4.0 * hparams->width + 3.0 * parts * hparams->ffn_width);
-    int64_t samples = lq_attr_int(request->calibration, "samples");
-    int64_t sequence = lq_attr_int(request->calibration, "sequence");
-    double tokens = samples > 0 && sequence > 0 ? (double)samples * (double)sequence : 65536.0;
-    expansion.cost = (uint64_t)(2.0 * params * tokens / OPS_PER_MICROSECOND);
-    size_t *layers =
-        lq_arena_get_array(lq_expand_arena(expand), hparams->layer_count, sizeof *layers);
-    if (layers == NULL) {
-        return lq_error_nomem(err, "calibration steps");
-    }
-    size_t newest = 0;
-    for (uint32_t layer = 0; layer < hparams->layer_count; layer++) {
-        status = add_layer(&expansion, layer, &newest, err);
-        if (status != LQ_OK) {
-            return status;
-        }
-        layers[layer] = newest;
-    }
-    return add_assemble(&expansion, layers, step, err);
+    static const struct lq_calibrate_assembly assembly = {
+        .op = "imatrix.assemble", .version = ASSEMBLE_VERSION, .run = lq_calibrate_run_assemble};
+    struct lq_calibrate_expansion expansion = {.expand = expand, .request = request};
+    size_t *layers = NULL;
+    enum lq_status status = lq_calibrate_forward(&expansion, false, &layers, err);
+    return status == LQ_OK ? lq_calibrate_add_assemble(&expansion, &assembly, layers, step, err)
+                           : status;
 }
 
 enum lq_status lq_calibrate_load(struct lq_expand *expand,

@@ -7,6 +7,7 @@
 #ifndef LQ_RULES_MODEL_CALIBRATE_H
 #define LQ_RULES_MODEL_CALIBRATE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "engine/base/error.h"
@@ -17,6 +18,8 @@ struct lq_calibrate_request {
     const struct lq_artifact *model;
     const struct lq_artifact *calibration; /* only for lq_calibrate_layers */
     enum lq_imatrix_format format;         /* of the output "main"; "gguf" is always GGUF */
+    enum lq_importance_method method;
+    bool skip_first; /* leave the first token of each sample out */
 };
 
 /* Adds the steps that compute it; *step is the one with the outputs "main" and "gguf".

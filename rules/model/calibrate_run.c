@@ -3,153 +3,55 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/base/checked.h"
 #include "engine/base/limits.h"
-#include "engine/base/reader.h"
 #include "rules/format/imatrix.h"
 #include "rules/model/calibrate_parts.h"
 #include "rules/model/forward_run.h"
 #include "rules/model/layer_stats.h"
-#include "rules/model/tokens.h"
-
-#define HIDDEN_MAGIC 0x5348514cu
-
-enum { HIDDEN_HEADER_BYTES = 16 };
 
 /* ---- one layer ---- */
 
 struct layer_run {
-    struct lq_run *run;
-    const struct lq_calibrate_layer *layer;
+    struct lq_calibrate_io io;
     bool is_first;
-    bool is_last;
-    uint32_t sample_count;
-    uint32_t sequence_length;
-    struct lq_tokens tokens; /* first layer only */
-    float *hidden;           /* one batch */
+    bool inputs_only;
+    float *hidden; /* one batch */
     struct lq_forward *forward;
 };
-
-static enum lq_status get_weight(void *user, const char *name,
-                                 const struct lq_model_tensor **tensor, const void **data,
-                                 struct lq_error *err)
-{
-    const struct layer_run *layer_run = user;
-    const struct lq_calibrate_layer *layer = layer_run->layer;
-    for (size_t i = 0; i < layer->tensor_count; i++) {
-        if (strcmp(layer->tensors[i].name, name) == 0) {
-            uint64_t size_bytes = 0;
-            *tensor = &layer->tensors[i];
-            enum lq_status status =
-                lq_run_input_load(layer_run->run, layer->inputs[i], data, &size_bytes, err);
-            if (status == LQ_OK && size_bytes != layer->tensors[i].size_bytes) {
-                status = lq_error_set(err, LQ_EINTERNAL,
-                                      "the tensor '%s' has %llu bytes, expected "
-                                      "%llu",
-                                      name, (unsigned long long)size_bytes,
-                                      (unsigned long long)layer->tensors[i].size_bytes);
-            }
-            return status;
-        }
-    }
-    return lq_error_set(err, LQ_EINTERNAL, "the tensor '%s' is no input of this step", name);
-}
-
-static enum lq_status open_tokens(struct layer_run *layer_run, struct lq_error *err)
-{
-    const void *data = NULL;
-    uint64_t size_bytes = 0;
-    enum lq_status status = lq_run_input_load(layer_run->run, "tokens", &data, &size_bytes, err);
-    if (status == LQ_OK) {
-        status =
-            lq_tokens_parse(data, size_bytes, "calibration", layer_run->layer->hparams.vocab_size,
-                            lq_run_arena(layer_run->run), &layer_run->tokens, err);
-    }
-    layer_run->sample_count = layer_run->tokens.sample_count;
-    layer_run->sequence_length = layer_run->tokens.sequence_length;
-    return status;
-}
-
-static enum lq_status open_hidden(struct layer_run *layer_run, struct lq_error *err)
-{
-    unsigned char header[HIDDEN_HEADER_BYTES] = {0};
-    uint64_t size_bytes = lq_run_input_size(layer_run->run, "hidden");
-    enum lq_status status =
-        lq_run_input_read(layer_run->run, "hidden", 0, header, sizeof header, err);
-    if (status != LQ_OK) {
-        return status;
-    }
-    struct lq_reader reader;
-    lq_reader_init(&reader, header, sizeof header);
-    uint32_t magic = lq_read_u32(&reader);
-    layer_run->sample_count = lq_read_u32(&reader);
-    layer_run->sequence_length = lq_read_u32(&reader);
-    uint32_t width = lq_read_u32(&reader);
-    bool good = magic == HIDDEN_MAGIC && width == layer_run->layer->hparams.width &&
-                layer_run->sample_count >= 1 && layer_run->sample_count <= LQ_SAMPLES_MAX &&
-                layer_run->sequence_length >= 1 && layer_run->sequence_length <= LQ_SEQUENCE_MAX;
-    uint64_t expected = 0;
-    good = good &&
-           lq_mul_u64((uint64_t)layer_run->sample_count * layer_run->sequence_length,
-                      (uint64_t)width * sizeof(float), &expected) &&
-           lq_add_u64(expected, HIDDEN_HEADER_BYTES, &expected);
-    if (!good || expected != size_bytes) {
-        return lq_error_set(err, LQ_EINTERNAL, "the hidden states of the layer before are damaged");
-    }
-    return LQ_OK;
-}
-
-static enum lq_status write_hidden_header(const struct layer_run *layer_run, struct lq_error *err)
-{
-    struct lq_buffer header;
-    lq_buffer_init(&header);
-    lq_buffer_append_u32(&header, HIDDEN_MAGIC);
-    lq_buffer_append_u32(&header, layer_run->sample_count);
-    lq_buffer_append_u32(&header, layer_run->sequence_length);
-    lq_buffer_append_u32(&header, layer_run->layer->hparams.width);
-    enum lq_status status =
-        header.failed ? lq_error_nomem(err, "hidden states")
-                      : lq_run_write(layer_run->run, "hidden", header.data, header.size_bytes, err);
-    lq_buffer_fini(&header);
-    return status;
-}
 
 static enum lq_status run_batch(struct layer_run *layer_run, size_t sample, size_t count,
                                 struct lq_error *err)
 {
-    struct lq_run *run = layer_run->run;
-    size_t first_row = sample * layer_run->sequence_length;
-    size_t rows = count * layer_run->sequence_length;
-    size_t row_bytes = layer_run->layer->hparams.width * sizeof(float);
-    enum lq_status status;
-    if (layer_run->is_first) {
-        status = lq_forward_embed(layer_run->forward, layer_run->tokens.tokens + first_row, rows,
-                                  layer_run->hidden, err);
-    } else {
-        status =
-            lq_run_input_read(run, "hidden", HIDDEN_HEADER_BYTES + (uint64_t)first_row * row_bytes,
-                              layer_run->hidden, rows * row_bytes, err);
-    }
+    struct lq_calibrate_io *io = &layer_run->io;
+    size_t first_row = sample * io->sequence_length;
+    size_t rows = count * io->sequence_length;
+    enum lq_status status =
+        layer_run->is_first
+            ? lq_forward_embed(layer_run->forward, io->tokens.tokens + first_row, rows,
+                               layer_run->hidden, err)
+            : lq_calibrate_read_rows(io, "hidden", sample, count, layer_run->hidden, err);
     if (status == LQ_OK) {
         status = lq_forward_layer(layer_run->forward, layer_run->hidden, count, true,
-                                  layer_run->is_last, err);
+                                  layer_run->inputs_only, err);
     }
-    if (status == LQ_OK && !layer_run->is_last) {
-        status = lq_run_write(run, "hidden", layer_run->hidden, rows * row_bytes, err);
+    if (status == LQ_OK && !layer_run->inputs_only) {
+        status = lq_run_write(io->run, "hidden", layer_run->hidden,
+                              rows * io->layer->hparams.width * sizeof(float), err);
     }
-    lq_run_progress(run, first_row + rows,
-                    (uint64_t)layer_run->sample_count * layer_run->sequence_length, "tokens");
+    lq_run_progress(io->run, first_row + rows, (uint64_t)io->sample_count * io->sequence_length,
+                    "tokens");
     return status;
 }
 
 static enum lq_status write_stats(struct layer_run *layer_run, struct lq_error *err)
 {
-    struct lq_layer_stats stats = {.sample_count = layer_run->sample_count,
-                                   .sequence_length = layer_run->sequence_length};
-    lq_layer_stats_shape(&stats, &layer_run->layer->hparams);
+    const struct lq_calibrate_io *io = &layer_run->io;
+    struct lq_layer_stats stats = {.sample_count = io->sample_count,
+                                   .sequence_length = io->sequence_length};
+    lq_layer_stats_shape(&stats, &io->layer->hparams);
     struct lq_buffer bytes;
     lq_buffer_init(&bytes);
-    enum lq_status status = lq_layer_stats_alloc(&stats, lq_run_arena(layer_run->run), err);
+    enum lq_status status = lq_layer_stats_alloc(&stats, lq_run_arena(io->run), err);
     for (int i = 0; status == LQ_OK && i < LQ_LAYER_INPUT_COUNT; i++) {
         if (stats.cols[i] != 0) {
             lq_forward_counts(layer_run->forward, (enum lq_layer_input)i, stats.counts[i]);
@@ -161,7 +63,7 @@ static enum lq_status write_stats(struct layer_run *layer_run, struct lq_error *
         status = lq_layer_stats_format(&stats, &bytes, err);
     }
     if (status == LQ_OK) {
-        status = lq_run_write(layer_run->run, "stats", bytes.data, bytes.size_bytes, err);
+        status = lq_run_write(io->run, "stats", bytes.data, bytes.size_bytes, err);
     }
     lq_buffer_fini(&bytes);
     return status;
@@ -169,18 +71,19 @@ static enum lq_status write_stats(struct layer_run *layer_run, struct lq_error *
 
 static enum lq_status stream_samples(struct layer_run *layer_run, struct lq_error *err)
 {
+    struct lq_calibrate_io *io = &layer_run->io;
     size_t batch = lq_forward_batch_samples(layer_run->forward);
-    size_t rows = batch * layer_run->sequence_length;
-    layer_run->hidden = calloc(rows, layer_run->layer->hparams.width * sizeof(float));
+    size_t rows = batch * io->sequence_length;
+    layer_run->hidden = calloc(rows, io->layer->hparams.width * sizeof(float));
     if (layer_run->hidden == NULL) {
         return lq_error_nomem(err, "hidden states");
     }
-    enum lq_status status = lq_forward_load_layer(layer_run->forward, layer_run->layer->layer, err);
-    if (status == LQ_OK && !layer_run->is_last) {
-        status = write_hidden_header(layer_run, err);
+    enum lq_status status = lq_forward_load_layer(layer_run->forward, io->layer->layer, err);
+    if (status == LQ_OK && !layer_run->inputs_only) {
+        status = lq_calibrate_write_header(io, "hidden", err);
     }
-    for (size_t s = 0; status == LQ_OK && s < layer_run->sample_count; s += batch) {
-        size_t left = layer_run->sample_count - s;
+    for (size_t s = 0; status == LQ_OK && s < io->sample_count; s += batch) {
+        size_t left = io->sample_count - s;
         status = run_batch(layer_run, s, left < batch ? left : batch, err);
     }
     return status == LQ_OK ? write_stats(layer_run, err) : status;
@@ -190,22 +93,23 @@ enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
 {
     const struct lq_calibrate_layer *layer = lq_run_state(run);
     struct layer_run layer_run = {
-        .run = run,
-        .layer = layer,
+        .io = {.run = run, .layer = layer},
         .is_first = layer->layer == 0,
-        .is_last = layer->layer + 1 == layer->hparams.layer_count,
+        .inputs_only = layer->layer + 1 == layer->hparams.layer_count && !layer->whole,
     };
     struct lq_forward_run forward_run = {0};
-    enum lq_status status =
-        layer_run.is_first ? open_tokens(&layer_run, err) : open_hidden(&layer_run, err);
+    enum lq_status status = layer_run.is_first
+                                ? lq_calibrate_open_tokens(&layer_run.io, err)
+                                : lq_calibrate_open_rows(&layer_run.io, "hidden", err);
     if (status == LQ_OK) {
         status = lq_forward_run_open(&forward_run, run, err);
     }
     if (status == LQ_OK) {
-        struct lq_weight_source weights = {get_weight, &layer_run};
+        struct lq_weight_source weights = {lq_calibrate_get_weight, &layer_run.io};
         struct lq_forward_env env = lq_forward_run_env(&forward_run, weights, LQ_EIMPORTANCE);
+        env.skip_first = layer->skip_first;
         status = lq_forward_create(&layer_run.forward, &layer->hparams, &env,
-                                   layer_run.sequence_length, err);
+                                   layer_run.io.sequence_length, err);
     }
     if (status == LQ_OK) {
         status = stream_samples(&layer_run, err);
@@ -306,23 +210,14 @@ static enum lq_status add_entries(const struct lq_layer_stats *stats,
     return LQ_OK;
 }
 
-/* Experts that no token of the calibration went to have nothing to say about their columns. */
-struct idle_experts {
-    uint64_t count;
-    uint64_t total;
-    uint32_t layer; /* of the first */
-    uint32_t expert;
-};
-
-static void find_idle(const struct lq_layer_stats *stats, uint32_t layer, struct idle_experts *idle)
+void lq_calibrate_count_idle(struct lq_calibrate_idle *idle, uint32_t layer, const uint64_t *counts,
+                             size_t count)
 {
-    for (uint32_t e = 0; e < stats->mats[LQ_INPUT_FFN_EXPS]; e++) {
+    for (size_t e = 0; e < count; e++) {
         idle->total++;
-        if (stats->counts[LQ_INPUT_FFN_EXPS][e] == 0) {
-            if (idle->count++ == 0) {
-                idle->layer = layer;
-                idle->expert = e;
-            }
+        if (counts[e] == 0 && idle->count++ == 0) {
+            idle->layer = layer;
+            idle->expert = (uint32_t)e;
         }
     }
 }
@@ -334,9 +229,23 @@ static int compare_names(const void *a, const void *b)
     return strcmp(left->name, right->name);
 }
 
+enum lq_status lq_calibrate_finish(struct lq_run *run, struct lq_imatrix *imatrix,
+                                   const struct lq_calibrate_idle *idle, struct lq_error *err)
+{
+    if (idle->count != 0) {
+        lq_run_warn(run,
+                    "no token of the calibration reached %llu of %llu experts, expert %u of layer "
+                    "%u first; their columns all count the same, a longer text helps",
+                    (unsigned long long)idle->count, (unsigned long long)idle->total,
+                    (unsigned)idle->expert, (unsigned)idle->layer);
+    }
+    qsort(imatrix->entries, imatrix->entry_count, sizeof *imatrix->entries, compare_names);
+    return write_formats(run, imatrix, err);
+}
+
 static enum lq_status add_layer_stats(struct lq_run *run, const struct lq_hparams *hparams,
                                       uint32_t layer, struct lq_imatrix *imatrix,
-                                      struct idle_experts *idle, struct lq_error *err)
+                                      struct lq_calibrate_idle *idle, struct lq_error *err)
 {
     char input[LQ_WEIGHT_NAME_BYTES];
     const void *data = NULL;
@@ -350,7 +259,8 @@ static enum lq_status add_layer_stats(struct lq_run *run, const struct lq_hparam
     if (status == LQ_OK) {
         imatrix->chunk_count = stats.sample_count;
         imatrix->chunk_size = stats.sequence_length;
-        find_idle(&stats, layer, idle);
+        lq_calibrate_count_idle(idle, layer, stats.counts[LQ_INPUT_FFN_EXPS],
+                                stats.mats[LQ_INPUT_FFN_EXPS]);
         status = add_entries(&stats, hparams, layer, imatrix, lq_run_arena(run), err);
     }
     return status;
@@ -359,7 +269,7 @@ static enum lq_status add_layer_stats(struct lq_run *run, const struct lq_hparam
 enum lq_status lq_calibrate_run_assemble(struct lq_run *run, struct lq_error *err)
 {
     struct lq_hparams hparams;
-    struct idle_experts idle = {0};
+    struct lq_calibrate_idle idle = {0};
     enum lq_status status = lq_hparams_parse(lq_run_param(run, "hparams"), &hparams, err);
     if (status != LQ_OK) {
         return status;
@@ -382,15 +292,7 @@ enum lq_status lq_calibrate_run_assemble(struct lq_run *run, struct lq_error *er
             return status;
         }
     }
-    if (idle.count != 0) {
-        lq_run_warn(run,
-                    "no token of the calibration reached %llu of %llu experts, expert %u of layer "
-                    "%u first; their columns all count the same, a longer text helps",
-                    (unsigned long long)idle.count, (unsigned long long)idle.total,
-                    (unsigned)idle.expert, (unsigned)idle.layer);
-    }
-    qsort(imatrix.entries, imatrix.entry_count, sizeof *imatrix.entries, compare_names);
-    return write_formats(run, &imatrix, err);
+    return lq_calibrate_finish(run, &imatrix, &idle, err);
 }
 
 /* ---- a finished file ---- */

@@ -69,6 +69,11 @@ uint64_t lq_forward_memory(const struct lq_hparams *hparams, uint32_t sequence, 
     return (scratch + weights) * sizeof(float);
 }
 
+uint64_t lq_forward_layer_memory(const struct lq_hparams *hparams, uint32_t sequence)
+{
+    return lq_forward_memory(hparams, sequence, false);
+}
+
 /* ---- device memory ---- */
 
 enum lq_status lq_forward_check_device(const struct lq_forward *forward, struct lq_error *err)
@@ -104,8 +109,9 @@ static enum lq_status take_experts(struct lq_forward *forward, uint64_t slots, s
     forward->route.sources = lq_forward_take(forward, slots, sizeof(int32_t));
     forward->route.starts = lq_forward_take(forward, experts + 1, sizeof(int32_t));
     forward->starts = calloc(experts + 1, sizeof *forward->starts);
+    forward->sources = calloc(slots, sizeof *forward->sources);
     forward->expert_rows = calloc(experts, sizeof *forward->expert_rows);
-    if (forward->starts == NULL || forward->expert_rows == NULL) {
+    if (forward->starts == NULL || forward->sources == NULL || forward->expert_rows == NULL) {
         return lq_error_nomem(err, "experts");
     }
     return lq_forward_check_device(forward, err);
@@ -224,6 +230,7 @@ void lq_forward_destroy(struct lq_forward *forward)
         lq_forward_give(forward, forward->sums[i]);
     }
     free(forward->starts);
+    free(forward->sources);
     free(forward->expert_rows);
     free(forward);
 }

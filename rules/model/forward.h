@@ -34,6 +34,7 @@ struct lq_forward_env {
     /* Asked between operations; true ends the call with LQ_ECANCELLED. May be NULL. */
     bool (*cancelled)(void *user);
     void *cancelled_user;
+    bool skip_first;                 /* leave the first token of each sample out of the sums */
     enum lq_status nonfinite_status; /* status for NaN or infinity in weights or activations */
 };
 
@@ -49,6 +50,8 @@ void lq_forward_destroy(struct lq_forward *forward);
 size_t lq_forward_batch_samples(const struct lq_forward *forward);
 /* A guess at the memory that an object takes at its peak, besides raw weights. */
 uint64_t lq_forward_memory(const struct lq_hparams *hparams, uint32_t sequence, bool with_output);
+/* The same for one that only sees layers. */
+uint64_t lq_forward_layer_memory(const struct lq_hparams *hparams, uint32_t sequence);
 
 /* hidden[i] = the embedding of tokens[i]. Ids must be below vocab_size. */
 enum lq_status lq_forward_embed(struct lq_forward *forward, const int32_t *tokens, size_t count,

@@ -33,9 +33,11 @@ static void normalize(struct lq_forward *forward, const float *x, enum lq_layer_
 static void collect_input(struct lq_forward *forward, bool collect, enum lq_layer_input input,
                           const float *x, size_t rows)
 {
-    if (collect) {
-        forward->ops->add_squares(forward->device, x, rows,
-                                  lq_layer_input_cols(&forward->hparams, input),
+    size_t cols = lq_layer_input_cols(&forward->hparams, input);
+    size_t step = forward->env.skip_first ? forward->sequence : rows;
+    size_t skipped = forward->env.skip_first ? 1 : 0;
+    for (size_t row = 0; collect && row < rows; row += step) {
+        forward->ops->add_squares(forward->device, x + (row + skipped) * cols, step - skipped, cols,
                                   forward->sums[input]);
     }
 }
@@ -119,8 +121,8 @@ static void activate(struct lq_forward *forward, size_t rows)
     }
 }
 
-/* From `normed` to `normed`, which is left as it is with `inputs_only`. */
-static void run_dense(struct lq_forward *forward, size_t rows, bool collect, bool inputs_only)
+/* From `normed` to `gate`, the input of ffn_down. */
+static void run_dense(struct lq_forward *forward, size_t rows, bool collect)
 {
     multiply(forward, forward->normed, LQ_WEIGHT_FFN_GATE, LQ_WEIGHT_FFN_GATE_BIAS, forward->gate,
              rows);
@@ -132,41 +134,57 @@ static void run_dense(struct lq_forward *forward, size_t rows, bool collect, boo
          rows * forward->hparams.ffn_width);
     activate(forward, rows);
     collect_input(forward, collect, LQ_INPUT_FFN_DOWN, forward->gate, rows);
-    if (!inputs_only) {
-        multiply(forward, forward->gate, LQ_WEIGHT_FFN_DOWN, LQ_WEIGHT_FFN_DOWN_BIAS,
-                 forward->normed, rows);
+}
+
+/* Slot of expert `e` from `slot` on whose row is not the first of a sample, or the end of them. */
+static size_t next_slot(const struct lq_forward *forward, size_t slot, size_t end, bool first)
+{
+    while (slot < end && (forward->sources[slot] % (int32_t)forward->sequence == 0) != first) {
+        slot++;
+    }
+    return slot;
+}
+
+/* Adds the squares of each expert's rows of x, [slots x columns], to its sums. */
+static void collect_experts(struct lq_forward *forward, enum lq_layer_input input, const float *x)
+{
+    size_t cols = lq_layer_input_cols(&forward->hparams, input);
+    for (size_t e = 0; e < forward->hparams.expert_count; e++) {
+        size_t end = (size_t)forward->starts[e + 1];
+        size_t slot = (size_t)forward->starts[e];
+        while (slot < end) {
+            size_t next = end;
+            if (forward->env.skip_first) {
+                slot = next_slot(forward, slot, end, false);
+                next = next_slot(forward, slot, end, true);
+            }
+            forward->ops->add_squares(forward->device, x + slot * cols, next - slot, cols,
+                                      forward->sums[input] + e * cols);
+            forward->expert_rows[e] += input == LQ_INPUT_FFN_EXPS ? next - slot : 0;
+            slot = next;
+        }
     }
 }
 
-/* One product for each expert, over its own slots: x and out are [slots x columns]. With `collect`
- * the squares of its rows of x go to the sums of the weight's input. */
+/* One product for each expert, over its own slots: x and out are [slots x columns]. */
 static void multiply_experts(struct lq_forward *forward, const float *x,
-                             enum lq_layer_weight weight, float *out, bool collect)
+                             enum lq_layer_weight weight, float *out)
 {
-    const struct lq_device_ops *ops = forward->ops;
-    enum lq_layer_input input = lq_layer_weight_input(weight);
     uint64_t cols = 0;
     uint64_t out_cols = 0;
     lq_layer_weight_shape(&forward->hparams, weight, &cols, &out_cols);
     for (size_t e = 0; e < forward->hparams.expert_count; e++) {
         size_t start = (size_t)forward->starts[e];
         size_t rows = (size_t)forward->starts[e + 1] - start;
-        if (rows == 0 || lq_forward_is_cancelled(forward)) {
-            continue;
-        }
-        const float *from = x + start * cols;
-        if (collect) {
-            ops->add_squares(forward->device, from, rows, (size_t)cols,
-                             forward->sums[input] + e * cols);
-        }
-        if (out != NULL) {
-            ops->matmul(forward->device, from, forward->weights[weight] + e * cols * out_cols,
-                        out + start * out_cols, rows, (size_t)out_cols, (size_t)cols);
+        if (rows != 0 && !lq_forward_is_cancelled(forward)) {
+            forward->ops->matmul(forward->device, x + start * cols,
+                                 forward->weights[weight] + e * cols * out_cols,
+                                 out + start * out_cols, rows, (size_t)out_cols, (size_t)cols);
         }
     }
 }
 
-static void route_rows(struct lq_forward *forward, size_t rows, bool collect)
+static void route_rows(struct lq_forward *forward, size_t rows)
 {
     const struct lq_hparams *hparams = &forward->hparams;
     const struct lq_device_ops *ops = forward->ops;
@@ -182,28 +200,51 @@ static void route_rows(struct lq_forward *forward, size_t rows, bool collect)
     ops->download(forward->device, forward->starts, forward->route.starts, starts_bytes);
     ops->gather_rows(forward->device, forward->normed, forward->route.sources, forward->slot_rows,
                      rows * hparams->expert_used, hparams->width);
-    for (size_t e = 0; collect && e < hparams->expert_count; e++) {
-        forward->expert_rows[e] += (uint64_t)(forward->starts[e + 1] - forward->starts[e]);
-    }
+    ops->download(forward->device, forward->sources, forward->route.sources,
+                  rows * hparams->expert_used * sizeof *forward->sources);
 }
 
-/* From `normed` to `normed`, like run_dense. */
-static void run_experts(struct lq_forward *forward, size_t rows, bool collect, bool inputs_only)
+/* From `normed` to `gate`, like run_dense. */
+static void run_experts(struct lq_forward *forward, size_t rows, bool collect)
 {
     const struct lq_hparams *hparams = &forward->hparams;
-    route_rows(forward, rows, collect);
-    multiply_experts(forward, forward->slot_rows, LQ_WEIGHT_FFN_GATE_EXPS, forward->gate, collect);
-    multiply_experts(forward, forward->slot_rows, LQ_WEIGHT_FFN_UP_EXPS, forward->up, false);
+    size_t slots = rows * hparams->expert_used;
+    route_rows(forward, rows);
+    if (collect) {
+        collect_experts(forward, LQ_INPUT_FFN_EXPS, forward->slot_rows);
+    }
+    multiply_experts(forward, forward->slot_rows, LQ_WEIGHT_FFN_GATE_EXPS, forward->gate);
+    multiply_experts(forward, forward->slot_rows, LQ_WEIGHT_FFN_UP_EXPS, forward->up);
     if (lq_forward_is_cancelled(forward)) {
         return;
     }
-    activate(forward, rows * hparams->expert_used);
-    multiply_experts(forward, forward->gate, LQ_WEIGHT_FFN_DOWN_EXPS,
-                     inputs_only ? NULL : forward->slot_rows, collect);
-    if (!inputs_only && !lq_forward_is_cancelled(forward)) {
+    keep(forward, forward->tape == NULL ? NULL : forward->tape->gate, forward->gate,
+         slots * hparams->ffn_width);
+    activate(forward, slots);
+    if (collect) {
+        collect_experts(forward, LQ_INPUT_FFN_DOWN_EXPS, forward->gate);
+    }
+}
+
+void lq_forward_make_down(struct lq_forward *forward, size_t rows)
+{
+    const struct lq_hparams *hparams = &forward->hparams;
+    if (hparams->expert_count == 0) {
+        multiply(forward, forward->gate, LQ_WEIGHT_FFN_DOWN, LQ_WEIGHT_FFN_DOWN_BIAS,
+                 forward->normed, rows);
+        return;
+    }
+    multiply_experts(forward, forward->gate, LQ_WEIGHT_FFN_DOWN_EXPS, forward->slot_rows);
+    if (!lq_forward_is_cancelled(forward)) {
         forward->ops->combine_rows(forward->device, forward->slot_rows, &forward->route,
                                    forward->normed, rows, hparams->expert_used, hparams->width);
     }
+}
+
+void lq_forward_run_down(struct lq_forward *forward, float *x, size_t rows)
+{
+    lq_forward_make_down(forward, rows);
+    add_part(forward, x, LQ_WEIGHT_FFN_POST_NORM, rows);
 }
 
 static void run_ffn(struct lq_forward *forward, float *x, size_t rows, bool collect,
@@ -217,13 +258,16 @@ static void run_ffn(struct lq_forward *forward, float *x, size_t rows, bool coll
     normalize(forward, x, LQ_WEIGHT_FFN_NORM, forward->normed, rows, forward->hparams.width);
     collect_input(forward, collect, LQ_INPUT_FFN, forward->normed, rows);
     forward->row_count += collect ? rows : 0;
-    if (forward->hparams.expert_count == 0) {
-        run_dense(forward, rows, collect, inputs_only);
-    } else {
-        run_experts(forward, rows, collect, inputs_only);
+    if (collect && forward->env.skip_first) {
+        forward->row_count -= rows / forward->sequence;
     }
-    if (!inputs_only) {
-        add_part(forward, x, LQ_WEIGHT_FFN_POST_NORM, rows);
+    if (forward->hparams.expert_count == 0) {
+        run_dense(forward, rows, collect);
+    } else {
+        run_experts(forward, rows, collect);
+    }
+    if (!inputs_only && !lq_forward_is_cancelled(forward)) {
+        lq_forward_run_down(forward, x, rows);
     }
 }
 

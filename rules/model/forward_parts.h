@@ -53,7 +53,8 @@ struct lq_forward {
     float *router;
     float *slot_rows; /* inputs of experts, then their outputs */
     struct lq_route route;
-    int32_t *starts; /* host memory: slots of each expert in the newest batch */
+    int32_t *starts;  /* host memory: slots of each expert in the newest batch */
+    int32_t *sources; /* host memory: the row of each slot */
     /* Host memory: rows whose squares were added, of the layer and of each expert. */
     uint64_t row_count;
     uint64_t *expert_rows;
@@ -77,6 +78,10 @@ bool lq_forward_is_cancelled(const struct lq_forward *forward);
 /* The graph of the loaded layer on rows in device memory, in place; see lq_forward_layer. */
 void lq_forward_run_layer(struct lq_forward *forward, float *x, size_t sample_count, bool collect,
                           bool inputs_only);
+/* What the feed-forward part adds, from `gate` to `normed`, before a post norm. */
+void lq_forward_make_down(struct lq_forward *forward, size_t rows);
+/* The rest of the layer after a run with inputs_only, for rows that it was run on. */
+void lq_forward_run_down(struct lq_forward *forward, float *x, size_t rows);
 /* Logits of at most logit_rows rows of host memory, in forward->logits. */
 enum lq_status lq_forward_make_logits(struct lq_forward *forward, const float *hidden, size_t rows,
                                       struct lq_error *err);

@@ -108,6 +108,11 @@ enum lq_layer_input lq_layer_weight_input(enum lq_layer_weight weight)
     return weight_rows[weight].input;
 }
 
+bool lq_hparams_has_matrix(const struct lq_hparams *hparams, enum lq_layer_weight weight)
+{
+    return lq_hparams_has(hparams, weight) && lq_layer_weight_input(weight) != LQ_LAYER_INPUT_COUNT;
+}
+
 size_t lq_layer_input_cols(const struct lq_hparams *hparams, enum lq_layer_input input)
 {
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {

@@ -128,6 +128,8 @@ void lq_layer_weight_shape(const struct lq_hparams *hparams, enum lq_layer_weigh
 uint64_t lq_layer_weight_mats(const struct lq_hparams *hparams, enum lq_layer_weight weight);
 /* The input of a weight; LQ_LAYER_INPUT_COUNT for norms and biases. */
 enum lq_layer_input lq_layer_weight_input(enum lq_layer_weight weight);
+/* True for a matrix that each layer has. */
+bool lq_hparams_has_matrix(const struct lq_hparams *hparams, enum lq_layer_weight weight);
 /* Columns of an input for each of its matrices; 0 when the layers of the model do not have it. */
 size_t lq_layer_input_cols(const struct lq_hparams *hparams, enum lq_layer_input input);
 /* expert_count for the inputs of experts, else 1. */
