@@ -87,14 +87,14 @@ Test(weight_stats, refuses_huge_counts_and_bad_numbers)
     struct lq_weight_stats again;
     make(&stats);
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
-        unsigned char *copy = lq_arena_dup(&arena, bytes.data, bytes.size_bytes);
+        char *copy = lq_arena_dup(&arena, bytes.data, bytes.size_bytes);
         memcpy(copy + wrong[i].at, &wrong[i].value, sizeof wrong[i].value);
         cr_expect_eq(lq_weight_stats_parse(copy, bytes.size_bytes, &arena, &again, &err),
                      LQ_EFORMAT, "case %zu", i);
     }
     static const double values[] = {NAN, INFINITY, -1.0};
     for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
-        unsigned char *copy = lq_arena_dup(&arena, bytes.data, bytes.size_bytes);
+        char *copy = lq_arena_dup(&arena, bytes.data, bytes.size_bytes);
         memcpy(copy + bytes.size_bytes - 8, &values[i], 8);
         cr_expect_eq(lq_weight_stats_parse(copy, bytes.size_bytes, &arena, &again, &err),
                      LQ_EIMPORTANCE, "case %zu", i);
