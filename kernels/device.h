@@ -174,10 +174,14 @@ struct lq_device {
 enum lq_cpu_blas {
     LQ_CPU_BLAS_AUTO,  /* our vector tiles; without them OpenBLAS; else our loops and a notice */
     LQ_CPU_BLAS_OPEN,  /* OpenBLAS when it can be loaded, else our own loops and a notice */
-    LQ_CPU_BLAS_OWN, /* our own loops */
+    LQ_CPU_BLAS_OWN,   /* our own loops */
+    LQ_CPU_BLAS_SHORT, /* 16-bit integers for matmul (kernels/matmul_short.h), else as AUTO */
 };
 
 /* The CPU. NULL when memory is out. OpenBLAS is loaded at the first matmul that needs it. */
 struct lq_device *lq_device_cpu_create(struct lq_parallel parallel, enum lq_cpu_blas blas);
+/* What forward passes of this process use; AUTO unless it was set, before the first worker. */
+void lq_device_cpu_prefer(enum lq_cpu_blas blas);
+enum lq_cpu_blas lq_device_cpu_preferred(void);
 
 #endif

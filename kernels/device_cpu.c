@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "kernels/device_cpu_parts.h"
+#include "kernels/matmul_short.h"
 
 /* Tile sizes. They decide the order of sums and the shape of each BLAS call, and so the last bits
  * of results: never derive them from the number of threads. */
@@ -455,9 +456,26 @@ struct lq_device *lq_device_cpu_create(struct lq_parallel parallel, enum lq_cpu_
     if (cpu == NULL) {
         return NULL;
     }
-    cpu->device.ops = &cpu_ops;
+    cpu->ops = cpu_ops;
+    if (blas == LQ_CPU_BLAS_SHORT && lq_short_tiles() != NULL) {
+        cpu->ops.numerics = "cpu-i16";
+    }
+    cpu->device.ops = &cpu->ops;
     cpu->parallel = parallel;
     cpu->rows = lq_device_rows();
     cpu->blas = blas;
     return &cpu->device;
+}
+
+/* Set once, before the first device of a worker. */
+static enum lq_cpu_blas preferred_blas = LQ_CPU_BLAS_AUTO;
+
+void lq_device_cpu_prefer(enum lq_cpu_blas blas)
+{
+    preferred_blas = blas;
+}
+
+enum lq_cpu_blas lq_device_cpu_preferred(void)
+{
+    return preferred_blas;
 }

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "kernels/device_cpu_parts.h"
+#include "kernels/matmul_short.h"
 
 /* Tile sizes. With BLAS they decide the shape of each call, and so the last bits of results: never
  * derive them from the number of threads. */
@@ -18,7 +19,9 @@ void lq_cpu_choose_sgemm(struct lq_cpu_device *cpu)
     if (cpu->sgemm != NULL) {
         return;
     }
-    cpu->tiles = cpu->blas == LQ_CPU_BLAS_AUTO ? lq_matmul_tiles() : NULL;
+    bool is_ours = cpu->blas == LQ_CPU_BLAS_AUTO || cpu->blas == LQ_CPU_BLAS_SHORT;
+    cpu->tiles = is_ours ? lq_matmul_tiles() : NULL;
+    cpu->short_tiles = cpu->blas == LQ_CPU_BLAS_SHORT ? lq_short_tiles() : NULL;
     if (cpu->tiles != NULL) {
         cpu->sgemm = cpu->tiles->sgemm;
         return;
@@ -89,7 +92,7 @@ static void pack_task(void *user, size_t index)
     size_t panel_cols = job->cpu->tiles->panel_cols;
     size_t col = index * panel_cols;
     struct lq_sgemm_args args = tile_args(job, 0, job->rows, job->col, job->col_count);
-    job->cpu->tiles->pack_panel(true, &args, col, job->cpu->panels + col * job->in_cols);
+    job->cpu->tiles->pack_panel(true, &args, col, (float *)job->cpu->panels + col * job->in_cols);
 }
 
 static void multiply_task(void *user, size_t index)
@@ -100,17 +103,13 @@ static void multiply_task(void *user, size_t index)
     struct lq_sgemm_args args =
         tile_args(job, row, lq_min_size(LQ_MATMUL_ROWS, job->rows - row), job->col + col,
                   lq_min_size(TILE_COLS, job->col_count - col));
-    job->cpu->tiles->multiply(&args, job->cpu->panels + col * job->in_cols);
+    job->cpu->tiles->multiply(&args, (const float *)job->cpu->panels + col * job->in_cols);
 }
 
-/* Room for panels of at least one task's columns; the columns of a part. */
-static size_t take_panels(struct lq_cpu_device *cpu, size_t out_cols, size_t in_cols)
+/* Grows the scratch; false (and a failure) when memory is out. */
+static bool take_panels(struct lq_cpu_device *cpu, size_t bytes)
 {
-    size_t depth = in_cols == 0 ? 1 : in_cols;
-    size_t most = PANELS_BYTES / sizeof(float) / depth / TILE_COLS * TILE_COLS;
-    size_t cols = lq_min_size(most == 0 ? TILE_COLS : most, out_cols);
-    size_t rounded = lq_divide_up(cols, cpu->tiles->panel_cols) * cpu->tiles->panel_cols;
-    size_t bytes = lq_divide_up(rounded * depth * sizeof(float), ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
+    bytes = lq_divide_up(bytes + 1, ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
     if (bytes > cpu->panels_bytes) {
         free(cpu->panels);
         cpu->panels = aligned_alloc(ALIGNMENT_BYTES, bytes);
@@ -119,18 +118,112 @@ static size_t take_panels(struct lq_cpu_device *cpu, size_t out_cols, size_t in_
     if (cpu->panels == NULL) {
         cpu->failure = "out of memory for matrix products";
     }
-    return cols;
+    return cpu->panels != NULL;
+}
+
+/* Columns whose panels fit the scratch: whole tasks, at least one. */
+static size_t columns_of_part(size_t out_cols, size_t column_bytes)
+{
+    size_t most = PANELS_BYTES / (column_bytes + 1) / TILE_COLS * TILE_COLS;
+    return lq_min_size(most == 0 ? TILE_COLS : most, out_cols);
 }
 
 static void multiply_packed(struct matmul_job *job, struct lq_cpu_device *cpu)
 {
-    size_t cols = take_panels(cpu, job->out_cols, job->in_cols);
+    size_t panel_cols = cpu->tiles->panel_cols;
+    size_t column_bytes = job->in_cols * sizeof(float);
+    size_t cols = columns_of_part(job->out_cols, column_bytes);
+    if (!take_panels(cpu, lq_divide_up(cols, panel_cols) * panel_cols * column_bytes)) {
+        return;
+    }
     job->row_tiles = lq_divide_up(job->rows, LQ_MATMUL_ROWS);
     for (job->col = 0; job->col < job->out_cols; job->col += cols) {
         job->col_count = lq_min_size(cols, job->out_cols - job->col);
-        lq_cpu_run_tiles(cpu, lq_divide_up(job->col_count, cpu->tiles->panel_cols), pack_task, job);
+        lq_cpu_run_tiles(cpu, lq_divide_up(job->col_count, panel_cols), pack_task, job);
         lq_cpu_run_tiles(cpu, job->row_tiles * lq_divide_up(job->col_count, TILE_COLS),
                          multiply_task, job);
+    }
+}
+
+/* ---- 16-bit integers ---- */
+
+struct short_job {
+    struct matmul_job matmul;
+    struct lq_short_strip a; /* all rows, packed */
+    struct lq_short_strip b; /* the columns of a part */
+};
+
+static struct lq_short_strip strip_at(struct lq_short_strip strips, size_t row, size_t k)
+{
+    return (struct lq_short_strip){strips.values + row * lq_short_values(k),
+                                   strips.scales + row * lq_short_blocks(k)};
+}
+
+static void short_pack_rows(void *user, size_t index)
+{
+    const struct short_job *job = user;
+    const struct lq_short_tiles *tiles = job->matmul.cpu->short_tiles;
+    size_t k = job->matmul.in_cols;
+    size_t row = index * tiles->a_rows;
+    tiles->pack(job->matmul.a + row * k, k, lq_min_size(tiles->a_rows, job->matmul.rows - row), k,
+                tiles->a_rows, strip_at(job->a, row, k));
+}
+
+static void short_pack_columns(void *user, size_t index)
+{
+    const struct short_job *job = user;
+    const struct lq_short_tiles *tiles = job->matmul.cpu->short_tiles;
+    size_t k = job->matmul.in_cols;
+    size_t col = index * tiles->b_rows;
+    tiles->pack(job->matmul.b + (job->matmul.col + col) * k, k,
+                lq_min_size(tiles->b_rows, job->matmul.col_count - col), k, tiles->b_rows,
+                strip_at(job->b, col, k));
+}
+
+static void short_multiply(void *user, size_t index)
+{
+    const struct short_job *job = user;
+    const struct matmul_job *matmul = &job->matmul;
+    size_t row = index % matmul->row_tiles * LQ_MATMUL_ROWS;
+    size_t col = index / matmul->row_tiles * TILE_COLS;
+    struct lq_short_args args = {
+        .rows = lq_min_size(LQ_MATMUL_ROWS, matmul->rows - row),
+        .cols = lq_min_size(TILE_COLS, matmul->col_count - col),
+        .k = matmul->in_cols,
+        .a = strip_at(job->a, row, matmul->in_cols),
+        .b = strip_at(job->b, col, matmul->in_cols),
+        .c = matmul->c + row * matmul->out_cols + matmul->col + col,
+        .ldc = matmul->out_cols,
+    };
+    matmul->cpu->short_tiles->multiply(&args);
+}
+
+static void multiply_short(const struct matmul_job *matmul, struct lq_cpu_device *cpu)
+{
+    struct short_job job = {.matmul = *matmul};
+    const struct lq_short_tiles *tiles = cpu->short_tiles;
+    size_t k = matmul->in_cols;
+    size_t row_bytes = lq_short_values(k) * sizeof(int16_t) + lq_short_blocks(k) * sizeof(float);
+    size_t cols = columns_of_part(matmul->out_cols, row_bytes);
+    size_t a_rows = lq_divide_up(matmul->rows, tiles->a_rows) * tiles->a_rows;
+    size_t b_rows = lq_divide_up(cols, tiles->b_rows) * tiles->b_rows;
+    if (!take_panels(cpu, (a_rows + b_rows) * row_bytes)) {
+        return;
+    }
+    /* Values first: then everything is aligned. */
+    job.b.values = cpu->panels;
+    job.a.values = job.b.values + b_rows * lq_short_values(k);
+    job.b.scales = (float *)(void *)(job.a.values + a_rows * lq_short_values(k));
+    job.a.scales = job.b.scales + b_rows * lq_short_blocks(k);
+    job.matmul.row_tiles = lq_divide_up(matmul->rows, LQ_MATMUL_ROWS);
+    lq_cpu_run_tiles(cpu, a_rows / tiles->a_rows, short_pack_rows, &job);
+    for (size_t col = 0; col < matmul->out_cols; col += cols) {
+        job.matmul.col = col;
+        job.matmul.col_count = lq_min_size(cols, matmul->out_cols - col);
+        lq_cpu_run_tiles(cpu, lq_divide_up(job.matmul.col_count, tiles->b_rows), short_pack_columns,
+                         &job);
+        lq_cpu_run_tiles(cpu, job.matmul.row_tiles * lq_divide_up(job.matmul.col_count, TILE_COLS),
+                         short_multiply, &job);
     }
 }
 
@@ -148,6 +241,10 @@ void lq_cpu_matmul(struct lq_device *device, const float *a, const float *b, flo
     lq_cpu_choose_sgemm(cpu);
     struct matmul_job job = {
         .cpu = cpu, .a = a, .b = b, .c = c, .rows = rows, .out_cols = out_cols, .in_cols = in_cols};
+    if (cpu->short_tiles != NULL) {
+        multiply_short(&job, cpu);
+        return;
+    }
     if (cpu->tiles != NULL) {
         multiply_packed(&job, cpu);
         return;

@@ -10,13 +10,15 @@
 #include "kernels/matmul.h"
 
 struct lq_cpu_device {
-    struct lq_device device; /* first: the table's functions get a pointer to it */
+    struct lq_device device;  /* first: the table's functions get a pointer to it */
+    struct lq_device_ops ops; /* the table with this device's numerics */
     struct lq_parallel parallel;
     const struct lq_device_rows *rows;
     enum lq_cpu_blas blas;
-    lq_sgemm_fn sgemm;                   /* NULL until the first product */
-    const struct lq_matmul_tiles *tiles; /* our vector tiles; NULL: sgemm does everything */
-    float *panels;                       /* packed columns of one product */
+    lq_sgemm_fn sgemm;                        /* NULL until the first product */
+    const struct lq_matmul_tiles *tiles;      /* our vector tiles; NULL: sgemm does everything */
+    const struct lq_short_tiles *short_tiles; /* integer tiles; NULL: floats */
+    void *panels;                             /* packed sides of one product */
     size_t panels_bytes;
     const char *failure;
     const char *notice;

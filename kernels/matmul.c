@@ -1,12 +1,23 @@
 #include "kernels/matmul.h"
 
 #include "kernels/kernels.h"
+#include "kernels/matmul_short.h"
 
 const struct lq_matmul_tiles *lq_matmul_tiles(void)
 {
 #if defined(__x86_64__)
     if (lq_kernels()->level >= LQ_CPU_AVX2) {
         return &lq_matmul_tiles_avx2;
+    }
+#endif
+    return NULL;
+}
+
+const struct lq_short_tiles *lq_short_tiles(void)
+{
+#if defined(__x86_64__)
+    if (lq_kernels()->level >= LQ_CPU_AVX2) {
+        return &lq_short_tiles_avx2;
     }
 #endif
     return NULL;

@@ -116,6 +116,35 @@ Test(device, products_with_the_best_path)
     device->ops->destroy(device);
 }
 
+/* Rounding to integers of 12 bits and a sign: 2.7e-4 of the root of the sum of squares for values
+ * like these, times six for the worst of many. */
+Test(device, products_with_integers)
+{
+    enum { M = 200, N = 1300, K = 300 };
+    struct lq_device *device = plain_device(LQ_CPU_BLAS_SHORT);
+    float *a = random_values(M * K);
+    float *b = random_values(N * K);
+    float *c = random_values(M * N);
+    device->ops->matmul(device, a, b, c, M, N, K);
+    cr_assert_null(device->ops->failure(device));
+    for (size_t i = 0; i < M; i++) {
+        for (size_t j = 0; j < N; j++) {
+            double sum = 0.0;
+            double squares = 0.0;
+            for (size_t l = 0; l < K; l++) {
+                double product = (double)a[i * K + l] * (double)b[j * K + l];
+                sum += product;
+                squares += product * product;
+            }
+            cr_assert_float_eq(c[i * N + j], sum, 6 * 2.7e-4 * sqrt(squares));
+        }
+    }
+    free(a);
+    free(b);
+    free(c);
+    device->ops->destroy(device);
+}
+
 Test(device, openblas_core_type_follows_cpu_and_user)
 {
     const char *expected = lq_openblas_core_type();

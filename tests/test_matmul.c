@@ -1,11 +1,13 @@
 /* The vector tiles of matrix products against their definition, bit for bit. */
 #include <criterion/criterion.h>
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/kernels.h"
 #include "kernels/matmul.h"
+#include "kernels/matmul_short.h"
 
 static uint64_t random_state = 20240117;
 
@@ -160,4 +162,194 @@ Test(matmul, beta_zero_does_not_read_and_nan_stays_in_its_row)
         }
     }
     free_problem(&p);
+}
+
+/* ---- 16-bit integers ---- */
+
+struct packed {
+    struct lq_short_strip strips;
+    size_t rows;
+};
+
+static struct packed pack_all(const struct lq_short_tiles *tiles, const float *x, size_t stride,
+                              size_t rows, size_t k, size_t strip_rows)
+{
+    struct packed packed = {.rows = (rows + strip_rows - 1) / strip_rows * strip_rows};
+    packed.strips.values = malloc((packed.rows * lq_short_values(k) + 1) * sizeof(int16_t));
+    packed.strips.scales = malloc((packed.rows * lq_short_blocks(k) + 1) * sizeof(float));
+    for (size_t row = 0; row < rows; row += strip_rows) {
+        struct lq_short_strip strip = {packed.strips.values + row * lq_short_values(k),
+                                       packed.strips.scales + row * lq_short_blocks(k)};
+        size_t count = rows - row < strip_rows ? rows - row : strip_rows;
+        tiles->pack(x + row * stride, stride, count, k, strip_rows, strip);
+    }
+    return packed;
+}
+
+/* A block by the definition in matmul_short.h. */
+static float short_block(const float *x, size_t length, int *values)
+{
+    float max = 0.0f;
+    for (size_t i = 0; i < length; i++) {
+        max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
+    }
+    if (max < LQ_SHORT_TINY) {
+        memset(values, 0, length * sizeof *values);
+        return 0.0f;
+    }
+    for (size_t i = 0; i < length; i++) {
+        values[i] = (int)nearbyintf(x[i] * ((float)LQ_SHORT_MAX / max));
+    }
+    return max / (float)LQ_SHORT_MAX;
+}
+
+static float short_reference(const float *a, const float *b, size_t k)
+{
+    float c = 0.0f;
+    for (size_t k0 = 0; k0 < k; k0 += LQ_SHORT_BLOCK) {
+        size_t length = k - k0 < LQ_SHORT_BLOCK ? k - k0 : LQ_SHORT_BLOCK;
+        int left[LQ_SHORT_BLOCK];
+        int right[LQ_SHORT_BLOCK];
+        float scale = short_block(a + k0, length, left) * short_block(b + k0, length, right);
+        int sum = 0;
+        for (size_t i = 0; i < length; i++) {
+            sum += left[i] * right[i];
+        }
+        c = k0 == 0 ? (float)sum * scale : fmaf((float)sum, scale, c);
+    }
+    return c;
+}
+
+static void check_short(const struct lq_short_tiles *tiles, size_t m, size_t n, size_t k)
+{
+    enum { SLACK = 3 };
+    float *a = random_values(m * (k + SLACK));
+    float *b = random_values(n * (k + SLACK));
+    float *c = random_values(m * (n + SLACK));
+    struct packed left = pack_all(tiles, a, k + SLACK, m, k, tiles->a_rows);
+    struct packed right = pack_all(tiles, b, k + SLACK, n, k, tiles->b_rows);
+    struct lq_short_args args = {m, n, k, left.strips, right.strips, c, n + SLACK};
+    tiles->multiply(&args);
+    for (size_t i = 0; i < m; i++) {
+        for (size_t j = 0; j < n; j++) {
+            float expected = short_reference(a + i * (k + SLACK), b + j * (k + SLACK), k);
+            cr_assert_eq(c[i * (n + SLACK) + j], expected, "%zu x %zu x %zu at %zu, %zu", m, n, k,
+                         i, j);
+        }
+    }
+    free(a);
+    free(b);
+    free(c);
+    free(left.strips.values);
+    free(left.strips.scales);
+    free(right.strips.values);
+    free(right.strips.scales);
+}
+
+static const struct lq_short_tiles *short_tiles_or_skip(void)
+{
+    const struct lq_short_tiles *tiles = lq_short_tiles();
+    if (tiles == NULL) {
+        cr_skip_test("this CPU has no integer tiles");
+    }
+    return tiles;
+}
+
+Test(matmul, integer_tiles_are_exact_to_the_bit)
+{
+    const struct lq_short_tiles *tiles = short_tiles_or_skip();
+    static const size_t sizes[][3] = {{1, 1, 1},    {6, 16, 128},   {7, 17, 129}, {97, 33, 64},
+                                      {5, 40, 700}, {13, 16, 1100}, {2, 3, 0}};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        check_short(tiles, sizes[i][0], sizes[i][1], sizes[i][2]);
+    }
+}
+
+/* The root of the mean squared error relative to that of rounding one side to bf16. */
+static double short_error_over_bf16(const struct lq_short_tiles *tiles, const float *a,
+                                    const float *b, size_t m, size_t n, size_t k)
+{
+    float *c = malloc(m * n * sizeof *c);
+    struct packed left = pack_all(tiles, a, k, m, k, tiles->a_rows);
+    struct packed right = pack_all(tiles, b, k, n, k, tiles->b_rows);
+    struct lq_short_args args = {m, n, k, left.strips, right.strips, c, n};
+    tiles->multiply(&args);
+    double ours = 0.0;
+    double rounded = 0.0;
+    for (size_t i = 0; i < m; i++) {
+        for (size_t j = 0; j < n; j++) {
+            double exact = 0.0;
+            double bf16 = 0.0;
+            for (size_t l = 0; l < k; l++) {
+                double right_value = (double)b[j * k + l];
+                exact += (double)a[i * k + l] * right_value;
+                bf16 += (double)lq_bf16_to_f32(lq_f32_to_bf16(a[i * k + l])) * right_value;
+            }
+            double error = (double)c[i * n + j] - exact;
+            ours += error * error;
+            rounded += (bf16 - exact) * (bf16 - exact);
+        }
+    }
+    free(c);
+    free(left.strips.values);
+    free(left.strips.scales);
+    free(right.strips.values);
+    free(right.strips.scales);
+    return sqrt(ours / rounded);
+}
+
+Test(matmul, integer_tiles_stay_below_the_error_of_bf16)
+{
+    const struct lq_short_tiles *tiles = short_tiles_or_skip();
+    enum { M = 12, N = 32, K = 1024 };
+    float *a = random_values((size_t)M * K);
+    float *b = random_values((size_t)N * K);
+    for (size_t i = 0; i < (size_t)N * K; i++) {
+        b[i] = lq_bf16_to_f32(lq_f32_to_bf16(b[i])); /* as weights are stored */
+    }
+    double even = short_error_over_bf16(tiles, a, b, M, N, K);
+    cr_expect_lt(even, 0.5, "%g", even);
+    /* Outliers of both sides, a hundred times the rest, as models have them. */
+    for (size_t i = 0; i < (size_t)M * K; i += 97) {
+        a[i] *= 100.0f;
+    }
+    for (size_t i = 0; i < (size_t)N * K; i += 89) {
+        b[i] *= 16.0f;
+    }
+    double spiked = short_error_over_bf16(tiles, a, b, M, N, K);
+    cr_expect_lt(spiked, 1.0, "%g", spiked);
+    free(a);
+    free(b);
+}
+
+Test(matmul, integer_tiles_pass_nan_on_and_drop_what_is_tiny)
+{
+    const struct lq_short_tiles *tiles = short_tiles_or_skip();
+    enum { M = 8, N = 20, K = 300 };
+    float *a = random_values((size_t)M * K);
+    float *b = random_values((size_t)N * K);
+    float c[M * N];
+    a[2 * K + 290] = NAN;
+    a[3 * K + 7] = -INFINITY;
+    for (size_t i = 0; i < K; i++) {
+        a[4 * K + i] = FLT_TRUE_MIN * (float)i;
+        a[5 * K + i] = FLT_MAX * (a[5 * K + i] > 0.0f ? 1.0f : -1.0f) * 1e-20f;
+    }
+    struct packed left = pack_all(tiles, a, K, M, K, tiles->a_rows);
+    struct packed right = pack_all(tiles, b, K, N, K, tiles->b_rows);
+    struct lq_short_args args = {M, N, K, left.strips, right.strips, c, N};
+    tiles->multiply(&args);
+    for (size_t j = 0; j < N; j++) {
+        cr_expect(isfinite(c[j]));
+        cr_expect(isnan(c[2 * N + j]));
+        cr_expect(isnan(c[3 * N + j]));
+        cr_expect_eq(c[4 * N + j], 0.0f);
+        cr_expect(isfinite(c[5 * N + j]));
+    }
+    free(a);
+    free(b);
+    free(left.strips.values);
+    free(left.strips.scales);
+    free(right.strips.values);
+    free(right.strips.scales);
 }

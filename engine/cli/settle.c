@@ -7,6 +7,7 @@
 #include "engine/base/limits.h"
 #include "engine/base/pool.h"
 #include "engine/cli/command.h"
+#include "kernels/device.h"
 #include "kernels/kernels.h"
 
 const struct lq_option lq_common_options[] = {
@@ -29,6 +30,9 @@ const struct lq_option lq_common_options[] = {
     {'q', "quiet", NULL, NULL, false, "show only errors and warnings"},
     {'v', "verbose", NULL, NULL, false, "show cached steps and outputs too"},
     {0, "cpu-mask", "LEVEL", "ref avx2 avx512", false, "use no CPU feature above LEVEL"},
+    {0, "products", "KIND", "f32 fast", false,
+     "matrix products of models: f32 (32-bit floats), or fast (16-bit integers, below bf16's "
+     "error)"},
     {0, "progress", "MODE", "auto plain live none", false, "how to show progress (auto)"},
     {0, "color", "WHEN", "auto always never", false,
      "color messages (auto; NO_COLOR is respected)"},
@@ -141,6 +145,10 @@ static enum lq_status settle_folder(struct lq_cli *cli, struct lq_error *err)
 static void settle_cpu(const struct lq_cli *cli)
 {
     const char *mask = lq_args_get(&cli->args, "cpu-mask");
+    const char *products = lq_args_get(&cli->args, "products");
+    if (products != NULL && strcmp(products, "fast") == 0) {
+        lq_device_cpu_prefer(LQ_CPU_BLAS_SHORT);
+    }
     if (mask == NULL) {
         return;
     }

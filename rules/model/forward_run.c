@@ -6,7 +6,8 @@ enum lq_status lq_forward_run_open(struct lq_forward_run *out, struct lq_run *ru
                                    struct lq_error *err)
 {
     out->run = run;
-    out->device = lq_device_cpu_create(lq_forward_parallel(lq_run_pool(run)), LQ_CPU_BLAS_AUTO);
+    out->device =
+        lq_device_cpu_create(lq_forward_parallel(lq_run_pool(run)), lq_device_cpu_preferred());
     if (out->device == NULL) {
         return lq_error_nomem(err, "the device");
     }
