@@ -24,6 +24,7 @@ void LANE_NAME(lq_encode_iq4_nl)(const float *row, void *blocks, size_t col_coun
         .block_bytes = 18,
         .search = small_symmetric_search,
         .put = put_iq4_nl,
+        .share_max = 0.0312f,
         .range = {-127.0f, 113.0f, -24.0f, 6.0f, 9, 3, true, &lq_book_iq4},
     };
     small_encode(&type, row, blocks, col_count, importance);

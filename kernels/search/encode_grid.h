@@ -52,6 +52,7 @@ void LANE_NAME(lq_encode_iq3_s)(const float *row, void *blocks, size_t col_count
         .final_pairs = 8,
         .trial_reach = 1,
         .round_count = 2,
+        .share_max = 0.136f,
     };
     struct lq_near near = lq_near_iq3s();
     unsigned char *out = blocks;
@@ -96,6 +97,7 @@ void LANE_NAME(lq_encode_iq3_xxs)(const float *row, void *blocks, size_t col_cou
         .final_pairs = 8,
         .trial_reach = 1,
         .round_count = 2,
+        .share_max = 0.229f,
     };
     struct lq_near near = lq_near_iq3xxs();
     unsigned char *out = blocks;
@@ -137,6 +139,7 @@ void LANE_NAME(lq_encode_iq2_s)(const float *row, void *blocks, size_t col_count
         .final_pairs = 8,
         .trial_reach = 1,
         .round_count = 2,
+        .share_max = 0.6f,
     };
     struct lq_near near = lq_near_iq2s();
     unsigned char *out = blocks;
@@ -181,6 +184,7 @@ void LANE_NAME(lq_encode_iq2_xs)(const float *row, void *blocks, size_t col_coun
         .final_pairs = 16,
         .trial_reach = 1,
         .round_count = 2,
+        .share_max = 0.6f,
     };
     struct lq_near near = lq_near_iq2xs();
     unsigned char *out = blocks;
@@ -223,6 +227,7 @@ void LANE_NAME(lq_encode_iq2_xxs)(const float *row, void *blocks, size_t col_cou
         .final_pairs = 16,
         .trial_reach = 1,
         .round_count = 2,
+        .share_max = 0.6f,
     };
     struct lq_near near = lq_near_iq2xxs();
     unsigned char *out = blocks;
@@ -265,6 +270,7 @@ void LANE_NAME(lq_encode_iq1_s)(const float *row, void *blocks, size_t col_count
         .final_pairs = 8,
         .trial_reach = 1,
         .round_count = 2,
+        .share_max = 0.6f,
     };
     struct lq_near near = lq_near_iq1s();
     unsigned char *out = blocks;
@@ -309,6 +315,7 @@ void LANE_NAME(lq_encode_iq1_m)(const float *row, void *blocks, size_t col_count
         .final_pairs = 8,
         .trial_reach = 1,
         .round_count = 2,
+        .share_max = 0.6f,
     };
     struct lq_near near = lq_near_iq1s();
     unsigned char *out = blocks;

@@ -21,7 +21,7 @@ static inline struct k_affine k_affine_encode(const struct k_affine_shape *shape
     k_affine_codes(shape, &fit, row, tile.unit[0], codes);
     float unit = tile.unit[0];
     if (stretch_applies(fit.d.bits) && (fit.dmin.bits == 0 || stretch_applies(fit.dmin.bits))) {
-        float factor = stretch_tile(&tile, fit.error);
+        float factor = stretch_tile(&tile, fit.error, shape->share_max);
         fit.d = super_half_of(fit.d.value * factor, unit);
         fit.dmin = super_half_of(fit.dmin.value * factor, unit);
     }
@@ -52,6 +52,7 @@ void LANE_NAME(lq_encode_q4_k)(const float *row, void *blocks, size_t col_count,
         .trials = {15.0f, false, -1.5f, 0.333f, 8, 4, 3},
         .min_reach = 1,
         .round_count = 1,
+        .share_max = 0.0312f,
     };
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 144) {
@@ -76,6 +77,7 @@ void LANE_NAME(lq_encode_q5_k)(const float *row, void *blocks, size_t col_count,
         .trials = {31.0f, false, -1.5f, 0.333f, 8, 4, 3},
         .min_reach = 2,
         .round_count = 1,
+        .share_max = 0.0078f,
     };
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 176) {
@@ -117,6 +119,7 @@ void LANE_NAME(lq_encode_q2_k)(const float *row, void *blocks, size_t col_count,
         .trials = {3.0f, false, -1.5f, 0.333f, 8, 4, 3},
         .min_reach = 1,
         .round_count = 1,
+        .share_max = 0.42f,
     };
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 84) {
@@ -144,7 +147,8 @@ static inline struct k_symmetric k_symmetric_encode(const struct k_symmetric_sha
     struct k_symmetric fit = k_symmetric_search(&tile, shape);
     k_symmetric_codes(shape, &fit, row, tile.unit[0], codes);
     if (stretch_applies(fit.d.bits)) {
-        fit.d = super_half_of(fit.d.value * stretch_tile(&tile, fit.error), tile.unit[0]);
+        fit.d = super_half_of(fit.d.value * stretch_tile(&tile, fit.error, shape->share_max),
+                              tile.unit[0]);
     }
     return fit;
 }
@@ -160,6 +164,7 @@ void LANE_NAME(lq_encode_q3_k)(const float *row, void *blocks, size_t col_count,
         .small_high = 31.0f,
         .trial_reach = 1,
         .round_count = 1,
+        .share_max = 0.136f,
     };
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 110) {
@@ -194,6 +199,7 @@ void LANE_NAME(lq_encode_q6_k)(const float *row, void *blocks, size_t col_count,
         .small_high = 127.0f,
         .trial_reach = 1,
         .round_count = 1,
+        .share_max = 0.0018f,
     };
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 210) {
@@ -227,6 +233,7 @@ void LANE_NAME(lq_encode_iq4_xs)(const float *row, void *blocks, size_t col_coun
         .small_high = 31.0f,
         .trial_reach = 1,
         .round_count = 1,
+        .share_max = 0.0442f,
     };
     unsigned char *out = blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 136) {

@@ -37,6 +37,7 @@ void LANE_NAME(lq_encode_q4_0)(const float *row, void *blocks, size_t col_count,
         .block_bytes = 18,
         .search = small_symmetric_search,
         .put = put_q4_0,
+        .share_max = 0.0312f,
         .range = {-8.0f, 7.0f, -0.9f, 0.2f, 10, 2, true, NULL},
     };
     small_encode(&type, row, blocks, col_count, importance);
@@ -59,6 +60,7 @@ void LANE_NAME(lq_encode_q5_0)(const float *row, void *blocks, size_t col_count,
         .block_bytes = 22,
         .search = small_symmetric_search,
         .put = put_q5_0,
+        .share_max = 0.0078f,
         .range = {-16.0f, 15.0f, -0.9f, 0.2f, 10, 2, true, NULL},
     };
     small_encode(&type, row, blocks, col_count, importance);
@@ -104,6 +106,7 @@ void LANE_NAME(lq_encode_q4_1)(const float *row, void *blocks, size_t col_count,
         .block_bytes = 20,
         .search = small_affine_search,
         .put = put_q4_1,
+        .share_max = 0.0156f,
         .trials = {15.0f, true, -1.5f, 0.333f, 8, 4, 3},
     };
     small_encode(&type, row, blocks, col_count, importance);
@@ -127,6 +130,7 @@ void LANE_NAME(lq_encode_q5_1)(const float *row, void *blocks, size_t col_count,
         .block_bytes = 24,
         .search = small_affine_search,
         .put = put_q5_1,
+        .share_max = 0.0039f,
         .trials = {31.0f, true, -1.5f, 0.333f, 8, 4, 3},
     };
     small_encode(&type, row, blocks, col_count, importance);

@@ -33,6 +33,7 @@ struct grid_shape {
     size_t step_count, repeat_count;
     unsigned search_pairs, final_pairs; /* candidates, in pairs */
     int trial_reach, round_count;
+    float share_max; /* of stretch_factor */
 };
 
 struct grid_fit {
@@ -464,7 +465,7 @@ static inline void grid_encode(const struct grid_shape *shape, const struct lq_n
     grid_put_points(&tile, shape, near, &fit, block->points);
     block->d_bits = fit.d.bits;
     if (stretch_applies(fit.d.bits)) {
-        float stretched = fit.d.value * stretch_tile(&tile, fit.error);
+        float stretched = fit.d.value * stretch_tile(&tile, fit.error, shape->share_max);
         block->d_bits = grid_half(shape, stretched, tile.unit[0]).bits;
     }
     for (size_t p = 0; p < shape->problem_count; p++) {

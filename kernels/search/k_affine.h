@@ -15,6 +15,7 @@ struct k_affine_shape {
     struct affine_trials trials;
     int min_reach;   /* integer mins tried on either side */
     int round_count; /* refits of d and dmin */
+    float share_max; /* of stretch_factor */
 };
 
 /* One super-block's parameters; arrays per problem. */

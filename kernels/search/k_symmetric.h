@@ -15,6 +15,7 @@ struct k_symmetric_shape {
     float small_low, small_high; /* range of the integer scales */
     int trial_reach;             /* integers tried on either side */
     int round_count;             /* refits of d */
+    float share_max;             /* of stretch_factor */
 };
 
 struct k_symmetric {

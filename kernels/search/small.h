@@ -30,6 +30,7 @@ struct small_type {
     void (*put)(unsigned char *out, const struct small_batch *batch, size_t p);
     struct symmetric_range range;
     struct affine_trials trials;
+    float share_max; /* of stretch_factor; 0 for none */
 };
 
 static inline void small_encode(const struct small_type *type, const float *row, unsigned char *out,
@@ -97,7 +98,7 @@ static inline lane_m small_is_ordinary(lane_f half)
 static inline void small_stretch(struct small_batch *batch, const struct small_type *type)
 {
     lane_f one = lane_set(1.0f);
-    for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
+    for (size_t p = 0; type->share_max > 0.0f && p < batch->tile.problem_count; p += LANES) {
         size_t at = p * type->elem_count;
         lane_f square = stretch_square(batch->tile.x + at, batch->tile.w + at, type->elem_count);
         lane_f scale = lane_load(batch->scale + p);
@@ -105,7 +106,7 @@ static inline void small_stretch(struct small_batch *batch, const struct small_t
         lane_m none = lane_less(lane_abs(offset), lane_set(0x1p-24f));
         lane_f checked = lane_select(none, one, offset);
         lane_m applies = lane_and(small_is_ordinary(scale), small_is_ordinary(checked));
-        lane_f factor = stretch_factor(lane_load(batch->error + p), square);
+        lane_f factor = stretch_factor(lane_load(batch->error + p), square, type->share_max);
         factor = lane_select(applies, factor, one);
         lane_store(batch->scale + p, lane_to_half(scale * factor));
         lane_store(batch->offset + p, lane_to_half(offset * factor));

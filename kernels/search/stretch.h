@@ -4,8 +4,11 @@
  * supposes inputs without correlation. Real inputs lie along few directions and the rows of a model
  * along the same, so an error along the row itself weighs LQ_STRETCH_KAPPA times more than one
  * across it. The scale that minimises the error under both is the least-squares one times
- * 1 / (1 - E (kappa - 1) / kappa). docs/numerics.md has the derivation and the figures. Included
- * once per CPU level after the lanes. Thread rule: pure. */
+ * 1 / (1 - E (kappa - 1) / kappa). docs/numerics.md has the derivation and the figures. E is taken
+ * for at most `share_max`, 2^(4 - 2 bits per weight) or 0.6, four times the amplitude of the
+ * smallest error that any code of that size can have: a larger one comes from a few dominating
+ * weights, and stretching would only hurt the rest. Included once per CPU level after the lanes.
+ * Thread rule: pure. */
 #ifndef LQ_KERNELS_SEARCH_STRETCH_H
 #define LQ_KERNELS_SEARCH_STRETCH_H
 
@@ -16,12 +19,12 @@
 #define LQ_STRETCH_KAPPA 4.0f
 
 /* The factor for a fit that leaves `error` of the weighted square sum `square`; 1 for zeros. */
-static inline lane_f stretch_factor(lane_f error, lane_f square)
+static inline lane_f stretch_factor(lane_f error, lane_f square, float share_max)
 {
     lane_f one = lane_set(1.0f);
     lane_m usable = lane_less(lane_set(0x1p-80f), square);
     lane_f share = lane_select(usable, error / lane_select(usable, square, one), lane_set(0.0f));
-    share = lane_max(lane_min(share, one), lane_set(0.0f));
+    share = lane_max(lane_min(share, lane_set(share_max)), lane_set(0.0f));
     return one / (one - share * lane_set((LQ_STRETCH_KAPPA - 1.0f) / LQ_STRETCH_KAPPA));
 }
 
@@ -45,7 +48,7 @@ static inline lane_f stretch_square(const float *x, const float *w, size_t elem_
 }
 
 /* The factor for all problems of a super-block, from the error of each. */
-static inline float stretch_tile(const struct tile *tile, const float *errors)
+static inline float stretch_tile(const struct tile *tile, const float *errors, float share_max)
 {
     float squares[TILE_PROBLEMS_MAX];
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
@@ -59,7 +62,7 @@ static inline float stretch_tile(const struct tile *tile, const float *errors)
         square += squares[p];
     }
     float factor[LANES];
-    lane_store(factor, stretch_factor(lane_set(error), lane_set(square)));
+    lane_store(factor, stretch_factor(lane_set(error), lane_set(square), share_max));
     return factor[0];
 }
 
