@@ -138,9 +138,23 @@ struct lq_job *lq_build_job(enum lq_job_kind kind)
 static void take_back(struct lq_build *build, struct lq_work *work)
 {
     struct lq_job *job = (struct lq_job *)(void *)work;
-    build->jobs_under_way--;
+    bool waited =
+        job->kind == LQ_JOB_ASK_TASK || job->kind == LQ_JOB_ASK_NODE || job->kind == LQ_JOB_SEND;
+    build->waits_under_way -= waited ? 1 : 0;
+    build->jobs_under_way -= waited ? 0 : 1;
     lq_remember_take(build, job);
     switch (job->kind) {
+    case LQ_JOB_ASK_TASK:
+        lq_task_asked(build, job);
+        free(job);
+        break;
+    case LQ_JOB_ASK_NODE:
+        lq_node_asked(build, job);
+        free(job);
+        break;
+    case LQ_JOB_SEND:
+        free(job);
+        break;
     case LQ_JOB_HASH:
         lq_node_hashed(build, job);
         free(job);
@@ -210,7 +224,8 @@ static void loop(struct lq_build *build)
         if (build->node_queue != NULL || build->woken != NULL) {
             continue;
         }
-        if (build->jobs_under_way == 0 && (build->locked == NULL || build->stopping)) {
+        bool idle = build->jobs_under_way == 0 && build->waits_under_way == 0;
+        if (idle && (build->locked == NULL || build->stopping)) {
             return;
         }
         unsigned wait_ms = build->locked == NULL ? WAIT_MS : LOCKED_WAIT_MS;
@@ -220,7 +235,8 @@ static void loop(struct lq_build *build)
         }
         while (work != NULL) {
             take_back(build, work);
-            work = build->jobs_under_way == 0 ? NULL : build->executor->poll(build->executor, 0);
+            idle = build->jobs_under_way == 0 && build->waits_under_way == 0;
+            work = idle ? NULL : build->executor->poll(build->executor, 0);
         }
         lq_task_retry_locked(build);
         lq_remember_settle(build, false);
@@ -334,6 +350,10 @@ enum lq_status lq_build_run_on(struct lq_executor *executor, const struct lq_rec
     (void)pthread_mutex_init(&build->mutex, NULL);
     enum lq_status status = run_plan(build, err);
     result->wall_seconds = (double)(lq_clock_ns() - build->started_ns) * 1e-9;
+    if (options->remote != NULL) {
+        result->has_remote = true;
+        lq_remote_counts_get(options->remote, &result->remote);
+    }
     release(build);
     free(build);
     return status;

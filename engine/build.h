@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cache/remote.h"
 #include "engine/base/error.h"
 #include "engine/rule.h"
 
@@ -37,6 +38,7 @@ enum lq_outcome {
     LQ_OUTCOME_FAILED,
     LQ_OUTCOME_SHARED,    /* another process built it while we waited: counts as cached */
     LQ_OUTCOME_WOULD_RUN, /* dry run */
+    LQ_OUTCOME_FETCHED,   /* a remote had it: counts as cached */
 };
 
 struct lq_event {
@@ -71,6 +73,8 @@ struct lq_build_options {
     bool explain;
     uint64_t memory_bytes_max; /* limit for steps that run at the same time; 0: a part of RAM */
     const struct lq_digest *snapshot; /* where a build without changes leaves a snapshot; or NULL */
+    struct lq_remote *remote;         /* asked when the cache misses; may be NULL */
+    bool fetch_only;                  /* what neither the cache nor the remote has is an error */
     atomic_bool *cancel;              /* set by a signal handler; may be NULL */
     lq_event_fn on_event;
     void *event_user;
@@ -83,6 +87,8 @@ struct lq_build_result {
     uint64_t failed;
     uint64_t would_run; /* dry run only; a lower bound where an expansion is not known yet */
     double wall_seconds;
+    bool has_remote;
+    struct lq_remote_counts remote; /* when there was one */
 };
 
 /* Returns LQ_OK, or the status of the first failure (all of them have been reported as events;

@@ -52,7 +52,8 @@ struct lq_build {
     struct lq_task **woken_end;
     struct lq_task *locked;
     uint64_t task_numbers;
-    unsigned jobs_under_way;
+    unsigned jobs_under_way;  /* on the executor's slots */
+    unsigned waits_under_way; /* for remotes */
     bool parallel_under_way;
     uint64_t memory_under_way;
     uint64_t memory_max;
@@ -131,6 +132,19 @@ void lq_task_run_ready(struct lq_build *build);
 void lq_task_ran(struct lq_build *build, struct lq_job *job);
 /* Looks again at tasks that another process was building. */
 void lq_task_retry_locked(struct lq_build *build);
+
+/* share.c: remotes */
+/* False when there is none to ask, or what it says does not count. */
+bool lq_share_can_ask(const struct lq_build *build);
+/* Asks for everything of a step; lq_task_asked goes on. False when it could not be asked. */
+bool lq_share_ask_task(struct lq_build *build, struct lq_task *task);
+/* Asks for a node's record, or for the content that is listed; lq_node_asked goes on. */
+bool lq_share_ask_node(struct lq_build *build, struct lq_node *node, enum lq_remote_want want,
+                       const struct lq_digest *listed, size_t listed_count);
+/* Sends the result of a key, in the background of this build. */
+void lq_share_send(struct lq_build *build, const struct lq_digest *key);
+void lq_task_asked(struct lq_build *build, struct lq_job *job);
+void lq_node_asked(struct lq_build *build, struct lq_job *job);
 
 /* expand.c */
 enum lq_status lq_expand_node(struct lq_build *build, struct lq_node *node, bool *lost,

@@ -35,8 +35,8 @@ static void perform_ticket(void *user)
     (void)pthread_mutex_unlock(&exec->mutex);
 }
 
-static enum lq_status submit(struct lq_executor *executor, struct lq_work *work,
-                             struct lq_error *err)
+static enum lq_status submit_on(struct lq_executor *executor, struct lq_pool *pool,
+                                struct lq_work *work, struct lq_error *err)
 {
     struct exec_cpu *exec = (struct exec_cpu *)(void *)executor;
     struct ticket *ticket = malloc(sizeof *ticket);
@@ -44,11 +44,18 @@ static enum lq_status submit(struct lq_executor *executor, struct lq_work *work,
         return lq_error_nomem(err, "a piece of work");
     }
     *ticket = (struct ticket){.exec = exec, .work = work};
-    if (!lq_pool_submit(exec->pool, perform_ticket, ticket)) {
+    if (!lq_pool_submit(pool, perform_ticket, ticket)) {
         free(ticket);
         return lq_error_nomem(err, "a piece of work");
     }
     return LQ_OK;
+}
+
+static enum lq_status submit(struct lq_executor *executor, struct lq_work *work,
+                             struct lq_error *err)
+{
+    struct exec_cpu *exec = (struct exec_cpu *)(void *)executor;
+    return submit_on(executor, exec->pool, work, err);
 }
 
 static void deadline_after(unsigned wait_ms, struct timespec *deadline)
@@ -93,6 +100,7 @@ enum lq_status lq_exec_cpu_create(struct lq_executor **out, struct lq_pool *pool
     }
     exec->base.slot_count = lq_pool_thread_count(pool);
     exec->base.submit = submit;
+    exec->base.submit_on = submit_on;
     exec->base.poll = poll_finished;
     exec->pool = pool;
     exec->last = &exec->first;

@@ -21,6 +21,10 @@ struct lq_executor {
     /* LQ_ENOMEM, LQ_EFAIL: then the work was not taken. */
     enum lq_status (*submit)(struct lq_executor *executor, struct lq_work *work,
                              struct lq_error *err);
+    /* The same on threads of another pool, for work that waits for a network rather than computes;
+     * it takes no slot. May be NULL: then there is only `submit`. */
+    enum lq_status (*submit_on)(struct lq_executor *executor, struct lq_pool *pool,
+                                struct lq_work *work, struct lq_error *err);
     /* A finished piece of work, waiting up to `wait_ms` for one; NULL when there is none. */
     struct lq_work *(*poll)(struct lq_executor *executor, unsigned wait_ms);
 };

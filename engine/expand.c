@@ -155,6 +155,9 @@ enum lq_status lq_expand_read(struct lq_expand *expand, const struct lq_ref *ref
         if (source != NULL) {
             return read_source(expand, source, data, size_bytes, err);
         }
+        /* Nobody needed it so far; no reason to warn. */
+        expand->lost = true;
+        return lq_error_set(err, LQ_ECACHE, "an input is no longer in the cache");
     }
     return read_blob(expand, &output->digest, data, size_bytes, err);
 }

@@ -58,7 +58,14 @@ struct lq_remember {
     struct lq_digest digest;
 };
 
-enum lq_job_kind { LQ_JOB_HASH, LQ_JOB_RUN, LQ_JOB_PLACE };
+enum lq_job_kind {
+    LQ_JOB_HASH,
+    LQ_JOB_RUN,
+    LQ_JOB_PLACE,
+    LQ_JOB_ASK_TASK, /* a remote, for a step's result */
+    LQ_JOB_ASK_NODE, /* a remote, for an artifact's record or for its content */
+    LQ_JOB_SEND,     /* a result, to remotes */
+};
 
 /* A piece of work for the executor, with its result. */
 struct lq_job {
@@ -73,11 +80,18 @@ struct lq_job {
     bool lost; /* an input's blob turned out to be missing or altered */
     double seconds;
     struct lq_remember *remember; /* files that were read or written */
+    /* ASK and SEND */
+    struct lq_digest key;
+    enum lq_remote_want want;
+    const struct lq_digest *listed;
+    size_t listed_count;
+    bool got;
 };
 
 enum lq_task_state {
     LQ_TASK_WAITING,   /* for tasks or nodes whose outputs it reads */
     LQ_TASK_FOLLOWING, /* another task with the same key is under way */
+    LQ_TASK_ASKING,    /* a remote is being asked */
     LQ_TASK_READY,     /* must run */
     LQ_TASK_LOCKED,    /* another process is at it */
     LQ_TASK_RUNNING,
@@ -114,6 +128,7 @@ struct lq_task {
     bool keyed;
     bool counted;  /* `outcome` is in the result's counts */
     bool must_run; /* its output is needed again: no look-up */
+    bool asked;    /* remotes have been asked */
     bool doomed;   /* something it needs failed */
     bool would_run;
     bool read_inputs; /* its readers_left have been given back */
@@ -135,6 +150,7 @@ enum lq_node_state {
     LQ_NODE_WAITING, /* for the nodes it refers to */
     LQ_NODE_HASHING, /* for digests of its sources */
     LQ_NODE_LOOKUP,
+    LQ_NODE_ASKING, /* a remote is being asked */
     LQ_NODE_EXPANDING,
     LQ_NODE_RUNNING, /* its tasks are under way */
     LQ_NODE_PLACING, /* its output is being put in place */
@@ -165,7 +181,11 @@ struct lq_node {
     bool queued;
     bool announced; /* its users have been told that it is done */
     bool doomed;
-    bool broken; /* a task of it failed or was skipped */
+    bool broken;        /* a task of it failed or was skipped */
+    bool ran;           /* a task of it ran */
+    bool asked_record;  /* remotes have been asked for its record */
+    bool asked_content; /* and for the content of its outputs */
+    bool remaking;      /* because its content is needed now */
     size_t waiting_on;
     struct lq_node_link *deps;
     struct lq_node_link *users;

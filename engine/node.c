@@ -30,7 +30,9 @@ void lq_node_check_content(struct lq_build *build, const struct lq_digest *diges
 {
     struct lq_blob_reader *reader = NULL;
     struct lq_error err;
-    if (lq_blob_open(build->cache, digest, true, &reader, &err) == LQ_OK) {
+    uint64_t size_bytes = 0;
+    if (lq_blob_exists(build->cache, digest, &size_bytes) &&
+        lq_blob_open(build->cache, digest, true, &reader, &err) == LQ_OK) {
         lq_blob_close(reader);
     }
 }
@@ -113,7 +115,7 @@ static void place(struct lq_build *build, struct lq_node *node)
     }
 }
 
-static void remake(struct lq_build *build, struct lq_node *node)
+static void make_again(struct lq_build *build, struct lq_node *node)
 {
     build->result->steps -= node->record_steps;
     build->result->cached -= node->record_steps;
@@ -126,6 +128,35 @@ static void remake(struct lq_build *build, struct lq_node *node)
     node->state = LQ_NODE_WAITING;
     node->broken = false;
     lq_node_queue(build, node);
+}
+
+/* Asks remotes for outputs whose content is not here. */
+static bool ask_content(struct lq_build *build, struct lq_node *node)
+{
+    if (node->asked_content || !lq_share_can_ask(build)) {
+        return false;
+    }
+    struct lq_digest *listed =
+        lq_arena_get_array(&build->arena, (size_t)node->output_count + 1, sizeof *listed);
+    size_t count = 0;
+    for (size_t i = 0; listed != NULL && i < node->output_count; i++) {
+        if (!lq_node_has_content(build, &node->outputs[i].digest)) {
+            listed[count++] = node->outputs[i].digest;
+        }
+    }
+    node->asked_content = true;
+    return count > 0 && lq_share_ask_node(build, node, LQ_REMOTE_LISTED, listed, count);
+}
+
+/* Gets content that is needed after all: from a remote if one has it. */
+static void remake(struct lq_build *build, struct lq_node *node)
+{
+    if (ask_content(build, node)) {
+        node->remaking = true;
+        node->state = LQ_NODE_ASKING;
+    } else {
+        make_again(build, node);
+    }
 }
 
 void lq_node_placed(struct lq_build *build, struct lq_job *job)
@@ -257,39 +288,68 @@ static enum lq_status make_key(struct lq_node *node, struct lq_error *err)
 
 /* ---- hit or expansion ---- */
 
-static bool take_record(struct lq_build *build, struct lq_node *node)
+enum taken { TAKEN, TAKEN_NOTHING, TAKEN_WITHOUT_CONTENT };
+
+/* What only other artifacts read need not be here before one of them reads it. */
+static bool needs_content(const struct lq_build *build, const struct lq_node *node)
+{
+    return node->target || node->place_count > 0 || build->options->dry_run;
+}
+
+static enum taken take_record(struct lq_build *build, struct lq_node *node)
 {
     struct lq_action_record record = {0};
     bool found = false;
     struct lq_error err;
     if (lq_action_get(build->cache, &node->key, &build->arena, &record, &found, &err) != LQ_OK) {
         lq_build_warn(build, err.message);
-        return false;
+        return TAKEN_NOTHING;
     }
     if (!found || record.output_count > LQ_STEP_OUTPUTS_MAX) {
-        return false;
+        return TAKEN_NOTHING;
     }
-    for (size_t i = 0; i < record.output_count; i++) {
-        if (!lq_node_has_content(build, &record.outputs[i].digest)) {
-            return false;
-        }
-    }
+    bool whole = true;
     node->output_count = 0;
     for (size_t i = 0; i < record.output_count; i++) {
         struct lq_node_output *output = lq_plan_add_output(build, node);
         if (output == NULL) {
-            return false;
+            return TAKEN_NOTHING;
         }
         output->name = record.outputs[i].name;
         output->digest = record.outputs[i].digest;
         output->size_bytes = record.outputs[i].size_bytes;
+        whole =
+            whole && (!needs_content(build, node) || lq_node_has_content(build, &output->digest));
+    }
+    if (!whole) {
+        return TAKEN_WITHOUT_CONTENT;
     }
     node->verdict = record.verdict;
     node->verdict_text = record.verdict_text;
     node->record_steps = record.step_count;
     build->result->steps += record.step_count;
     build->result->cached += record.step_count;
-    return true;
+    return TAKEN;
+}
+
+/* The shortcut through the artifact's own record. True when it was taken, or a remote is being
+ * asked for it. */
+static bool take_shortcut(struct lq_build *build, struct lq_node *node)
+{
+    enum taken taken = take_record(build, node);
+    if (taken == TAKEN) {
+        place(build, node);
+        return true;
+    }
+    node->state = LQ_NODE_ASKING;
+    if (taken == TAKEN_WITHOUT_CONTENT && ask_content(build, node)) {
+        return true;
+    }
+    if (taken == TAKEN_NOTHING && !node->asked_record && lq_share_can_ask(build)) {
+        node->asked_record = true;
+        return lq_share_ask_node(build, node, LQ_REMOTE_RECORD, NULL, 0);
+    }
+    return false;
 }
 
 /* Descriptions of sources that are gone from the cache: the files will be read again. */
@@ -383,8 +443,7 @@ static void look_up_or_expand(struct lq_build *build, struct lq_node *node)
     }
     enum lq_status status = make_key(node, &err);
     bool shortcut = !build->options->force && !always_expands(node) && !node->forced_expand;
-    if (status == LQ_OK && shortcut && take_record(build, node)) {
-        place(build, node);
+    if (status == LQ_OK && shortcut && take_shortcut(build, node)) {
         return;
     }
     bool lost = false;
@@ -492,12 +551,39 @@ static void collect(struct lq_build *build, struct lq_node *node)
     }
     if (status == LQ_OK && !node->would_run && !always_expands(node)) {
         status = save_record(build, node, &err);
+        if (status == LQ_OK && node->ran) {
+            lq_share_send(build, &node->key);
+        }
     }
     if (status != LQ_OK) {
         fail(build, node, status, &err);
         return;
     }
     place(build, node);
+}
+
+/* A remote has answered: the cache has what it said. */
+void lq_node_asked(struct lq_build *build, struct lq_job *job)
+{
+    struct lq_node *node = job->node;
+    node->state = LQ_NODE_WAITING;
+    if (build->stopping) {
+        return;
+    }
+    if (!node->remaking) {
+        look_up_or_expand(build, node);
+        return;
+    }
+    node->remaking = false;
+    bool here = true;
+    for (size_t i = 0; i < node->output_count; i++) {
+        here = here && lq_node_has_content(build, &node->outputs[i].digest);
+    }
+    if (here) {
+        place(build, node);
+    } else {
+        make_again(build, node);
+    }
 }
 
 void lq_node_task_over(struct lq_build *build, struct lq_node *node)

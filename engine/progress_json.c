@@ -50,6 +50,8 @@ static const char *outcome_name(enum lq_outcome outcome)
         return "shared";
     case LQ_OUTCOME_WOULD_RUN:
         return "would-run";
+    case LQ_OUTCOME_FETCHED:
+        return "fetched";
     }
     return "unknown";
 }
@@ -143,6 +145,25 @@ void lq_progress_json_event(struct lq_progress *progress, const struct lq_event 
     lq_buffer_fini(&buffer);
 }
 
+static void write_remote(struct lq_json_writer *writer, const struct lq_remote_counts *counts)
+{
+    lq_json_key(writer, "remote");
+    lq_json_begin_object(writer);
+    put_uint(writer, "hits", counts->hits);
+    put_uint(writer, "misses", counts->misses);
+    put_uint(writer, "timeouts", counts->timeouts);
+    put_uint(writer, "untrusted", counts->untrusted);
+    put_uint(writer, "bad_signatures", counts->bad_signatures);
+    put_uint(writer, "altered", counts->altered);
+    put_uint(writer, "errors", counts->errors);
+    put_uint(writer, "uploads", counts->uploads);
+    put_uint(writer, "upload_errors", counts->upload_errors);
+    put_uint(writer, "requests", counts->requests);
+    put_uint(writer, "bytes_received", counts->bytes_received);
+    put_uint(writer, "bytes_sent", counts->bytes_sent);
+    lq_json_end_object(writer);
+}
+
 void lq_progress_json_finish(struct lq_progress *progress, const struct lq_build_result *result)
 {
     struct lq_buffer buffer;
@@ -157,6 +178,9 @@ void lq_progress_json_finish(struct lq_progress *progress, const struct lq_build
     put_uint(&writer, "failed", result->failed);
     if (progress->options.dry_run) {
         put_uint(&writer, "would_run", result->would_run);
+    }
+    if (result->has_remote) {
+        write_remote(&writer, &result->remote);
     }
     lq_json_put_number(&writer, "wall_seconds", result->wall_seconds);
     lq_json_end_object(&writer);

@@ -104,6 +104,8 @@ static const char *outcome_word(enum lq_outcome outcome)
         return "ran";
     case LQ_OUTCOME_CACHED:
         return "cached";
+    case LQ_OUTCOME_FETCHED:
+        return "fetched";
     case LQ_OUTCOME_SHARED:
         return "built by another process";
     case LQ_OUTCOME_WOULD_RUN:
@@ -184,10 +186,42 @@ void lq_progress_print_lasting(const struct lq_progress *progress, const struct 
     (void)fflush(options->err);
 }
 
+static void print_remote_count(FILE *stream, uint64_t count, const char *one, const char *several)
+{
+    if (count > 0) {
+        (void)fprintf(stream, ", %llu %s", (unsigned long long)count, count == 1 ? one : several);
+    }
+}
+
+/* What remotes did: failures only when there were any, and each kind by its name. */
+static void print_remote(FILE *stream, const struct lq_remote_counts *counts)
+{
+    char received[32];
+    char sent[32];
+    if (counts->requests == 0 && counts->errors == 0) {
+        return;
+    }
+    (void)fprintf(stream, "remote: %llu found, %llu not found", (unsigned long long)counts->hits,
+                  (unsigned long long)counts->misses);
+    print_remote_count(stream, counts->timeouts, "timeout", "timeouts");
+    print_remote_count(stream, counts->untrusted, "untrusted", "untrusted");
+    print_remote_count(stream, counts->bad_signatures, "bad signature", "bad signatures");
+    print_remote_count(stream, counts->altered, "damaged answer", "damaged answers");
+    print_remote_count(stream, counts->errors, "error", "errors");
+    print_remote_count(stream, counts->uploads, "result sent", "results sent");
+    print_remote_count(stream, counts->upload_errors, "refused", "refused");
+    (void)fprintf(stream, "; %s received, %s sent\n",
+                  lq_text_size(counts->bytes_received, received, sizeof received),
+                  lq_text_size(counts->bytes_sent, sent, sizeof sent));
+}
+
 void lq_progress_print_result(const struct lq_progress *progress,
                               const struct lq_build_result *result)
 {
     FILE *stream = progress->options.err;
+    if (result->has_remote) {
+        print_remote(progress->options.err, &result->remote);
+    }
     const char *plural = result->steps == 1 ? "" : "s";
     if (progress->options.dry_run) {
         (void)fprintf(stream, "%llu step%s: %llu would run, %llu cached\n",

@@ -247,7 +247,7 @@ static struct lq_task *find_leader(const struct lq_build *build, const struct lq
     size_t bucket = ((size_t)task->key.bytes[0] << 8 | task->key.bytes[1]) % LQ_BUILD_KEY_BUCKETS;
     for (struct lq_task *other = build->by_key[bucket]; other != NULL; other = other->key_next) {
         bool under_way = other->state == LQ_TASK_READY || other->state == LQ_TASK_LOCKED ||
-                         other->state == LQ_TASK_RUNNING;
+                         other->state == LQ_TASK_RUNNING || other->state == LQ_TASK_ASKING;
         if (other != task && under_way && lq_digest_equal(&other->key, &task->key)) {
             return other;
         }
@@ -346,6 +346,13 @@ static void make_ready(struct lq_build *build, struct lq_task *task, enum lookup
         finish(build, task, LQ_OUTCOME_WOULD_RUN, 0);
         return;
     }
+    if (build->options->fetch_only) {
+        fail_with(build, task,
+                  lq_error_set(&task->job.err, LQ_ECACHE,
+                               "neither the cache nor a remote has the result of %s %s",
+                               task->spec.op, task->spec.label));
+        return;
+    }
     task->state = LQ_TASK_READY;
     if (!lq_ready_push(build, task)) {
         fail_with(build, task, lq_error_nomem(&task->job.err, "the ready queue"));
@@ -377,6 +384,25 @@ static void decide(struct lq_build *build, struct lq_task *task)
     }
     if (lookup == LOOKUP_HIT) {
         finish(build, task, LQ_OUTCOME_CACHED, 0);
+        return;
+    }
+    if (!task->must_run && !task->asked && lq_share_can_ask(build)) {
+        task->asked = true;
+        task->state = LQ_TASK_ASKING;
+        if (lq_share_ask_task(build, task)) {
+            return;
+        }
+    }
+    make_ready(build, task, lookup);
+}
+
+void lq_task_asked(struct lq_build *build, struct lq_job *job)
+{
+    struct lq_task *task = job->task;
+    task->state = LQ_TASK_WAITING;
+    enum lookup lookup = look_up(build, task);
+    if (lookup == LOOKUP_HIT) {
+        finish(build, task, job->got ? LQ_OUTCOME_FETCHED : LQ_OUTCOME_SHARED, job->seconds);
     } else {
         make_ready(build, task, lookup);
     }
@@ -586,6 +612,8 @@ void lq_task_ran(struct lq_build *build, struct lq_job *job)
     task->run = NULL;
     task->attempts++;
     if (job->status == LQ_OK) {
+        task->node->ran = true;
+        lq_share_send(build, &task->key);
         finish(build, task, LQ_OUTCOME_RAN, job->seconds);
     } else if (job->lost && task->attempts < LQ_BUILD_ATTEMPTS_MAX) {
         /* The altered blob is gone from the cache by now: look at the inputs again. */

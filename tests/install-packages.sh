@@ -2,10 +2,10 @@
 # Packages are asked for by their Debian names. Nothing is downloaded when nothing is missing.
 
 # What building needs; OpenBLAS is loaded at run time.
-LQ_BUILD_PACKAGES="gcc libc6-dev make cmake pkg-config liblmdb-dev libcjson-dev libssl-dev
+LQ_BUILD_PACKAGES="gcc libc6-dev make cmake pkg-config liblmdb-dev libcjson-dev libssl-dev libcurl4-openssl-dev
     libpcre2-dev libopenblas0-pthread"
 # What the tests need on top.
-LQ_TEST_PACKAGES="libcriterion-dev"
+LQ_TEST_PACKAGES="libcriterion-dev nginx-light"
 
 is_installed() {
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2> /dev/null || true)" = installed ]

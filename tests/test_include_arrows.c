@@ -43,7 +43,8 @@ static bool is_allowed(const char *from, const char *to)
     case GROUP_BASE:
         return target == GROUP_BASE;
     case GROUP_CORE:
-        return target == GROUP_CORE || target == GROUP_BASE || strcmp(to, "cache/cache.h") == 0;
+        return target == GROUP_CORE || target == GROUP_BASE || strcmp(to, "cache/cache.h") == 0 ||
+               strcmp(to, "cache/remote.h") == 0;
     case GROUP_CACHE:
         return target == GROUP_CACHE || target == GROUP_BASE;
     case GROUP_KERNELS:
@@ -60,6 +61,9 @@ static bool is_system_allowed(const char *from, const char *to)
 {
     if (starts(to, "lmdb")) {
         return starts(from, "cache/store_");
+    }
+    if (starts(to, "curl/")) {
+        return strcmp(from, "cache/http_curl.c") == 0;
     }
     if (starts(to, "pcre2")) {
         return starts(from, "rules/");

@@ -43,6 +43,11 @@ enum {
     LQ_CONFIG_KEYS_MAX = 4096,
     LQ_CONFIG_ITEMS_MAX = 65536, /* strings of an array */
     LQ_REMOTES_MAX = 16,
+    LQ_RESULT_BYTES_MAX = 16 << 20,  /* one result of a remote, with what is wrapped around it */
+    LQ_RESULT_FILES_MAX = 1 << 20,   /* files an ActionResult names */
+    LQ_LAYOUT_BYTES_MAX = 256 << 20, /* pieces of one blob, as text */
+    LQ_OBJECT_BYTES_MAX = 16 << 20,  /* a larger blob is sent in pieces of this size */
+    LQ_BUNDLE_BLOBS_MAX = 1 << 22,
 };
 
 #define LQ_JSON_BYTES_MAX ((uint64_t)512 * 1024 * 1024)

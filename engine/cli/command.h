@@ -110,6 +110,7 @@ struct lq_cli_build {
     const struct lq_digest *snapshot; /* see engine/snapshot.h; may be NULL */
     /* Text that targets want to show does not go to stdout. */
     bool hide_summary;
+    bool fetch_only; /* run nothing: what has to be computed is an error */
     /* Messages drop "NAME:line:column: " and the source lines: the user wrote no recipe. */
     const char *hidden_name;
     /* Called with the summary line pending: in JSON mode prints one more line. May be NULL. */

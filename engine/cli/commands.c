@@ -149,6 +149,22 @@ static const struct lq_option help_options[] = {
     {0, "man", NULL, NULL, false, "print the manual page, for man -l -"},
 };
 
+static const struct lq_command key_commands[] = {
+    {.name = "generate",
+     .operands = "NAME",
+     .help = "make a key that signs what this machine shares, and trust it here",
+     .operand_min = 1,
+     .operand_max = 1,
+     .run = lq_command_key_generate},
+    {.name = "trust",
+     .operands = "NAME:BASE64",
+     .help = "take results that somebody else has signed with this key",
+     .operand_min = 1,
+     .operand_max = 1,
+     .run = lq_command_key_trust},
+    {.name = "list", .help = "list the keys that are trusted", .run = lq_command_key_list},
+};
+
 static const struct lq_command profile_commands[] = {
     {.name = "list", .help = "list the preset profiles", .run = lq_command_profile_list},
     {.name = "show",
@@ -258,6 +274,11 @@ const struct lq_command lq_commands[] = {
      .help = "look after the cache",
      .children = lq_cache_commands,
      .child_count = LQ_CACHE_COMMAND_COUNT},
+    {.name = "key",
+     .operands = "COMMAND",
+     .help = "keys that sign what is shared",
+     .children = key_commands,
+     .child_count = LQ_COUNT_OF(key_commands)},
     {.name = "quantize",
      .operands = "MODEL gguf",
      .help = "quantize a model without writing a recipe",

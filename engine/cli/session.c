@@ -9,6 +9,7 @@
 #include "engine/base/jobserver.h"
 #include "engine/base/pool.h"
 #include "engine/cli/command.h"
+#include "engine/cli/remote_session.h"
 
 enum lq_status lq_cli_load_recipe(struct lq_cli *cli, struct lq_recipe **out, struct lq_error *err)
 {
@@ -152,6 +153,12 @@ static enum lq_status run_build(struct lq_cli *cli, const struct lq_cli_build *b
     struct lq_jobserver *jobserver =
         lq_args_has(&cli->args, "jobs") ? NULL : lq_jobserver_open(getenv("MAKEFLAGS"));
     lq_pool_share(pool, jobserver);
+    struct lq_remote *remote = NULL;
+    status = lq_cli_open_remote(cli, &cancel_flag, &remote, err);
+    if (status != LQ_OK) {
+        lq_pool_destroy(pool);
+        return status;
+    }
     struct event_filter filter = {.build = build, .progress = progress};
     struct lq_build_options options = {
         .targets = build->targets,
@@ -161,6 +168,8 @@ static enum lq_status run_build(struct lq_cli *cli, const struct lq_cli_build *b
         .force = cli->force,
         .explain = cli->explain,
         .snapshot = build->snapshot,
+        .remote = remote,
+        .fetch_only = build->fetch_only,
         .cancel = &cancel_flag,
         .on_event = filter_event,
         .event_user = &filter,
@@ -170,6 +179,7 @@ static enum lq_status run_build(struct lq_cli *cli, const struct lq_cli_build *b
     status = lq_build_run(build->recipe, cli->program->registry, cli->cache, pool, &options, result,
                           err);
     release_signals(before);
+    lq_remote_close(remote);
     lq_pool_destroy(pool);
     lq_cli_collect_garbage(cli);
     lq_jobserver_close(jobserver);

@@ -1,0 +1,225 @@
+#include "cache/http_response.h"
+
+#include <string.h>
+
+/* Error pages are thrown away; a server that never ends one is left. */
+enum { ERROR_PAGE_BYTES_MAX = 256 * 1024 };
+
+void lq_http_response_begin(struct lq_http_response *response)
+{
+    response->status = 0;
+    response->has_length = false;
+    response->content_length = 0;
+    response->encoded = false;
+    response->received = 0;
+    response->over_limit = false;
+    response->failed = false;
+    lq_buffer_clear(&response->body);
+    lq_error_clear(&response->err);
+    lq_blob_abort(response->writer);
+    response->writer = NULL;
+}
+
+void lq_http_response_fini(struct lq_http_response *response)
+{
+    lq_blob_abort(response->writer);
+    response->writer = NULL;
+    lq_buffer_fini(&response->body);
+}
+
+/* ---- headers ---- */
+
+static char lower(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c + 32) : c;
+}
+
+/* The value of a header of this name, without blanks around it; false for another header. */
+static bool header_value(const char *line, size_t length, const char *name, const char **value,
+                         size_t *value_length)
+{
+    size_t name_length = strlen(name);
+    if (length <= name_length || line[name_length] != ':') {
+        return false;
+    }
+    for (size_t i = 0; i < name_length; i++) {
+        if (lower(line[i]) != name[i]) {
+            return false;
+        }
+    }
+    const char *begin = line + name_length + 1;
+    const char *end = line + length;
+    while (begin < end && (*begin == ' ' || *begin == '\t')) {
+        begin++;
+    }
+    while (end > begin && (end[-1] == ' ' || end[-1] == '\t')) {
+        end--;
+    }
+    *value = begin;
+    *value_length = (size_t)(end - begin);
+    return true;
+}
+
+static bool names_zstd(const char *value, size_t length)
+{
+    for (size_t i = 0; i + 4 <= length; i++) {
+        if (lower(value[i]) == 'z' && lower(value[i + 1]) == 's' && lower(value[i + 2]) == 't' &&
+            lower(value[i + 3]) == 'd') {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* "HTTP/1.1 200 OK", "HTTP/2 404": a new block of headers begins. */
+static bool read_status(struct lq_http_response *response, const char *line, size_t length)
+{
+    const char *blank = memchr(line, ' ', length);
+    size_t at = blank == NULL ? length : (size_t)(blank - line) + 1;
+    unsigned status = 0;
+    for (int i = 0; i < 3; i++, at++) {
+        if (at >= length || line[at] < '0' || line[at] > '9') {
+            return false;
+        }
+        status = status * 10 + (unsigned)(line[at] - '0');
+    }
+    if (status < 100 || (at < length && line[at] != ' ')) {
+        return false;
+    }
+    response->status = status;
+    response->has_length = false;
+    response->encoded = false;
+    return true;
+}
+
+static bool read_length(struct lq_http_response *response, const char *value, size_t length)
+{
+    uint64_t size_bytes = 0;
+    for (size_t i = 0; i < length; i++) {
+        uint64_t digit = (uint64_t)(unsigned char)value[i] - '0';
+        if (digit > 9 || size_bytes > (UINT64_MAX - digit) / 10) {
+            return false;
+        }
+        size_bytes = size_bytes * 10 + digit;
+    }
+    if (length == 0 || (response->has_length && response->content_length != size_bytes)) {
+        return false;
+    }
+    response->has_length = true;
+    response->content_length = size_bytes;
+    return true;
+}
+
+bool lq_http_response_header(struct lq_http_response *response, const char *line, size_t length)
+{
+    const char *value = NULL;
+    size_t value_length = 0;
+    while (length > 0 && (line[length - 1] == '\n' || line[length - 1] == '\r')) {
+        length--;
+    }
+    if (length >= 5 && memcmp(line, "HTTP/", 5) == 0) {
+        return read_status(response, line, length);
+    }
+    if (header_value(line, length, "content-length", &value, &value_length)) {
+        return read_length(response, value, value_length);
+    }
+    if (header_value(line, length, "content-encoding", &value, &value_length)) {
+        bool identity = value_length == 8 && memcmp(value, "identity", 8) == 0;
+        response->encoded = value_length > 0 && !identity;
+    } else if (header_value(line, length, "accept-encoding", &value, &value_length)) {
+        /* RFC 7694: what may stand in a request. */
+        response->takes_zstd = response->takes_zstd || names_zstd(value, value_length);
+    }
+    return true;
+}
+
+/* ---- body ---- */
+
+static bool is_success(const struct lq_http_response *response)
+{
+    return response->status >= 200 && response->status < 300;
+}
+
+static bool fail(struct lq_http_response *response, enum lq_status status)
+{
+    response->failed = response->failed || status != LQ_OK;
+    return status == LQ_OK;
+}
+
+bool lq_http_response_body(struct lq_http_response *response, const void *data, size_t size_bytes)
+{
+    bool keeps = is_success(response) && response->wants_body;
+    uint64_t max = !keeps                     ? (uint64_t)ERROR_PAGE_BYTES_MAX
+                   : response->digest != NULL ? response->size_bytes
+                                              : response->size_max;
+    if (response->failed || size_bytes > max - response->received) {
+        response->over_limit = true;
+        return false;
+    }
+    response->received += size_bytes;
+    if (!keeps || size_bytes == 0) {
+        return true;
+    }
+    if (response->digest == NULL) {
+        lq_buffer_append(&response->body, data, size_bytes);
+        return fail(response,
+                    response->body.failed ? lq_error_nomem(&response->err, "an answer") : LQ_OK);
+    }
+    if (response->writer == NULL &&
+        !fail(response, lq_blob_begin(response->cache, &response->writer, &response->err))) {
+        return false;
+    }
+    return fail(response, lq_blob_write(response->writer, data, size_bytes, &response->err));
+}
+
+/* ---- the end ---- */
+
+static enum lq_http_outcome end_blob(struct lq_http_response *response)
+{
+    bool same = false;
+    if (response->received != response->size_bytes) {
+        return LQ_HTTP_TRUNCATED;
+    }
+    if (response->writer == NULL &&
+        !fail(response, lq_blob_begin(response->cache, &response->writer, &response->err))) {
+        return LQ_HTTP_LOCAL;
+    }
+    struct lq_blob_writer *writer = response->writer;
+    response->writer = NULL;
+    if (!fail(response, lq_blob_commit_as(writer, response->digest, &same, &response->err))) {
+        return LQ_HTTP_LOCAL;
+    }
+    return same ? LQ_HTTP_OK : LQ_HTTP_ALTERED;
+}
+
+enum lq_http_outcome lq_http_response_end(struct lq_http_response *response, bool complete)
+{
+    unsigned status = response->status;
+    if (response->failed) {
+        return LQ_HTTP_LOCAL;
+    }
+    if (status == 404 || status == 410 || (status == 204 && response->wants_body)) {
+        return LQ_HTTP_MISSING;
+    }
+    if (status == 401 || status == 403) {
+        return LQ_HTTP_DENIED;
+    }
+    if (status < 200 || status >= 500 || status == 429 || status == 408) {
+        return LQ_HTTP_BROKEN;
+    }
+    if (status >= 300 || status == 206) {
+        return LQ_HTTP_REFUSED;
+    }
+    if (response->over_limit && response->wants_body) {
+        return LQ_HTTP_ALTERED;
+    }
+    bool cut = response->wants_body && response->has_length && !response->encoded &&
+               response->received != response->content_length;
+    if (!complete || cut) {
+        return LQ_HTTP_TRUNCATED;
+    }
+    if (!response->wants_body || response->digest == NULL) {
+        return LQ_HTTP_OK;
+    }
+    return end_blob(response);
+}

@@ -1,0 +1,368 @@
+/* Sharing results over HTTP: a real nginx, and a server that does everything wrong. User A builds;
+ * user B has another folder, other names for it, and an empty cache. */
+#define _GNU_SOURCE
+#include "tests/e2e.h"
+#include "tests/http_server.h"
+
+static const char recipe[] =
+    "model base { source = \"../model\" }\n"
+    "text t { path = \"text.txt\" }\n"
+    "calibration c { model = base  text = t  samples = 128  sequence = 4 }\n"
+    "imatrix im { model = base  calibration = c  path = \"im.gguf\" }\n"
+    "gguf small { model = base  imatrix = im  level = \"Q4_K_M\"\n"
+    "             path = \"out/small.gguf\" }\n"
+    "default small\n";
+
+static char root[128]; /* what the servers serve */
+static int nginx_port;
+static pid_t nginx_process;
+
+static bool nginx_is_here(void)
+{
+    return system("command -v nginx >/dev/null 2>&1 || test -x /usr/sbin/nginx") == 0;
+}
+
+static void wait_for_port(int port)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons((uint16_t)port),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    for (int i = 0; i < 200; i++) {
+        int fd = socket(AF_INET, SOCK_STREAM, 0);
+        int connected = connect(fd, (struct sockaddr *)&address, sizeof address);
+        close(fd);
+        if (connected == 0) {
+            return;
+        }
+        server_pause(25);
+    }
+    cr_assert_fail("nginx does not listen on port %d", port);
+}
+
+static void start_nginx(void)
+{
+    close(server_listen(&nginx_port)); /* a port that is free now */
+    cr_assert_eq(mkdir("nginx", 0777), 0);
+    cr_assert_eq(mkdir("nginx/root", 0777), 0);
+    snprintf(root, sizeof root, "%s/nginx/root", e2e_folder);
+    e2e_write("nginx/nginx.conf",
+              "daemon off; master_process off; pid %s/nginx/pid; error_log %s/nginx/error.log;\n"
+              "events { worker_connections 64; }\n"
+              "http { access_log off; client_body_temp_path %s/nginx/tmp;\n"
+              "  client_max_body_size 0;\n"
+              "  server { listen 127.0.0.1:%d;\n"
+              "    location / { root %s; dav_methods PUT; create_full_put_path on; } } }\n",
+              e2e_folder, e2e_folder, e2e_folder, nginx_port, root);
+    nginx_process = fork();
+    cr_assert_geq(nginx_process, 0);
+    if (nginx_process == 0) {
+        char config[160];
+        snprintf(config, sizeof config, "%s/nginx/nginx.conf", e2e_folder);
+        int null = open("/dev/null", O_RDWR);
+        dup2(null, 1);
+        dup2(null, 2);
+        setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin", 1);
+        execlp("nginx", "nginx", "-p", e2e_folder, "-c", config, (char *)NULL);
+        _exit(127);
+    }
+    wait_for_port(nginx_port);
+}
+
+static void stop_nginx(void)
+{
+    kill(nginx_process, SIGTERM);
+    waitpid(nginx_process, NULL, 0);
+}
+
+static void make_user(const char *user)
+{
+    char name[64];
+    cr_assert_eq(mkdir(user, 0777), 0);
+    snprintf(name, sizeof name, "%s/text.txt", user);
+    e2e_copy_text("calibration.txt", name, 3000);
+    snprintf(name, sizeof name, "%s/recipe.lq", user);
+    e2e_write(name, "%s", recipe);
+}
+
+/* Keys and settings of a user lie in a folder of their own. */
+static void be(const char *user)
+{
+    char config[128];
+    snprintf(config, sizeof config, "%s/config-%s", e2e_folder, user);
+    setenv("XDG_CONFIG_HOME", config, 1);
+    setenv("LQBUILD_CACHE_DIR", "cache", 1);
+}
+
+static char alice_key[256];
+
+/* Alice has built everything and sent it to nginx. */
+static void prepare(void)
+{
+    e2e_init();
+    unsetenv("LQBUILD_SECRET_KEY");
+    unsetenv("LQBUILD_REMOTE");
+    unsetenv("http_proxy");
+    unsetenv("ALL_PROXY");
+    if (!nginx_is_here()) {
+        cr_skip_test("nginx is not installed");
+    }
+    start_nginx();
+    make_user("a");
+    be("alice");
+    cr_assert_eq(e2e_run("key generate alice"), 0, "%s", e2e_stderr());
+    snprintf(alice_key, sizeof alice_key, "%.*s", (int)strcspn(e2e_stdout(), " \n"), e2e_stdout());
+    cr_assert_eq(e2e_run("-C a --json --remote http://127.0.0.1:%d/x/", nginx_port), 0, "%s%s",
+                 e2e_stdout(), e2e_stderr());
+    cr_assert_gt(e2e_summary("ran"), 10);
+    be("bob");
+    cr_assert_eq(e2e_run("key trust '%s'", alice_key), 0, "%s", e2e_stderr());
+}
+
+static void finish(void)
+{
+    if (nginx_process > 0) {
+        stop_nginx();
+    }
+    e2e_fini();
+}
+
+TestSuite(remote, .init = prepare, .fini = finish);
+
+/* A number inside the summary's "remote" object. */
+static double remote_count(const char *key)
+{
+    char mark[64];
+    const char *object = strstr(e2e_stdout(), "\"remote\":{");
+    cr_assert_not_null(object, "no remote in: %s", e2e_stdout());
+    snprintf(mark, sizeof mark, "\"%s\":", key);
+    const char *at = strstr(object, mark);
+    cr_assert_not_null(at, "no %s in: %s", key, object);
+    return atof(at + strlen(mark));
+}
+
+static void expect_outputs(const char *user)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%s/out/small.gguf", user);
+    e2e_expect_same_file("a/out/small.gguf", name);
+}
+
+Test(remote, another_user_runs_nothing)
+{
+    make_user("b");
+    cr_assert_eq(e2e_run("-C b --json --remote http://127.0.0.1:%d/x", nginx_port), 0, "%s%s",
+                 e2e_stdout(), e2e_stderr());
+    cr_expect_eq(e2e_summary("ran"), 0);
+    cr_expect_eq(remote_count("errors"), 0);
+    /* Records of artifacts are enough: no step was asked for. */
+    cr_expect_leq(remote_count("requests"), 60, "%g", remote_count("requests"));
+    expect_outputs("b");
+    e2e_expect_same_file("a/im.gguf", "b/im.gguf");
+    /* Without the server it is as if Bob had built it himself. */
+    stop_nginx();
+    nginx_process = 0;
+    cr_assert_eq(e2e_run("-C b --json --remote http://127.0.0.1:%d/x", nginx_port), 0);
+    cr_expect_eq(e2e_summary("ran"), 0);
+    cr_expect_eq(remote_count("requests"), 0);
+}
+
+Test(remote, other_names_and_folders_find_the_same_work)
+{
+    make_user("b");
+    cr_assert_eq(mkdir("b/data", 0777), 0);
+    cr_assert_eq(rename("b/text.txt", "b/data/text.txt"), 0);
+    e2e_write("b/recipe.lq",
+              "model llama { source = \"../model\" }\n"
+              "text words { path = \"data/text.txt\" }\n"
+              "calibration sample { model = llama  text = words  samples = 128  sequence = 4 }\n"
+              "imatrix importance { model = llama  calibration = sample  path = \"mine.gguf\" }\n");
+    cr_assert_eq(e2e_run("-C b --json --remote http://127.0.0.1:%d/x importance", nginx_port), 0,
+                 "%s%s", e2e_stdout(), e2e_stderr());
+    cr_expect_eq(e2e_summary("ran"), 0);
+    cr_expect_gt(e2e_count_events("step-finished", "\"fetched\""), 3);
+    e2e_expect_same_file("a/im.gguf", "b/mine.gguf");
+    /* The name of the text's file is part of an imatrix: only the file is written anew. */
+    cr_assert_eq(rename("b/data/text.txt", "b/data/words.txt"), 0);
+    cr_assert_eq(system("sed -i s/text.txt/words.txt/ b/recipe.lq; rm -rf b/cache"), 0);
+    cr_assert_eq(e2e_run("-C b --json --remote http://127.0.0.1:%d/x importance", nginx_port), 0);
+    cr_expect_eq(e2e_summary("ran"), 1, "%s", e2e_stdout());
+}
+
+Test(remote, nobody_known_signed_it)
+{
+    be("carol"); /* who trusts nobody */
+    make_user("b");
+    cr_assert_eq(e2e_run("-C b --json --remote http://127.0.0.1:%d/x", nginx_port), 0);
+    cr_expect_gt(e2e_summary("ran"), 10);
+    cr_expect_gt(remote_count("untrusted"), 0);
+    cr_expect_eq(e2e_count_events("warning", "signed by 'alice', whom you do not trust"), 1, "%s",
+                 e2e_stdout());
+    expect_outputs("b");
+    /* Without a key of her own she sends nothing. */
+    cr_expect_eq(remote_count("bytes_sent"), 0);
+    cr_assert_eq(system("rm -rf b/cache"), 0);
+    cr_assert_eq(e2e_run("-C b --json --trust-unsigned --remote-mode read --remote "
+                         "http://127.0.0.1:%d/x",
+                         nginx_port),
+                 0);
+    cr_expect_eq(e2e_summary("ran"), 0);
+}
+
+/* Changes every record on the server with a shell line; $f is the file. */
+static void tamper(const char *line)
+{
+    char command[1024];
+    snprintf(command, sizeof command, "cd '%s/x/ac' && for f in *; do %s; done", root, line);
+    cr_assert_eq(system(command), 0);
+}
+
+Test(remote, a_replayed_record_is_refused)
+{
+    /* Every key answers with Alice's good, signed result of another key. */
+    tamper("last=$f");
+    tamper("mv $f $f.old; test -z \"$prev\" || cp $prev.old $f; prev=$f");
+    make_user("b");
+    cr_assert_eq(e2e_run("-C b --json --remote http://127.0.0.1:%d/x", nginx_port), 0);
+    cr_expect_gt(e2e_summary("ran"), 10);
+    cr_expect_gt(remote_count("bad_signatures"), 5);
+    cr_expect_eq(remote_count("hits"), 0);
+    cr_expect_eq(e2e_count_events("warning", "signed for another key"), 1, "%s", e2e_stdout());
+    expect_outputs("b");
+}
+
+Test(remote, a_forged_record_is_refused)
+{
+    /* One field is another: the signature no longer fits. */
+    tamper("sed -i 's/^duration [0-9]*$/duration 987654321/' $f");
+    make_user("b");
+    cr_assert_eq(e2e_run("-C b --json --remote http://127.0.0.1:%d/x", nginx_port), 0);
+    cr_expect_gt(e2e_summary("ran"), 10);
+    cr_expect_gt(remote_count("bad_signatures") + remote_count("altered"), 5);
+    cr_expect_eq(remote_count("hits"), 0);
+    expect_outputs("b");
+}
+
+/* Bob builds against the bad server; how the remote behaved is in the counts. */
+static void build_in_mood(struct test_server *server, enum mood mood, const char *more)
+{
+    atomic_store(&server->shared->mood, mood);
+    cr_assert_eq(system("rm -rf b"), 0);
+    make_user("b");
+    e2e_write("b/lqbuild.toml",
+              "[remote.bad]\nurl = \"http://127.0.0.1:%d/x\"\ntimeout = 1\nmode = \"read\"\n%s",
+              server->port, more);
+    cr_assert_eq(e2e_run("-C b --json"), 0, "mood %d: %s%s", mood, e2e_stdout(), e2e_stderr());
+    expect_outputs("b");
+}
+
+static void expect_nothing_taken(struct test_server *server, enum mood mood, const char *count,
+                                 const char *words)
+{
+    build_in_mood(server, mood, "");
+    cr_expect_gt(e2e_summary("ran"), 10, "mood %d", mood);
+    cr_expect_eq(remote_count("hits"), 0, "mood %d", mood);
+    cr_expect_gt(remote_count(count), 0, "mood %d: no %s in %s", mood, count, e2e_stdout());
+    cr_expect_geq(e2e_count_events("warning", words), 1, "mood %d: %s", mood, e2e_stdout());
+}
+
+Test(remote, whatever_the_server_does_the_output_is_right)
+{
+    struct test_server server;
+    server_start(&server, root);
+    build_in_mood(&server, MOOD_GOOD, "");
+    cr_expect_eq(e2e_summary("ran"), 0);
+    expect_nothing_taken(&server, MOOD_HANGS, "timeouts", "no answer in time");
+    expect_nothing_taken(&server, MOOD_DRIPS, "timeouts", "no answer in time");
+    expect_nothing_taken(&server, MOOD_FAILS, "errors", "answered 500");
+    expect_nothing_taken(&server, MOOD_TRUNCATES, "altered", "stopped in the middle");
+    build_in_mood(&server, MOOD_ALTERS, "");
+    cr_expect_gt(remote_count("altered") + remote_count("bad_signatures"), 3);
+    expect_nothing_taken(&server, MOOD_SHORT, "altered", "it");
+    expect_nothing_taken(&server, MOOD_LONG, "timeouts", "no answer in time");
+    expect_nothing_taken(&server, MOOD_TWO, "altered", "it is not asked any more");
+    expect_nothing_taken(&server, MOOD_BABBLES, "errors", "it is not asked any more");
+    expect_nothing_taken(&server, MOOD_LOOPS, "errors", "redirects");
+    expect_nothing_taken(&server, MOOD_FLOODS, "altered", "it");
+    expect_nothing_taken(&server, MOOD_DENIES, "errors", "credentials");
+    expect_nothing_taken(&server, MOOD_HEADERS, "errors", "it");
+    build_in_mood(&server, MOOD_MOVED, "");
+    cr_expect_eq(e2e_summary("ran"), 0);
+    build_in_mood(&server, MOOD_STUMBLES, "");
+    cr_expect_gt(remote_count("hits"), 0, "no request was repeated: %s", e2e_stdout());
+    server_stop(&server);
+}
+
+Test(remote, altered_objects_are_never_used)
+{
+    struct test_server server;
+    server_start(&server, root);
+    build_in_mood(&server, MOOD_ALTERS_CAS, "");
+    cr_expect_gt(remote_count("altered"), 0);
+    cr_expect_geq(e2e_count_events("warning", "do not have their digest"), 1, "%s", e2e_stdout());
+    cr_expect_gt(e2e_summary("ran"), 0);
+    server_stop(&server);
+}
+
+Test(remote, a_server_that_stops_midway_is_left_alone)
+{
+    struct test_server server;
+    server_start(&server, root);
+    atomic_store(&server.shared->stop_after, 6);
+    build_in_mood(&server, MOOD_STOPS, "");
+    cr_expect_gt(remote_count("errors"), 0);
+    cr_expect_eq(e2e_count_events("warning", "it is not asked any more"), 1, "%s", e2e_stdout());
+    cr_expect_leq(remote_count("requests"), 40, "a dead server was asked %g times",
+                  remote_count("requests"));
+    server_stop(&server);
+}
+
+Test(remote, a_token_opens_the_door)
+{
+    struct test_server server;
+    server_start(&server, root);
+    e2e_write("token", "sesame\n");
+    build_in_mood(&server, MOOD_TOKEN, "token_file = \"../token\"\n");
+    cr_expect_eq(e2e_summary("ran"), 0, "%s", e2e_stdout());
+    setenv("MY_TOKEN", "sesame", 1);
+    build_in_mood(&server, MOOD_TOKEN, "token_env = \"MY_TOKEN\"\n");
+    cr_expect_eq(e2e_summary("ran"), 0, "%s", e2e_stdout());
+    setenv("MY_TOKEN", "wrong", 1);
+    build_in_mood(&server, MOOD_TOKEN, "token_env = \"MY_TOKEN\"\n");
+    cr_expect_gt(e2e_summary("ran"), 0);
+    server_stop(&server);
+}
+
+Test(remote, the_second_remote_is_asked_when_the_first_has_nothing)
+{
+    make_user("b");
+    cr_assert_eq(e2e_run("-C b --json --remote http://127.0.0.1:%d/empty --remote "
+                         "http://127.0.0.1:%d/x --remote-mode read",
+                         nginx_port, nginx_port),
+                 0);
+    cr_expect_eq(e2e_summary("ran"), 0, "%s", e2e_stdout());
+    /* A server that nobody runs is a warning. */
+    int port = 0;
+    close(server_listen(&port));
+    cr_assert_eq(system("rm -rf b/cache"), 0);
+    cr_assert_eq(e2e_run("-C b --json --remote http://127.0.0.1:%d/x --remote "
+                         "http://127.0.0.1:%d/x --remote-mode read",
+                         port, nginx_port),
+                 0);
+    cr_expect_eq(e2e_summary("ran"), 0, "%s", e2e_stdout());
+    cr_expect_eq(e2e_count_events("warning", "it is not asked any more"), 1, "%s", e2e_stdout());
+}
+
+Test(remote, wrong_settings_are_errors_before_anything_runs)
+{
+    make_user("b");
+    cr_expect_eq(e2e_run("-C b --remote ftp://x/y"), 2);
+    cr_expect_eq(e2e_run("-C b --remote 'http://127.0.0.1/a b'"), 2);
+    cr_expect_eq(e2e_run("-C b --remote nowhere"), 2);
+    cr_expect_not_null(strstr(e2e_stderr(), "no remote is named 'nowhere'"), "%s", e2e_stderr());
+    cr_expect_eq(e2e_run("key trust alice:AAAA"), 2);
+    cr_expect_eq(e2e_run("key generate ../evil"), 2);
+    cr_expect_eq(e2e_run("key generate bob"), 0);
+    cr_expect_eq(e2e_run("key generate bob"), 2);
+    cr_expect_eq(e2e_run("key list"), 0);
+    cr_expect_not_null(strstr(e2e_stdout(), alice_key), "%s", e2e_stdout());
+}
