@@ -14,7 +14,8 @@ extern const struct lq_rule lq_rule_mask;        /* rules/rule_mask.c */
 extern const struct lq_rule lq_rule_model;       /* rules/rule_model.c */
 extern const struct lq_rule lq_rule_profile;     /* rules/rule_profile.c */
 extern const struct lq_rule lq_rule_report;      /* rules/rule_report.c */
-extern const struct lq_rule lq_rule_text;        /* rules/rule_text.c */
+extern const struct lq_rule lq_rule_tasks;
+extern const struct lq_rule lq_rule_text; /* rules/rule_text.c */
 
 /* Every rule, sorted by kind. */
 const struct lq_registry *lq_rules_registry(void);

@@ -13,6 +13,7 @@
 #include "engine/base/limits.h"
 #include "rules/format/qreport.h"
 #include "rules/model/corpus.h"
+#include "rules/quality/accuracy.h"
 #include "rules/quality/coherence.h"
 #include "rules/quality/evaluate.h"
 #include "rules/quality/perplexity.h"
@@ -53,6 +54,10 @@ static const struct lq_attr_spec attrs[] = {
      .min = 0,
      .max = 1e9,
      .help = "fail when perplexity grows by more than this ratio, for example 20%"},
+    {.name = "tasks",
+     .type = LQ_ATTR_REF_LIST,
+     .choices = "tasks",
+     .help = "multiple-choice tasks on which accuracy is measured"},
     {.name = "coherence",
      .type = LQ_ATTR_BOOL,
      .default_text = "false",
@@ -96,6 +101,11 @@ static enum lq_status check(const struct lq_artifact *artifact, struct lq_error 
                                  "'%s' needs 'coherence = true'", needs_coherence[i]);
         }
     }
+    if (lq_attr_count(artifact, "tasks") > LQ_REPORT_TASK_FILES_MAX) {
+        return lq_attr_error(artifact, "tasks", err, LQ_ERECIPE,
+                             "a report takes up to %d sets of tasks, got %zu",
+                             LQ_REPORT_TASK_FILES_MAX, lq_attr_count(artifact, "tasks"));
+    }
     size_t prompts = lq_attr_count(artifact, "prompts");
     if (prompts > LQ_PROMPTS_MAX || (prompts == 0 && lq_attr_is_set(artifact, "prompts"))) {
         return lq_attr_error(artifact, "prompts", err, LQ_ERECIPE,
@@ -111,6 +121,8 @@ struct write_state {
     const char *original;
     const char *const *names;
     size_t count;
+    const char *const *task_names;
+    size_t task_count;
     double fail_above; /* NaN: no limit */
     double min_coherence;
     bool layers;
@@ -156,6 +168,34 @@ static enum lq_status load_coherence(struct lq_run *run, size_t number,
     return status;
 }
 
+/* "accuracy3.1": the results of model 3, counting from 0, on set 1; those of the original are
+ * "accuracy.1". */
+static enum lq_status load_tasks(struct lq_run *run, const struct write_state *state,
+                                 const char *prefix, struct lq_qreport_task **out, size_t *count,
+                                 struct lq_error *err)
+{
+    *out = lq_arena_get_array(lq_run_arena(run), state->task_count, sizeof **out);
+    if (*out == NULL) {
+        return lq_error_nomem(err, "a report");
+    }
+    for (*count = 0; *count < state->task_count; (*count)++) {
+        char name[64];
+        const void *data = NULL;
+        uint64_t size_bytes = 0;
+        struct lq_qreport_task *task = &(*out)[*count];
+        (void)snprintf(name, sizeof name, "%s.%zu", prefix, *count);
+        task->name = state->task_names[*count];
+        enum lq_status status = lq_run_input_load(run, name, &data, &size_bytes, err);
+        if (status == LQ_OK) {
+            status = lq_accuracy_parse(data, size_bytes, &task->accuracy, err);
+        }
+        if (status != LQ_OK) {
+            return status;
+        }
+    }
+    return LQ_OK;
+}
+
 static enum lq_status load_model(struct lq_run *run, const struct write_state *state, size_t number,
                                  struct lq_qreport *report, struct lq_error *err)
 {
@@ -185,7 +225,9 @@ static enum lq_status load_model(struct lq_run *run, const struct write_state *s
     model->divergence = evaluation.divergence;
     model->hidden_errors = evaluation.hidden_errors;
     model->hidden_count = evaluation.layer_count;
-    return load_coherence(run, number, model, err);
+    (void)snprintf(name, sizeof name, "accuracy%zu", number);
+    status = load_tasks(run, state, name, &model->tasks, &model->task_count, err);
+    return status == LQ_OK ? load_coherence(run, number, model, err) : status;
 }
 
 static enum lq_status load_report(struct lq_run *run, const struct write_state *state,
@@ -206,6 +248,7 @@ static enum lq_status load_report(struct lq_run *run, const struct write_state *
     report->context = original.context;
     report->chunk_count = original.chunks;
     report->token_count = original.tokens;
+    status = load_tasks(run, state, "accuracy", &report->tasks, &report->task_count, err);
     for (size_t i = 0; status == LQ_OK && i < state->count; i++) {
         status = load_model(run, state, i, report, err);
     }
@@ -399,6 +442,27 @@ static enum lq_status add_prompts(struct report_plan *plan, struct lq_error *err
     return lq_coherence_add_reference(plan->expand, &plan->coherence, &plan->continued, err);
 }
 
+/* `number` SIZE_MAX stands for the original. */
+static enum lq_status add_tasks(struct report_plan *plan, size_t number,
+                                const struct lq_artifact *model, struct lq_error *err)
+{
+    for (size_t i = 0; i < plan->state->task_count; i++) {
+        const struct lq_artifact *tasks = lq_attr_ref(plan->artifact, "tasks", i);
+        const char *name = number == SIZE_MAX
+                               ? lq_arena_printf(plan->arena, "accuracy.%zu", i)
+                               : lq_arena_printf(plan->arena, "accuracy%zu.%zu", number, i);
+        size_t step = 0;
+        enum lq_status status = name == NULL ? lq_error_nomem(err, "a report")
+                                             : lq_accuracy_add_step(plan->expand, plan->original,
+                                                                    model, tasks, &step, err);
+        if (status != LQ_OK) {
+            return status;
+        }
+        add_input(plan, name, step);
+    }
+    return LQ_OK;
+}
+
 /* The steps that look at one model. */
 static enum lq_status add_model(struct report_plan *plan, size_t number, size_t reference,
                                 struct lq_error *err)
@@ -422,6 +486,9 @@ static enum lq_status add_model(struct report_plan *plan, size_t number, size_t 
     if (status == LQ_OK) {
         add_input(plan, tensors, step);
     }
+    if (status == LQ_OK) {
+        status = add_tasks(plan, number, request.model, err);
+    }
     return status == LQ_OK && plan->has_coherence ? add_coherence(plan, number, request.model, err)
                                                   : status;
 }
@@ -434,6 +501,9 @@ static enum lq_status add_models(struct report_plan *plan, const char **names, s
     if (status == LQ_OK) {
         add_input(plan, "perplexity", reference);
     }
+    if (status == LQ_OK) {
+        status = add_tasks(plan, SIZE_MAX, plan->original, err);
+    }
     if (status == LQ_OK && plan->has_coherence) {
         status = add_prompts(plan, err);
     }
@@ -444,11 +514,11 @@ static enum lq_status add_models(struct report_plan *plan, const char **names, s
     return status;
 }
 
-static char *list_names(const struct report_plan *plan, const char *const *names)
+static char *list_names(const struct report_plan *plan, const char *const *names, size_t count)
 {
     struct lq_buffer text;
     lq_buffer_init(&text);
-    for (size_t i = 0; i < plan->state->count; i++) {
+    for (size_t i = 0; i < count; i++) {
         lq_buffer_printf(&text, "%s\n", names[i]);
     }
     char *copy = text.failed ? NULL : lq_arena_dup_string(plan->arena, lq_buffer_text(&text));
@@ -465,7 +535,8 @@ static enum lq_status add_writing(struct report_plan *plan, const char *const *n
     struct write_state *state = plan->state;
     struct lq_step_param params[] = {
         {"original", state->original},
-        {"quantized", list_names(plan, names)},
+        {"quantized", list_names(plan, names, state->count)},
+        {"tasks", list_names(plan, state->task_names, state->task_count)},
         {"fail_above", isnan(state->fail_above)
                            ? "none"
                            : lq_arena_printf(plan->arena, "%.17g", state->fail_above)},
@@ -473,11 +544,13 @@ static enum lq_status add_writing(struct report_plan *plan, const char *const *n
         {"layers", state->layers ? "true" : "false"},
         {"format", format_names[state->format]},
     };
-    if (params[1].value == NULL || params[2].value == NULL || params[3].value == NULL) {
-        return lq_error_nomem(err, "a report");
+    for (size_t i = 0; i < LQ_COUNT_OF(params); i++) {
+        if (params[i].value == NULL) {
+            return lq_error_nomem(err, "a report");
+        }
     }
     struct lq_step step = {.op = "report.write",
-                           .version = 3,
+                           .version = 4,
                            .label = lq_artifact_name(plan->artifact),
                            .run = run_write,
                            .state = state,
@@ -504,17 +577,25 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
     plan.original = lq_attr_ref(plan.artifact, "original", 0);
     plan.has_coherence = lq_attr_bool(plan.artifact, "coherence");
     size_t count = lq_attr_count(plan.artifact, "quantized");
+    size_t tasks = lq_attr_count(plan.artifact, "tasks");
     const char **names = lq_arena_get_array(plan.arena, count, sizeof *names);
+    const char **task_names = lq_arena_get_array(plan.arena, tasks + 1, sizeof *task_names);
     plan.state = lq_arena_get(plan.arena, sizeof *plan.state);
-    plan.inputs = lq_arena_get_array(plan.arena, 1 + 3 * count, sizeof *plan.inputs);
-    if (names == NULL || plan.state == NULL || plan.inputs == NULL) {
+    plan.inputs =
+        lq_arena_get_array(plan.arena, 1 + tasks + (3 + tasks) * count, sizeof *plan.inputs);
+    if (names == NULL || task_names == NULL || plan.state == NULL || plan.inputs == NULL) {
         return lq_error_nomem(err, "a report");
+    }
+    for (size_t i = 0; i < tasks; i++) {
+        task_names[i] = lq_artifact_name(lq_attr_ref(plan.artifact, "tasks", i));
     }
     const char *path = lq_attr_string(plan.artifact, "path");
     *plan.state = (struct write_state){
         .original = lq_artifact_name(plan.original),
         .names = names,
         .count = count,
+        .task_names = task_names,
+        .task_count = tasks,
         .fail_above = lq_attr_is_set(plan.artifact, "fail_above")
                           ? lq_attr_number(plan.artifact, "fail_above")
                           : (double)NAN,
@@ -533,7 +614,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 const struct lq_rule lq_rule_report = {
     .kind = "report",
-    .version = 4,
+    .version = 5,
     .help = "perplexity, divergence and errors of quantized models against the original",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),

@@ -139,3 +139,38 @@ Test(e2e_quality, coherence_is_one_for_the_original_and_fails_when_it_is_low)
                            "min_coherence = 0.5 }\n");
     cr_expect_eq(e2e_run("r"), 7, "%s", e2e_stderr());
 }
+
+Test(e2e_quality, tasks_prefer_what_the_model_knows)
+{
+    e2e_copy_text("eval.txt", "words.txt", 2000);
+    e2e_write("tasks.jsonl",
+              "{\"context\":\"The function returns\",\"choices\":[\"the number of rows.\","
+              "\"zq xj kk vv qq.\"],\"answer\":0}\n"
+              "{\"context\":\"If the value is\",\"choices\":[\"qxz jj ww zz\",\"not set, then the "
+              "default is used\"],\"answer\":1}\n");
+    e2e_write("tasks.csv", "0,The value of the column is _ by default.,null,zzqx,1\n");
+    e2e_write("recipe.lq",
+              "model base { source = \"model\" }\n"
+              "text words { path = \"words.txt\" }\n"
+              "tasks known { path = \"tasks.jsonl\" }\n"
+              "tasks gaps { path = \"tasks.csv\"  format = \"winogrande\" }\n"
+              "gguf q8 { model = base  level = \"Q8_0\" }\n"
+              "report r { original = base  quantized = [q8]  text = words  context = 128 "
+              "tasks = [known, gaps]  path = \"r.qreport\" }\n");
+    cr_assert_eq(e2e_run("r"), 0, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stdout(), "accuracy on 2 tasks of known (guessing gives 50.00%)"),
+                       "%s", e2e_stdout());
+    read_report("r.qreport");
+    cr_assert_eq(report.task_count, 2);
+    cr_expect_eq(report.tasks[0].accuracy.right_count, 2);
+    cr_expect_str_eq(report.tasks[1].name, "gaps");
+    cr_assert_eq(report.models[0].task_count, 2);
+    cr_expect_eq(report.models[0].tasks[0].accuracy.right_count, 2);
+    /* One answer that begins another cannot be scored. */
+    e2e_write("tasks.jsonl", "{\"context\":\"The\",\"choices\":[\"end\",\"end\"],\"answer\":0}\n");
+    cr_expect_eq(e2e_run("r"), 9, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "no token of its own"), "%s", e2e_stderr());
+    e2e_write("tasks.jsonl", "{\"context\":\"The\"}\n");
+    cr_expect_eq(e2e_run("r"), 9, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "tasks.jsonl:1:"), "%s", e2e_stderr());
+}

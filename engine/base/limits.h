@@ -32,6 +32,9 @@ enum {
     LQ_MASK_POSITIONS_MAX = 1 << 28, /* 1 % of 26 billion weights */
     LQ_PROFILE_LAYERS_MAX = 1000000,
     LQ_REPORT_MODELS_MAX = 10000,
+    LQ_TASKS_MAX = 1000000,
+    LQ_TASK_CHOICES_MAX = 100,      /* llama-perplexity's limit */
+    LQ_REPORT_TASK_FILES_MAX = 100, /* of one report */
     LQ_PROMPTS_MAX = 4096,
     LQ_CONTINUATION_MAX = 4096, /* tokens that a model writes behind a prompt */
     LQ_STEP_OUTPUTS_MAX = 64,

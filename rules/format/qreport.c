@@ -172,6 +172,65 @@ static enum lq_status read_hidden(const struct lq_json_scope *scope, const cJSON
     return LQ_OK;
 }
 
+static enum lq_status read_task(const struct lq_json_scope *scope, const cJSON *item,
+                                struct lq_arena *arena, struct lq_qreport_task *task,
+                                struct lq_error *err)
+{
+    int64_t count = 0;
+    int64_t right = 0;
+    double chance = 0.0;
+    if (!cJSON_IsObject(item)) {
+        return lq_error_set(err, scope->status, "%s: an entry of tasks is not an object",
+                            scope->where);
+    }
+    enum lq_status status = read_string(scope, item, "name", arena, &task->name, err);
+    if (status == LQ_OK) {
+        status = lq_json_get_int(scope, item, "tasks", 1, LQ_TASKS_MAX, &count, NULL, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_json_get_int(scope, item, "right", 0, count, &right, NULL, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_json_get_number(scope, item, "chance_pct", &chance, NULL, err);
+    }
+    if (status == LQ_OK) {
+        lq_accuracy_make((uint64_t)count, (uint64_t)right, chance, &task->accuracy);
+    }
+    return status;
+}
+
+static enum lq_status read_tasks(const struct lq_json_scope *scope, const cJSON *object,
+                                 const char *key, struct lq_arena *arena,
+                                 struct lq_qreport_task **tasks, size_t *task_count,
+                                 struct lq_error *err)
+{
+    const cJSON *list = NULL;
+    bool found = false;
+    enum lq_status status = lq_json_get_array(scope, object, key, &list, &found, err);
+    if (status != LQ_OK || !found) {
+        return status;
+    }
+    int count = cJSON_GetArraySize(list);
+    if (count > LQ_REPORT_TASK_FILES_MAX) {
+        return lq_error_set(err, scope->status, "%s: %d sets of tasks, the limit is %d",
+                            scope->where, count, LQ_REPORT_TASK_FILES_MAX);
+    }
+    *tasks = lq_arena_get_array(arena, (size_t)count, sizeof **tasks);
+    if (*tasks == NULL) {
+        return lq_error_nomem(err, "a report");
+    }
+    const cJSON *item = NULL;
+    cJSON_ArrayForEach(item, list)
+    {
+        status = read_task(scope, item, arena, &(*tasks)[*task_count], err);
+        if (status != LQ_OK) {
+            return status;
+        }
+        (*task_count)++;
+    }
+    return LQ_OK;
+}
+
 static enum lq_status read_model(const struct lq_json_scope *scope, const cJSON *object,
                                  struct lq_arena *arena, struct lq_qreport_model *model,
                                  struct lq_error *err)
@@ -201,6 +260,10 @@ static enum lq_status read_model(const struct lq_json_scope *scope, const cJSON 
     if (status == LQ_OK) {
         status = read_hidden(scope, object, arena, model, err);
     }
+    if (status == LQ_OK) {
+        status = read_tasks(scope, object, "task_accuracy", arena, &model->tasks,
+                            &model->task_count, err);
+    }
     return status == LQ_OK ? read_layers(scope, object, arena, model, err) : status;
 }
 
@@ -227,6 +290,10 @@ static enum lq_status read_original(const struct lq_json_scope *scope, const cJS
     }
     for (size_t i = 0; status == LQ_OK && i < LQ_COUNT_OF(counts); i++) {
         status = read_count(scope, root, counts[i].key, counts[i].value, err);
+    }
+    if (status == LQ_OK) {
+        status = read_tasks(scope, root, "task_accuracy_original", arena, &out->tasks,
+                            &out->task_count, err);
     }
     return status;
 }
@@ -319,6 +386,26 @@ static void put_layers(struct lq_json_writer *json, const struct lq_qreport_mode
     lq_json_end_array(json);
 }
 
+static void put_tasks(struct lq_json_writer *json, const char *key,
+                      const struct lq_qreport_task *tasks, size_t count)
+{
+    lq_json_key(json, key);
+    lq_json_begin_array(json);
+    for (size_t i = 0; i < count; i++) {
+        const struct lq_accuracy *accuracy = &tasks[i].accuracy;
+        lq_json_begin_object(json);
+        lq_json_put_string(json, "name", tasks[i].name);
+        lq_json_put_int(json, "tasks", (int64_t)accuracy->task_count);
+        lq_json_put_int(json, "right", (int64_t)accuracy->right_count);
+        lq_json_put_number(json, "accuracy_pct", accuracy->accuracy_pct);
+        lq_json_put_number(json, "low_pct", accuracy->low_pct);
+        lq_json_put_number(json, "high_pct", accuracy->high_pct);
+        lq_json_put_number(json, "chance_pct", accuracy->chance_pct);
+        lq_json_end_object(json);
+    }
+    lq_json_end_array(json);
+}
+
 static void put_model(struct lq_json_writer *json, const struct lq_qreport_model *model)
 {
     lq_json_put_string(json, "quantized_path", model->quantized_path);
@@ -340,6 +427,7 @@ static void put_model(struct lq_json_writer *json, const struct lq_qreport_model
         lq_json_number(json, model->hidden_errors[i]);
     }
     lq_json_end_array(json);
+    put_tasks(json, "task_accuracy", model->tasks, model->task_count);
     put_layers(json, model);
 }
 
@@ -364,6 +452,7 @@ static void put_report(const struct lq_qreport *report, const char *id, const ch
     put_count(&json, "context", report->context);
     put_count(&json, "chunks", report->chunk_count);
     put_count(&json, "tokens", report->token_count);
+    put_tasks(&json, "task_accuracy_original", report->tasks, report->task_count);
     put_model(&json, &report->models[0]);
     if (report->model_count > 1) {
         lq_json_key(&json, "others");

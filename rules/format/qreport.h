@@ -14,6 +14,7 @@
 #include "engine/base/arena.h"
 #include "engine/base/buffer.h"
 #include "engine/base/error.h"
+#include "rules/quality/accuracy.h"
 #include "rules/quality/coherence.h"
 #include "rules/quality/divergence.h"
 
@@ -24,6 +25,12 @@ struct lq_qreport_layer {
     double max_error;
     double bit_width; /* bits per weight as stored */
     uint64_t parameter_count;
+};
+
+/* Accuracy of one model on one set of tasks. */
+struct lq_qreport_task {
+    const char *name;
+    struct lq_accuracy accuracy;
 };
 
 struct lq_qreport_model {
@@ -37,6 +44,8 @@ struct lq_qreport_model {
     struct lq_divergence divergence;
     double *hidden_errors; /* of each layer's output, relative to the original's */
     size_t hidden_count;
+    struct lq_qreport_task *tasks;
+    size_t task_count;
     double compression_ratio; /* file size / original's file size */
     uint64_t file_size_bytes; /* 0 is unknown */
     struct lq_qreport_layer *layers;
@@ -51,7 +60,9 @@ struct lq_qreport {
     uint64_t file_size_bytes; /* 0 is unknown */
     uint64_t context;         /* tokens in a chunk */
     uint64_t chunk_count;
-    uint64_t token_count;            /* tokens that were scored */
+    uint64_t token_count;          /* tokens that were scored */
+    struct lq_qreport_task *tasks; /* of the original */
+    size_t task_count;
     struct lq_qreport_model *models; /* at least one */
     size_t model_count;
 };

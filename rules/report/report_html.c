@@ -220,6 +220,40 @@ static void append_coherence(const struct lq_qreport *report, struct lq_buffer *
     lq_buffer_append_string(out, "</table>\n");
 }
 
+static void append_task(const char *model, const struct lq_qreport_task *task,
+                        struct lq_buffer *out)
+{
+    lq_buffer_append_string(out, "<tr><td>");
+    append_escaped(out, model);
+    lq_buffer_append_string(out, "</td><td>");
+    append_escaped(out, task->name);
+    lq_buffer_printf(out, "</td><td>%" PRIu64 "</td>", task->accuracy.task_count);
+    append_percent(out, task->accuracy.accuracy_pct);
+    append_percent(out, task->accuracy.low_pct);
+    append_percent(out, task->accuracy.high_pct);
+    append_percent(out, task->accuracy.chance_pct);
+    lq_buffer_append_string(out, "</tr>\n");
+}
+
+static void append_tasks(const struct lq_qreport *report, struct lq_buffer *out)
+{
+    if (report->task_count == 0) {
+        return;
+    }
+    lq_buffer_append_string(out, "<h2>Accuracy on tasks</h2>\n<table>\n<tr><th>model</th>"
+                                 "<th>tasks</th><th>number</th><th>accuracy</th><th>at least</th>"
+                                 "<th>at most</th><th>guessing</th></tr>\n");
+    for (size_t i = 0; i < report->task_count; i++) {
+        append_task(report->model_path, &report->tasks[i], out);
+    }
+    for (size_t m = 0; m < report->model_count; m++) {
+        for (size_t i = 0; i < report->models[m].task_count; i++) {
+            append_task(report->models[m].quantized_path, &report->models[m].tasks[i], out);
+        }
+    }
+    lq_buffer_append_string(out, "</table>\n");
+}
+
 static void append_layers(const struct lq_qreport_model *model, struct lq_buffer *out)
 {
     if (model->layer_count == 0) {
@@ -280,6 +314,7 @@ void lq_report_write_html(const struct lq_qreport *report, double fail_above, st
     append_percentiles(report, out);
     append_hidden(report, out);
     append_coherence(report, out);
+    append_tasks(report, out);
     lq_buffer_append_string(out, "<h2>Errors of tensors</h2>\n");
     for (size_t i = 0; i < report->model_count; i++) {
         append_layers(&report->models[i], out);

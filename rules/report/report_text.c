@@ -196,6 +196,30 @@ static void append_divergence(const struct lq_qreport_model *model, struct lq_bu
     }
 }
 
+static void append_task(const char *model, const struct lq_qreport_task *task,
+                        struct lq_buffer *out)
+{
+    lq_buffer_printf(out, "  %-24s %6.2f%%  [%.2f%%, %.2f%%]\n", model, task->accuracy.accuracy_pct,
+                     task->accuracy.low_pct, task->accuracy.high_pct);
+}
+
+/* For each set of tasks the original and the models; sets are in the same order everywhere. */
+static void append_tasks(const struct lq_qreport *report, struct lq_buffer *out)
+{
+    for (size_t i = 0; i < report->task_count; i++) {
+        const struct lq_qreport_task *task = &report->tasks[i];
+        lq_buffer_printf(out, "\naccuracy on %" PRIu64 " tasks of %s (guessing gives %.2f%%)\n",
+                         task->accuracy.task_count, task->name, task->accuracy.chance_pct);
+        append_task(report->model_path, task, out);
+        for (size_t m = 0; m < report->model_count; m++) {
+            const struct lq_qreport_model *model = &report->models[m];
+            if (i < model->task_count) {
+                append_task(model->quantized_path, &model->tasks[i], out);
+            }
+        }
+    }
+}
+
 void lq_report_write_text(const struct lq_qreport *report, double fail_above, struct lq_buffer *out)
 {
     lq_buffer_printf(out,
@@ -205,6 +229,7 @@ void lq_report_write_text(const struct lq_qreport *report, double fail_above, st
     for (size_t i = 0; i < report->model_count; i++) {
         append_divergence(&report->models[i], out);
     }
+    append_tasks(report, out);
     for (size_t i = 0; i < report->model_count; i++) {
         append_worst(&report->models[i], out);
     }
