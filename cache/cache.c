@@ -39,6 +39,7 @@ enum lq_status lq_cache_open_sized(struct lq_cache **out, const struct lq_cache_
         .map_bytes = map_bytes,
         .warn = options->warn,
         .warn_user = options->warn_user,
+        .fatal = options->fatal,
     };
     /* Locks first: the data file may be about to be replaced. */
     enum lq_status status = lq_store_check_folder(options->dir, err);

@@ -36,6 +36,10 @@ struct lq_cache_options {
      * NULL. */
     void (*warn)(void *user, const char *message);
     void *warn_user;
+    /* Called when tree pages of the data file are so damaged that going on is impossible, maybe
+     * from a signal handler: says the sentence and ends the process, with async-signal-safe calls
+     * only. NULL: a warning and abort(), or the signal. */
+    void (*fatal)(const char *message);
 };
 
 /* Opens or creates. Errors: LQ_ECACHE (newer format: says which, and what to do; not a folder; no

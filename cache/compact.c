@@ -95,8 +95,10 @@ static enum lq_status compact_alone(const struct lq_cache_options *options,
 {
     struct lq_store *store = NULL;
     struct stat st;
-    struct lq_store_options store_options = {
-        .dir = options->dir, .warn = options->warn, .warn_user = options->warn_user};
+    struct lq_store_options store_options = {.dir = options->dir,
+                                             .warn = options->warn,
+                                             .warn_user = options->warn_user,
+                                             .fatal = options->fatal};
     enum lq_status status = lq_store_open(&store, &store_options, err);
     if (status != LQ_OK) {
         return status;

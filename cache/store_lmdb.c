@@ -260,7 +260,8 @@ static enum lq_status read_begin(struct lq_store *store, struct lq_txn *txn, str
     return lq_store_fail(store, MDB_MAP_RESIZED, "read", err);
 }
 
-enum lq_status lq_store_read_begin(struct lq_store *store, struct lq_txn *txn, struct lq_error *err)
+static enum lq_status begin_or_share(struct lq_store *store, struct lq_txn *txn,
+                                     struct lq_error *err)
 {
     if (hold.store != store) {
         return read_begin(store, txn, err);
@@ -277,8 +278,19 @@ enum lq_status lq_store_read_begin(struct lq_store *store, struct lq_txn *txn, s
     return status;
 }
 
+enum lq_status lq_store_read_begin(struct lq_store *store, struct lq_txn *txn, struct lq_error *err)
+{
+    lq_guard_enter(&store->guard);
+    enum lq_status status = begin_or_share(store, txn, err);
+    if (status != LQ_OK) {
+        lq_guard_leave();
+    }
+    return status;
+}
+
 void lq_store_read_end(struct lq_txn *txn)
 {
+    lq_guard_leave();
     if (hold.store != txn->store || hold.handle != txn->handle) {
         end_handle(txn->store, txn->handle);
     }
@@ -456,7 +468,9 @@ enum lq_status lq_store_run_list(struct lq_store *store, struct lq_op *list)
         check_readers(store);
         uint64_t serial = later_serial(store);
         uint64_t map_bytes = lq_store_map_bytes(store);
+        lq_guard_enter(&store->guard);
         enum lq_status status = try_list(store, list, with_later, serial, &code);
+        lq_guard_leave();
         if (status == LQ_OK) {
             if (with_later) {
                 later_forget(store, serial);

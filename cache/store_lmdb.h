@@ -68,6 +68,7 @@ struct lq_store_options {
     uint64_t map_bytes;
     void (*warn)(void *user, const char *message);
     void *warn_user;
+    void (*fatal)(const char *message); /* see cache.h; may be NULL */
 };
 enum lq_status lq_store_open(struct lq_store **out, const struct lq_store_options *options,
                              struct lq_error *err);

@@ -200,6 +200,9 @@ static void on_assert(MDB_env *env, const char *message)
     if (store != NULL && store->walking) {
         longjmp(store->walk_escape, 1);
     }
+    if (store != NULL && store->guard.fatal != NULL) {
+        store->guard.fatal(store->guard.message);
+    }
     if (store != NULL && store->warn != NULL) {
         char text[LQ_ERROR_BYTES];
         (void)snprintf(text, sizeof text,
@@ -266,8 +269,21 @@ static void destroy(struct lq_store *store)
     lq_batch_fini(&store->batch);
     (void)pthread_mutex_destroy(&store->mutex);
     (void)pthread_cond_destroy(&store->changed);
+    free(store->damage_text);
     free(store->dir);
     free(store);
+}
+
+static char *describe_damage(const char *dir)
+{
+    static const char format[] = "cache folder %s: data.mdb is damaged; remove the folder to start "
+                                 "with an empty cache, or use another one with --cache-dir";
+    size_t size = strlen(dir) + sizeof format;
+    char *text = malloc(size);
+    if (text != NULL) {
+        (void)snprintf(text, size, format, dir);
+    }
+    return text;
 }
 
 enum lq_status lq_store_open(struct lq_store **out, const struct lq_store_options *options,
@@ -288,12 +304,20 @@ enum lq_status lq_store_open(struct lq_store **out, const struct lq_store_option
     store->dir = dir;
     store->warn = options->warn;
     store->warn_user = options->warn_user;
+    store->damage_text = describe_damage(dir);
+    store->guard = (struct lq_guard){.fatal = options->fatal, .message = store->damage_text};
+    lq_guard_install(&store->guard);
     (void)pthread_mutex_init(&store->mutex, NULL);
     (void)pthread_cond_init(&store->changed, NULL);
     lq_batch_init(&store->batch, store, lq_store_run_list);
     status = lq_folder_claim(&store->claim, store->dir, err);
+    if (status == LQ_OK && store->damage_text == NULL) {
+        status = lq_error_nomem(err, options->dir);
+    }
     if (status == LQ_OK) {
+        lq_guard_enter(&store->guard);
         status = open_environment(store, options->map_bytes, err);
+        lq_guard_leave();
     }
     if (status != LQ_OK) {
         destroy(store);

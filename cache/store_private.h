@@ -11,6 +11,7 @@
 
 #include "cache/store_batch.h"
 #include "cache/store_file.h"
+#include "cache/store_guard.h"
 #include "cache/store_later.h"
 #include "cache/store_lmdb.h"
 
@@ -23,6 +24,8 @@ struct lq_store {
     char *dir;
     void (*warn)(void *user, const char *message);
     void *warn_user;
+    struct lq_guard guard;
+    char *damage_text; /* what the guard says */
     MDB_env *env;
     MDB_dbi dbis[LQ_DB_COUNT];
     struct lq_folder_claim claim;

@@ -274,7 +274,9 @@ static void release(struct lq_build *build)
 {
     show_warnings(build);
     for (struct lq_source *source = build->sources; source != NULL; source = source->next) {
-        if (source->mapped) {
+        if (source->copy != NULL) {
+            free(source->copy);
+        } else if (source->mapped) {
             lq_map_close(&source->map);
         }
     }

@@ -32,6 +32,7 @@ struct lq_source {
     struct lq_digest digest;
     struct lq_map map; /* opened at first use, under the build's lock */
     bool mapped;
+    unsigned char *copy; /* small files are read instead: the system has few maps to give */
     struct lq_source *next;
     struct lq_source *same_bucket; /* chain of sources by path */
     struct lq_source *same_digest; /* chain of plain sources by digest */

@@ -5,6 +5,8 @@
 #include "engine/base/buffer.h"
 #include "engine/build_state.h"
 
+enum { COPY_BYTES_MAX = 64 * 1024 };
+
 static const char *kind_name(const struct lq_source *source)
 {
     return source->kind == NULL ? "plain" : source->kind->name;
@@ -152,6 +154,23 @@ enum lq_status lq_source_unchanged(const struct lq_source *source, struct lq_err
     return LQ_OK;
 }
 
+/* A copy of a small file takes the place of its map. */
+static enum lq_status take_copy(struct lq_source *source, struct lq_error *err)
+{
+    size_t size_bytes = (size_t)source->map.size_bytes;
+    unsigned char *copy = malloc(size_bytes + 1);
+    if (copy != NULL) {
+        memcpy(copy, source->map.data, size_bytes);
+    }
+    lq_map_close(&source->map);
+    if (copy == NULL) {
+        return lq_error_nomem(err, source->path);
+    }
+    source->copy = copy;
+    source->map = (struct lq_map){.data = copy, .size_bytes = size_bytes};
+    return LQ_OK;
+}
+
 static enum lq_status map_locked(struct lq_source *source, struct lq_error *err)
 {
     if (source->mapped) {
@@ -163,6 +182,9 @@ static enum lq_status map_locked(struct lq_source *source, struct lq_error *err)
         lq_map_close(&source->map);
         status =
             lq_error_set(err, LQ_EIO, "%s: changed during the build; run it again", source->path);
+    }
+    if (status == LQ_OK && source->map.size_bytes <= COPY_BYTES_MAX) {
+        status = take_copy(source, err);
     }
     source->mapped = status == LQ_OK;
     return status;

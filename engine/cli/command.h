@@ -97,6 +97,8 @@ enum lq_status lq_cli_load_recipe(struct lq_cli *cli, struct lq_recipe **out, st
 /* Opens the cache once; closed at the end of the process. */
 enum lq_status lq_cli_open_cache(struct lq_cli *cli, struct lq_error *err);
 void lq_cli_close_cache(struct lq_cli *cli);
+/* Ends the process: for lq_cache_options.fatal. */
+void lq_cli_cache_is_damaged(const char *message);
 /* At the end of a build: when the cache is larger than its budget, removes what was not used for
  * longest, for a short while. Failing is a warning. */
 void lq_cli_collect_garbage(struct lq_cli *cli);

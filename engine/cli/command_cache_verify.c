@@ -43,7 +43,8 @@ static void warn_compact(void *user, const char *message)
 
 enum lq_status lq_command_cache_compact(struct lq_cli *cli, struct lq_error *err)
 {
-    struct lq_cache_options options = {.warn = warn_compact, .warn_user = cli};
+    struct lq_cache_options options = {
+        .warn = warn_compact, .warn_user = cli, .fatal = lq_cli_cache_is_damaged};
     char *dir = NULL;
     uint64_t before = 0;
     uint64_t after = 0;

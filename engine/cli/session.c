@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cache/cache.h"
 #include "engine/base/fs.h"
@@ -24,6 +25,17 @@ enum lq_status lq_cli_load_recipe(struct lq_cli *cli, struct lq_recipe **out, st
 
 /* ---- cache ---- */
 
+/* There is no way back into the program from here: LMDB's own state is unknown. */
+void lq_cli_cache_is_damaged(const char *message)
+{
+    static const char begin[] = "lqbuild: error: ";
+    ssize_t ignored = write(STDERR_FILENO, begin, sizeof begin - 1);
+    ignored = write(STDERR_FILENO, message, strlen(message));
+    ignored = write(STDERR_FILENO, "\n", 1);
+    (void)ignored;
+    _exit(lq_status_exit_code(LQ_ECACHE));
+}
+
 static void warn_cache(void *user, const char *message)
 {
     lq_cli_warn(user, message);
@@ -39,7 +51,8 @@ enum lq_status lq_cli_open_cache(struct lq_cli *cli, struct lq_error *err)
     if (status != LQ_OK) {
         return status;
     }
-    struct lq_cache_options options = {.dir = dir, .warn = warn_cache, .warn_user = cli};
+    struct lq_cache_options options = {
+        .dir = dir, .warn = warn_cache, .warn_user = cli, .fatal = lq_cli_cache_is_damaged};
     return lq_cache_open(&cli->cache, &options, err);
 }
 
