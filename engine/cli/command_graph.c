@@ -1,11 +1,11 @@
 #include <string.h>
 
+#include "engine/base/compiler.h"
 #include "engine/base/json.h"
 #include "engine/cli/commands.h"
+#include "engine/cli/graph.h"
 
-typedef void (*edge_fn)(void *user, const struct lq_artifact *needed);
-
-static void visit_refs(const struct lq_value *value, edge_fn visit, void *user)
+static void visit_refs(const struct lq_value *value, lq_graph_edge_fn visit, void *user)
 {
     if (value->type == LQ_VALUE_REF) {
         visit(user, value->ref);
@@ -15,7 +15,7 @@ static void visit_refs(const struct lq_value *value, edge_fn visit, void *user)
     }
 }
 
-static void visit_edges(const struct lq_artifact *artifact, edge_fn visit, void *user)
+void lq_graph_visit_needs(const struct lq_artifact *artifact, lq_graph_edge_fn visit, void *user)
 {
     for (size_t i = 0; i < artifact->rule->attr_count; i++) {
         visit_refs(&artifact->values[i], visit, user);
@@ -38,8 +38,22 @@ static void want(void *user, const struct lq_artifact *artifact)
     }
 }
 
-static enum lq_status find_wanted(struct lq_cli *cli, const struct lq_recipe *recipe, bool **wanted,
-                                  struct lq_error *err)
+enum lq_status lq_graph_find_target(const struct lq_recipe *recipe, const char *name,
+                                    const struct lq_artifact **out, struct lq_error *err)
+{
+    *out = lq_recipe_find(recipe, name);
+    if (*out != NULL) {
+        return LQ_OK;
+    }
+    const char *nearest = lq_recipe_suggest(recipe, name);
+    return lq_error_set(err, LQ_EUSAGE, "unknown target '%s'%s%s%s", name,
+                        nearest == NULL ? "; 'lqbuild graph' lists the artifacts"
+                                        : "; did you mean '",
+                        nearest == NULL ? "" : nearest, nearest == NULL ? "" : "'?");
+}
+
+enum lq_status lq_graph_find_wanted(struct lq_cli *cli, const struct lq_recipe *recipe,
+                                    size_t first, bool **wanted, struct lq_error *err)
 {
     struct reach reach = {.count = 0};
     reach.wanted = lq_arena_get_array(&cli->arena, recipe->artifact_count + 1, sizeof(bool));
@@ -47,138 +61,169 @@ static enum lq_status find_wanted(struct lq_cli *cli, const struct lq_recipe *re
     if (reach.wanted == NULL || reach.list == NULL) {
         return lq_error_nomem(err, "the graph");
     }
-    for (size_t i = 0; i < cli->args.operand_count; i++) {
-        const struct lq_artifact *artifact = lq_recipe_find(recipe, cli->args.operands[i]);
-        if (artifact == NULL) {
-            const char *nearest = lq_recipe_suggest(recipe, cli->args.operands[i]);
-            return lq_error_set(err, LQ_EUSAGE, "unknown target '%s'%s%s%s", cli->args.operands[i],
-                                nearest == NULL ? "; 'lqbuild graph' lists the artifacts"
-                                                : "; did you mean '",
-                                nearest == NULL ? "" : nearest, nearest == NULL ? "" : "'?");
+    for (size_t i = first; i < cli->args.operand_count; i++) {
+        const struct lq_artifact *artifact = NULL;
+        enum lq_status status = lq_graph_find_target(recipe, cli->args.operands[i], &artifact, err);
+        if (status != LQ_OK) {
+            return status;
         }
         want(&reach, artifact);
     }
-    for (size_t i = 0; cli->args.operand_count == 0 && i < recipe->artifact_count; i++) {
+    for (size_t i = 0; cli->args.operand_count <= first && i < recipe->artifact_count; i++) {
         want(&reach, &recipe->artifacts[i]);
     }
     for (size_t done = 0; done < reach.count; done++) {
-        visit_edges(reach.list[done], want, &reach);
+        lq_graph_visit_needs(reach.list[done], want, &reach);
     }
     *wanted = reach.wanted;
     return LQ_OK;
 }
 
-static void append_dot_string(struct lq_buffer *out, const char *text)
+static lq_graph_draw_fn draw_of(const struct lq_cli *cli)
 {
-    for (; *text != '\0'; text++) {
-        if (*text == '"' || *text == '\\') {
-            lq_buffer_append_char(out, '\\');
-        }
-        lq_buffer_append_char(out, *text);
-    }
-}
-
-struct dot_edge {
-    struct lq_buffer *out;
-    const struct lq_artifact *artifact;
-};
-
-static void print_dot_edge(void *user, const struct lq_artifact *needed)
-{
-    struct dot_edge *edge = user;
-    lq_buffer_append_string(edge->out, "  \"");
-    append_dot_string(edge->out, needed->name);
-    lq_buffer_append_string(edge->out, "\" -> \"");
-    append_dot_string(edge->out, edge->artifact->name);
-    lq_buffer_append_string(edge->out, "\";\n");
-}
-
-static void print_dot(const struct lq_recipe *recipe, const bool *wanted, struct lq_buffer *out)
-{
-    lq_buffer_append_string(out, "digraph recipe {\n  rankdir=LR;\n  node [shape=box];\n");
-    for (size_t i = 0; i < recipe->artifact_count; i++) {
-        const struct lq_artifact *artifact = &recipe->artifacts[i];
-        if (!wanted[i]) {
-            continue;
-        }
-        lq_buffer_append_string(out, "  \"");
-        append_dot_string(out, artifact->name);
-        lq_buffer_append_string(out, "\" [label=\"");
-        append_dot_string(out, artifact->name);
-        lq_buffer_printf(out, "\\n%s\"];\n", artifact->rule->kind);
-    }
-    for (size_t i = 0; i < recipe->artifact_count; i++) {
-        struct dot_edge edge = {.out = out, .artifact = &recipe->artifacts[i]};
-        if (wanted[i]) {
-            visit_edges(edge.artifact, print_dot_edge, &edge);
+    static const struct {
+        const char *name;
+        lq_graph_draw_fn draw;
+    } formats[] = {{"dot", lq_graph_draw_dot},
+                   {"mermaid", lq_graph_draw_mermaid},
+                   {"json", lq_graph_draw_json},
+                   {"html", lq_graph_draw_html}};
+    const char *format = cli->json ? "json" : lq_args_get(&cli->args, "format");
+    for (size_t i = 0; format != NULL && i < LQ_COUNT_OF(formats); i++) {
+        if (strcmp(format, formats[i].name) == 0) {
+            return formats[i].draw;
         }
     }
-    lq_buffer_append_string(out, "}\n");
-}
-
-static void write_need(void *user, const struct lq_artifact *needed)
-{
-    lq_json_string(user, needed->name);
-}
-
-static void print_json(const struct lq_recipe *recipe, const bool *wanted, struct lq_buffer *out)
-{
-    struct lq_json_writer writer;
-    lq_json_writer_init(&writer, out, true);
-    lq_json_begin_object(&writer);
-    lq_json_key(&writer, "artifacts");
-    lq_json_begin_array(&writer);
-    for (size_t i = 0; i < recipe->artifact_count; i++) {
-        const struct lq_artifact *artifact = &recipe->artifacts[i];
-        if (!wanted[i]) {
-            continue;
-        }
-        const struct lq_value *path = lq_artifact_value(artifact, "path");
-        lq_json_begin_object(&writer);
-        lq_json_put_string(&writer, "name", artifact->name);
-        lq_json_put_string(&writer, "kind", artifact->rule->kind);
-        if (path != NULL && path->string != NULL) {
-            lq_json_put_string(&writer, "path", path->string);
-        }
-        lq_json_key(&writer, "needs");
-        lq_json_begin_array(&writer);
-        visit_edges(artifact, write_need, &writer);
-        lq_json_end_array(&writer);
-        lq_json_end_object(&writer);
-    }
-    lq_json_end_array(&writer);
-    lq_json_key(&writer, "default");
-    lq_json_begin_array(&writer);
-    for (size_t i = 0; i < recipe->default_count; i++) {
-        lq_json_string(&writer, recipe->defaults[i]->name);
-    }
-    lq_json_end_array(&writer);
-    lq_json_end_object(&writer);
-    if (out->size_bytes > 0 && out->data[out->size_bytes - 1] != '\n') {
-        lq_buffer_append_char(out, '\n');
-    }
+    return lq_graph_draw_dot;
 }
 
 enum lq_status lq_command_graph(struct lq_cli *cli, struct lq_error *err)
 {
-    const char *format = lq_args_get(&cli->args, "format");
-    bool json = cli->json || (format != NULL && strcmp(format, "json") == 0);
     struct lq_recipe *recipe = NULL;
     bool *wanted = NULL;
     struct lq_buffer out;
     lq_buffer_init(&out);
     enum lq_status status = lq_cli_load_recipe(cli, &recipe, err);
     if (status == LQ_OK) {
-        status = find_wanted(cli, recipe, &wanted, err);
+        status = lq_graph_find_wanted(cli, recipe, 0, &wanted, err);
     }
     if (status == LQ_OK) {
-        (json ? print_json : print_dot)(recipe, wanted, &out);
-        status = out.failed ? lq_error_nomem(err, "the graph") : LQ_OK;
+        status = draw_of(cli)(recipe, wanted, &out, err);
+    }
+    if (status == LQ_OK && out.failed) {
+        status = lq_error_nomem(err, "the graph");
     }
     if (status == LQ_OK) {
         lq_cli_print_value(cli, &out);
     }
     lq_buffer_fini(&out);
+    lq_recipe_destroy(recipe);
+    return status;
+}
+
+/* ------------------------------------------------------------------ query ---- */
+
+struct query {
+    struct lq_cli *cli;
+    const struct lq_recipe *recipe;
+    const struct lq_artifact *target;
+    bool *found;
+    bool direct;
+    const struct lq_artifact *at; /* whose needs are being looked at */
+};
+
+static void mark_need(void *user, const struct lq_artifact *needed)
+{
+    struct query *query = user;
+    query->found[needed->index] = true;
+}
+
+static void mark_dependant(void *user, const struct lq_artifact *needed)
+{
+    struct query *query = user;
+    bool reached = needed == query->target || (!query->direct && query->found[needed->index]);
+    query->found[query->at->index] = query->found[query->at->index] || reached;
+}
+
+/* Rounds until nothing is added: as many as the graph is deep. */
+static void find_dependants(struct query *query)
+{
+    size_t before = 0;
+    size_t after = 0;
+    do {
+        before = after;
+        after = 0;
+        for (size_t i = 0; i < query->recipe->artifact_count; i++) {
+            query->at = &query->recipe->artifacts[i];
+            lq_graph_visit_needs(query->at, mark_dependant, query);
+            after += query->found[i] ? 1 : 0;
+        }
+    } while (after != before && !query->direct);
+}
+
+static void find_needs(struct query *query)
+{
+    lq_graph_visit_needs(query->target, mark_need, query);
+    for (bool more = !query->direct; more;) {
+        size_t before = 0;
+        size_t after = 0;
+        for (size_t i = 0; i < query->recipe->artifact_count; i++) {
+            before += query->found[i] ? 1 : 0;
+        }
+        for (size_t i = query->recipe->artifact_count; i-- > 0;) {
+            if (query->found[i]) {
+                lq_graph_visit_needs(&query->recipe->artifacts[i], mark_need, query);
+            }
+        }
+        for (size_t i = 0; i < query->recipe->artifact_count; i++) {
+            after += query->found[i] ? 1 : 0;
+        }
+        more = after != before;
+    }
+}
+
+static void print_found(const struct query *query)
+{
+    struct lq_buffer out;
+    lq_buffer_init(&out);
+    for (size_t i = 0; i < query->recipe->artifact_count; i++) {
+        const struct lq_artifact *artifact = &query->recipe->artifacts[i];
+        if (!query->found[i]) {
+            continue;
+        }
+        if (query->cli->json) {
+            struct lq_json_writer writer;
+            lq_json_writer_init(&writer, &out, false);
+            lq_json_begin_object(&writer);
+            lq_json_put_string(&writer, "name", artifact->name);
+            lq_json_put_string(&writer, "kind", artifact->rule->kind);
+            lq_json_end_object(&writer);
+            lq_buffer_append_char(&out, '\n');
+        } else {
+            lq_buffer_printf(&out, "%s %s\n", artifact->rule->kind, artifact->name);
+        }
+    }
+    lq_cli_print(&out);
+    lq_buffer_fini(&out);
+}
+
+enum lq_status lq_command_query(struct lq_cli *cli, struct lq_error *err)
+{
+    struct lq_recipe *recipe = NULL;
+    struct query query = {.cli = cli, .direct = lq_args_has(&cli->args, "direct")};
+    enum lq_status status = lq_cli_load_recipe(cli, &recipe, err);
+    if (status == LQ_OK) {
+        query.recipe = recipe;
+        status = lq_graph_find_target(recipe, cli->args.operands[0], &query.target, err);
+    }
+    if (status == LQ_OK) {
+        query.found = lq_arena_get_array(&cli->arena, recipe->artifact_count + 1, sizeof(bool));
+        status = query.found == NULL ? lq_error_nomem(err, "the graph") : LQ_OK;
+    }
+    if (status == LQ_OK) {
+        (strcmp(cli->command->name, "dependants") == 0 ? find_dependants : find_needs)(&query);
+        print_found(&query);
+    }
     lq_recipe_destroy(recipe);
     return status;
 }

@@ -12,7 +12,30 @@ static const struct lq_option fmt_options[] = {
 };
 
 static const struct lq_option graph_options[] = {
-    {0, "format", "FORMAT", "dot json", false, "language of the output (dot)"},
+    {0, "format", "FORMAT", "dot mermaid json html", false, "language of the output (dot)"},
+};
+
+static const struct lq_option query_options[] = {
+    {0, "direct", NULL, NULL, false, "only what stands one step away"},
+};
+
+static const struct lq_command query_commands[] = {
+    {.name = "needs",
+     .operands = "TARGET",
+     .help = "list what a target is made from, directly or through others",
+     .options = query_options,
+     .option_count = LQ_COUNT_OF(query_options),
+     .operand_min = 1,
+     .operand_max = 1,
+     .run = lq_command_query},
+    {.name = "dependants",
+     .operands = "TARGET",
+     .help = "list what is made from a target, directly or through others",
+     .options = query_options,
+     .option_count = LQ_COUNT_OF(query_options),
+     .operand_min = 1,
+     .operand_max = 1,
+     .run = lq_command_query},
 };
 
 static const struct lq_option inspect_options[] = {
@@ -245,6 +268,11 @@ const struct lq_command lq_commands[] = {
      .option_count = LQ_COUNT_OF(graph_options),
      .operand_max = LQ_OPERANDS_ANY,
      .run = lq_command_graph},
+    {.name = "query",
+     .operands = "COMMAND",
+     .help = "ask what a target needs, and what needs it",
+     .children = query_commands,
+     .child_count = LQ_COUNT_OF(query_commands)},
     {.name = "inspect",
      .operands = "FILE",
      .help = "show what a model, imatrix, mask, profile or report file holds",
