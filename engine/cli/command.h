@@ -65,7 +65,8 @@ struct lq_cli {
     /* What happened. */
     bool error_shown;
     bool summary_shown;
-    struct lq_cache *cache; /* opened by lq_cli_open_cache */
+    struct lq_cache *cache;   /* opened by lq_cli_open_cache */
+    const char *cache_folder; /* where it is */
 };
 
 /* Commands by name, for dispatch, help and suggestions. */

@@ -15,6 +15,10 @@ static const struct lq_option graph_options[] = {
     {0, "format", "FORMAT", "dot mermaid json html", false, "language of the output (dot)"},
 };
 
+static const struct lq_option log_options[] = {
+    {0, "last", "N", NULL, false, "how many (20)"},
+};
+
 static const struct lq_option query_options[] = {
     {0, "direct", NULL, NULL, false, "only what stands one step away"},
 };
@@ -268,6 +272,12 @@ const struct lq_command lq_commands[] = {
      .option_count = LQ_COUNT_OF(graph_options),
      .operand_max = LQ_OPERANDS_ANY,
      .run = lq_command_graph},
+    {.name = "log",
+     .help = "list the last builds: what ran, what was cached, how long it took",
+     .details = "-v names the slowest steps of each, --json prints the entries as they are kept.",
+     .options = log_options,
+     .option_count = LQ_COUNT_OF(log_options),
+     .run = lq_command_log},
     {.name = "query",
      .operands = "COMMAND",
      .help = "ask what a target needs, and what needs it",

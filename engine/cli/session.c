@@ -9,6 +9,7 @@
 #include "engine/base/fs.h"
 #include "engine/base/jobserver.h"
 #include "engine/base/pool.h"
+#include "engine/cli/build_log.h"
 #include "engine/cli/command.h"
 #include "engine/cli/remote_session.h"
 
@@ -53,6 +54,7 @@ enum lq_status lq_cli_open_cache(struct lq_cli *cli, struct lq_error *err)
     }
     struct lq_cache_options options = {
         .dir = dir, .warn = warn_cache, .warn_user = cli, .fatal = lq_cli_cache_is_damaged};
+    cli->cache_folder = dir;
     return lq_cache_open(&cli->cache, &options, err);
 }
 
@@ -103,6 +105,7 @@ enum lq_status lq_cli_plain_status(enum lq_status status)
 struct event_filter {
     const struct lq_cli_build *build;
     struct lq_progress *progress;
+    struct lq_recorder *recorder; /* may be NULL */
 };
 
 /* Keeps the messages of a recipe that the user never wrote, without its positions and lines. */
@@ -133,6 +136,9 @@ void lq_cli_hide_positions(const char *name, const char *text, char *out, size_t
 static void filter_event(void *user, const struct lq_event *event)
 {
     struct event_filter *filter = user;
+    if (filter->recorder != NULL) {
+        lq_recorder_event(filter->recorder, event);
+    }
     char text[LQ_ERROR_BYTES];
     struct lq_event copy = *event;
     if (event->kind == LQ_EVENT_SUMMARY_TEXT && filter->build->hide_summary) {
@@ -151,8 +157,8 @@ static void filter_event(void *user, const struct lq_event *event)
 /* ---- the build ---- */
 
 static enum lq_status run_build(struct lq_cli *cli, const struct lq_cli_build *build,
-                                struct lq_progress *progress, struct lq_build_result *result,
-                                struct lq_error *err)
+                                struct lq_progress *progress, struct lq_recorder *recorder,
+                                struct lq_build_result *result, struct lq_error *err)
 {
     struct lq_pool *pool = NULL;
     enum lq_status status = lq_cli_open_cache(cli, err);
@@ -172,7 +178,7 @@ static enum lq_status run_build(struct lq_cli *cli, const struct lq_cli_build *b
         lq_pool_destroy(pool);
         return status;
     }
-    struct event_filter filter = {.build = build, .progress = progress};
+    struct event_filter filter = {.build = build, .progress = progress, .recorder = recorder};
     struct lq_build_options options = {
         .targets = build->targets,
         .target_count = build->target_count,
@@ -216,6 +222,22 @@ static void show_failure(struct lq_cli *cli, const struct lq_cli_build *build,
     lq_cli_show_error(cli, &shown);
 }
 
+static void record_build(struct lq_cli *cli, const struct lq_cli_build *build,
+                         const struct lq_recorder *recorder, const struct lq_build_result *result,
+                         const char *trace, enum lq_status status)
+{
+    struct lq_error err;
+    if (recorder == NULL) {
+        return;
+    }
+    if (cli->cache != NULL && !cli->dry_run) {
+        lq_recorder_append_log(recorder, cli->cache_folder, cli, build, result, status);
+    }
+    if (trace != NULL && lq_recorder_write_trace(recorder, trace, &err) != LQ_OK) {
+        lq_cli_warn(cli, err.message);
+    }
+}
+
 static enum lq_status create_progress(const struct lq_cli *cli, struct lq_progress **out,
                                       struct lq_error *err)
 {
@@ -254,7 +276,11 @@ enum lq_status lq_cli_build(struct lq_cli *cli, const struct lq_cli_build *build
     if (status != LQ_OK) {
         return status;
     }
-    status = run_build(cli, build, progress, filled, err);
+    const char *trace = lq_args_get(&cli->args, "trace");
+    struct lq_recorder *recorder = lq_recorder_create(trace != NULL);
+    status = run_build(cli, build, progress, recorder, filled, err);
+    record_build(cli, build, recorder, filled, trace, status);
+    lq_recorder_destroy(recorder);
     lq_progress_pause(progress);
     if (status == LQ_OK && build->before_summary != NULL && !cli->dry_run) {
         status = build->before_summary(build->user, err);

@@ -19,6 +19,8 @@ const struct lq_option lq_common_options[] = {
     {'n', "dry-run", NULL, NULL, false, "show what would be done and do nothing"},
     {0, "force", NULL, NULL, false, "run every wanted step even if its result is cached"},
     {0, "explain", NULL, NULL, false, "say why each step runs"},
+    {0, "trace", "FILE", NULL, false,
+     "write a trace of the build for chrome://tracing or Perfetto"},
     {0, "cache-dir", "DIR", NULL, false,
      "keep results in DIR (LQBUILD_CACHE_DIR, else XDG_CACHE_HOME/lqbuild)"},
     {0, "remote", "URL", NULL, false,
