@@ -19,7 +19,7 @@ static void estimate(struct lq_build *build, struct lq_event *event)
     event->steps_finished = result->ran + result->cached + result->failed + result->would_run;
     event->eta_seconds = -1;
     if (build->cost_ran > 0 && build->executor != NULL) {
-        /* What ran tells how long a unit of cost takes here and now. */
+        /* What ran tells how far the guesses are off here and now. */
         double unit = build->seconds_ran / (double)build->cost_ran;
         event->eta_seconds = unit * (double)build->cost_left / (double)build->executor->slot_count;
     }
@@ -306,6 +306,7 @@ static enum lq_status run_plan(struct lq_build *build, struct lq_error *err)
     }
     loop(build);
     lq_remember_settle(build, true);
+    lq_timing_finish(build);
     show_summaries(build);
     if (build->first_status != LQ_OK) {
         if (err != NULL) {

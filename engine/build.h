@@ -30,6 +30,7 @@ enum lq_event_kind {
     LQ_EVENT_ERROR,         /* text, status; artifact and label when a step failed */
     LQ_EVENT_SUMMARY_TEXT,  /* text: what a target wants to show at the end, for stdout */
     LQ_EVENT_WAITING,       /* label: another process is building this step */
+    LQ_EVENT_CRITICAL_PATH, /* text: the steps of the longest chain that ran; seconds */
 };
 
 enum lq_outcome {

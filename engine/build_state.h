@@ -31,6 +31,16 @@ struct lq_ready_heap {
     size_t capacity;
 };
 
+/* How long a unit of cost of an operation takes: known from earlier builds, measured in this one.
+ */
+struct lq_rate {
+    const char *op;
+    double known; /* seconds; 0 when it is not */
+    double cost;
+    double seconds;
+};
+enum { LQ_BUILD_RATES_MAX = 64 };
+
 struct lq_build {
     const struct lq_recipe *recipe;
     struct lq_cache *cache;
@@ -66,6 +76,8 @@ struct lq_build {
     struct lq_error first_error;
     /* Estimates. */
     uint64_t started_ns;
+    struct lq_rate rates[LQ_BUILD_RATES_MAX];
+    size_t rate_count;
     uint64_t cost_left;
     uint64_t cost_ran;
     double seconds_ran;
@@ -205,5 +217,14 @@ void lq_schedule_release(struct lq_build *build, const struct lq_task *task);
 /* Sets priorities of a node's tasks: the cost of the longest chain behind each. */
 void lq_schedule_prioritise(struct lq_node *node);
 uint64_t lq_schedule_default_memory(void);
+
+/* ---- timing.c ---- */
+
+/* The microseconds that a step of this cost is likely to take. */
+uint64_t lq_timing_cost(struct lq_build *build, const char *op, uint64_t cost);
+/* A task is done; `seconds` 0 when it did not run. */
+void lq_timing_note(struct lq_build *build, struct lq_task *task, double seconds);
+/* The build is over: tells the longest chain, and remembers what was measured. */
+void lq_timing_finish(struct lq_build *build);
 
 #endif

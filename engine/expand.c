@@ -312,7 +312,7 @@ enum lq_status lq_expand_add_step(struct lq_expand *expand, const struct lq_step
     }
     task->node = node;
     task->number = ++expand->build->task_numbers;
-    task->eta_cost = step->cost == 0 ? 1000 : step->cost;
+    task->eta_cost = lq_timing_cost(expand->build, step->op, step->cost);
     task->state = LQ_TASK_WAITING;
     if (index != NULL) {
         *index = task->index;

@@ -136,7 +136,10 @@ struct lq_task {
     enum lq_outcome outcome;
     unsigned attempts;
     uint64_t priority;
-    uint64_t eta_cost;
+    uint64_t eta_cost;            /* microseconds, guessed */
+    double own_seconds;           /* of the run; 0 for a hit */
+    double chain_seconds;         /* of the longest chain that ends with this task */
+    struct lq_task *chain_before; /* its link before this one */
     enum lq_status verdict;
     const char *verdict_text;
     const char *reason; /* why it runs; set when explanations are asked for */
@@ -199,6 +202,7 @@ struct lq_node {
     size_t task_count;
     size_t task_capacity;
     size_t tasks_left;
+    struct lq_task *longest;        /* its task at the end of the longest chain */
     struct lq_node_output *outputs; /* room for output_capacity */
     uint32_t output_count;
     uint32_t output_capacity;

@@ -33,6 +33,8 @@ static const char *event_name(enum lq_event_kind kind)
         return "summary-text";
     case LQ_EVENT_WAITING:
         return "waiting";
+    case LQ_EVENT_CRITICAL_PATH:
+        return "critical-path";
     }
     return "unknown";
 }
@@ -104,6 +106,9 @@ static void write_event(struct lq_json_writer *writer, const struct lq_event *ev
         put_uint(writer, "done", event->done);
         put_uint(writer, "total", event->total);
         put_text(writer, "unit", event->unit);
+    }
+    if (event->kind == LQ_EVENT_CRITICAL_PATH) {
+        lq_json_put_number(writer, "seconds", event->seconds);
     }
     if (event->kind == LQ_EVENT_STEP_FINISHED) {
         lq_json_put_string(writer, "outcome", outcome_name(event->outcome));

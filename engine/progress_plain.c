@@ -90,6 +90,8 @@ bool lq_progress_is_lasting(const struct lq_progress *progress, const struct lq_
         return true;
     case LQ_EVENT_WAITING:
         return true;
+    case LQ_EVENT_CRITICAL_PATH:
+        return verbose;
     case LQ_EVENT_PLAN:
     case LQ_EVENT_STEP_PROGRESS:
         break;
@@ -178,6 +180,9 @@ void lq_progress_print_lasting(const struct lq_progress *progress, const struct 
     case LQ_EVENT_WAITING:
         (void)fprintf(options->err, "waiting for another process to finish %s\n",
                       event->label == NULL ? "a step" : event->label);
+        break;
+    case LQ_EVENT_CRITICAL_PATH:
+        (void)fprintf(options->err, "longest chain %.2f s: %s\n", event->seconds, text);
         break;
     case LQ_EVENT_PLAN:
     case LQ_EVENT_STEP_PROGRESS:

@@ -146,6 +146,7 @@ static void finish(struct lq_build *build, struct lq_task *task, enum lq_outcome
     task->would_run = outcome == LQ_OUTCOME_WOULD_RUN;
     task->node->would_run = task->node->would_run || task->would_run;
     count_outcome(build, task, outcome);
+    lq_timing_note(build, task, outcome == LQ_OUTCOME_RAN ? seconds : 0.0);
     emit_finished(build, task, seconds);
     if (!task->would_run) {
         give_back_inputs(build, task);

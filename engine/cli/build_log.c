@@ -36,7 +36,9 @@ struct lq_recorder {
     size_t span_count;
     size_t span_room;
     struct slow_step slowest[SLOWEST];
-    double busy_seconds; /* of all steps together */
+    double busy_seconds;  /* of all steps together */
+    double chain_seconds; /* of the longest chain of steps */
+    char *chain;          /* "a > b > c" */
 };
 
 struct lq_recorder *lq_recorder_create(bool keep_spans)
@@ -56,6 +58,7 @@ void lq_recorder_destroy(struct lq_recorder *recorder)
     }
     if (recorder != NULL) {
         free(recorder->spans);
+        free(recorder->chain);
     }
     free(recorder);
 }
@@ -133,6 +136,14 @@ void lq_recorder_event(struct lq_recorder *recorder, const struct lq_event *even
     if (ran) {
         recorder->busy_seconds += event->seconds;
         keep_slowest(recorder, event);
+    }
+    if (event->kind == LQ_EVENT_CRITICAL_PATH && event->text != NULL) {
+        free(recorder->chain);
+        recorder->chain = malloc(strlen(event->text) + 1);
+        recorder->chain_seconds = event->seconds;
+        if (recorder->chain != NULL) {
+            memcpy(recorder->chain, event->text, strlen(event->text) + 1);
+        }
     }
     if (!recorder->keep_spans) {
         return;
@@ -280,6 +291,10 @@ static void write_entry(const struct lq_recorder *recorder, const struct lq_cli 
     lq_json_put_int(&writer, "failed", (int64_t)result->failed);
     lq_json_put_number(&writer, "seconds", result->wall_seconds);
     lq_json_put_number(&writer, "busy_seconds", recorder->busy_seconds);
+    if (recorder->chain != NULL) {
+        lq_json_put_number(&writer, "critical_seconds", recorder->chain_seconds);
+        lq_json_put_string(&writer, "critical_path", recorder->chain);
+    }
     lq_json_key(&writer, "slowest");
     lq_json_begin_array(&writer);
     for (size_t i = 0; i < SLOWEST && recorder->slowest[i].seconds > 0.0; i++) {

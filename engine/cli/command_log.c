@@ -58,6 +58,12 @@ static void print_entry(const cJSON *entry, bool verbose, struct lq_buffer *out)
         lq_buffer_printf(out, " (%s)", string_of(entry, "status"));
     }
     lq_buffer_append_char(out, '\n');
+    if (verbose && string_of(entry, "critical_path")[0] != '\0') {
+        lq_buffer_printf(
+            out, "    %8s  longest chain: %s\n",
+            lq_text_duration(number_of(entry, "critical_seconds"), duration, sizeof duration),
+            string_of(entry, "critical_path"));
+    }
     const cJSON *slowest = lq_json_find(entry, "slowest");
     for (const cJSON *item = verbose && cJSON_IsArray(slowest) ? slowest->child : NULL;
          item != NULL; item = item->next) {
