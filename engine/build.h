@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "cache/remote.h"
+#include "engine/base/digest.h"
 #include "engine/base/error.h"
 #include "engine/rule.h"
 
@@ -20,10 +21,11 @@ struct lq_pool;
 struct lq_recipe;
 
 enum lq_event_kind {
-    LQ_EVENT_PLAN,          /* totals changed: steps_total */
-    LQ_EVENT_STEP_STARTED,  /* op, label, artifact; explain when asked for */
-    LQ_EVENT_STEP_PROGRESS, /* done, total, unit */
-    LQ_EVENT_STEP_FINISHED, /* outcome, seconds */
+    LQ_EVENT_PLAN,             /* totals changed: steps_total */
+    LQ_EVENT_ARTIFACT_CHANGED, /* artifact, explain: what is different since it was last built */
+    LQ_EVENT_STEP_STARTED,     /* op, label, artifact; explain when asked for */
+    LQ_EVENT_STEP_PROGRESS,    /* done, total, unit */
+    LQ_EVENT_STEP_FINISHED,    /* outcome, seconds */
     LQ_EVENT_ARTIFACT_DONE, /* artifact; path when something was put in place or found in place */
     LQ_EVENT_SOURCE_HASHED, /* label: the file */
     LQ_EVENT_WARNING,       /* text */
@@ -51,7 +53,9 @@ struct lq_event {
     const char *label;
     const char *path;
     const char *text;
-    const char *explain; /* why it runs, one or more lines; NULL unless options.explain */
+    const char *explain;         /* why it runs, one or more lines; NULL unless options.explain */
+    const struct lq_digest *key; /* of a step that would run; NULL while it is not known */
+    const struct lq_digest *key_before; /* zero: no earlier build of it is known */
     const char *unit;
     enum lq_status status;
     enum lq_outcome outcome;

@@ -142,7 +142,8 @@ struct lq_task {
     struct lq_task *chain_before; /* its link before this one */
     enum lq_status verdict;
     const char *verdict_text;
-    const char *reason; /* why it runs; set when explanations are asked for */
+    const char *reason;          /* why it runs; set when explanations are asked for */
+    struct lq_digest key_before; /* the key it was last built with; likewise, zero if unknown */
     struct lq_run *run;
     struct lq_job job;
     struct lq_task *key_next;   /* hash chain of tasks by key */

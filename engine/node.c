@@ -4,6 +4,8 @@
 #include <string.h>
 
 #include "engine/action.h"
+#include "engine/base/json.h"
+#include "engine/base/limits.h"
 #include "engine/build_state.h"
 #include "engine/label.h"
 
@@ -202,7 +204,7 @@ static void add_value(struct lq_manifest *manifest, const char *name, const stru
         lq_buffer_printf(text, "\"%s\"", value->string);
         break;
     case LQ_VALUE_NUMBER:
-        lq_buffer_printf(text, "%.17g", value->number);
+        lq_json_format_number(text, value->number);
         break;
     case LQ_VALUE_BOOL:
         lq_buffer_append_string(text, value->boolean ? "true" : "false");
@@ -250,31 +252,45 @@ static void add_attributes(struct lq_manifest *manifest, const struct lq_artifac
     lq_buffer_fini(&text);
 }
 
-static void write_manifest(const struct lq_node *node, struct lq_manifest *out)
+/* "input im.gguf 5f3a…": many artifacts have an output of the same name. */
+static void add_input(struct lq_manifest *manifest, const char *artifact,
+                      const struct lq_node_output *output)
+{
+    char name[2 * LQ_NAME_BYTES_MAX + 2];
+    size_t length = strlen(artifact);
+    size_t rest = strlen(output->name);
+    length = length > LQ_NAME_BYTES_MAX ? LQ_NAME_BYTES_MAX : length;
+    rest = rest > LQ_NAME_BYTES_MAX ? LQ_NAME_BYTES_MAX : rest;
+    memcpy(name, artifact, length);
+    name[length] = '.';
+    memcpy(name + length + 1, output->name, rest);
+    name[length + 1 + rest] = '\0';
+    lq_manifest_add_digest(manifest, "input", name, &output->digest);
+}
+
+/* Everything that the artifact is made from. */
+static void write_manifest(const struct lq_node *node, struct lq_manifest *manifest)
 {
     const struct lq_artifact *artifact = node->artifact;
-    struct lq_manifest manifest;
-    lq_manifest_init(&manifest, "artifact");
-    lq_manifest_add_uint(&manifest, "rule", artifact->rule->kind, artifact->rule->version);
+    lq_manifest_init(manifest, "artifact");
+    lq_manifest_add_uint(manifest, "rule", artifact->rule->kind, artifact->rule->version);
     if (artifact->rule->program_version != NULL) {
-        lq_manifest_add(&manifest, "version", "lqbuild", artifact->rule->program_version);
+        lq_manifest_add(manifest, "version", "lqbuild", artifact->rule->program_version);
     }
-    lq_manifest_add(&manifest, "name", "self", artifact->name);
-    add_attributes(&manifest, artifact);
+    lq_manifest_add(manifest, "name", "self", artifact->name);
+    add_attributes(manifest, artifact);
     for (size_t i = 0; i < node->source_count; i++) {
-        lq_manifest_add_digest(&manifest, "source", lq_path_base(node->sources[i]->path),
+        lq_manifest_add_digest(manifest, "source", lq_path_base(node->sources[i]->path),
                                &node->sources[i]->digest);
     }
     /* Rules may look at the attributes of what they refer to, so its whole key counts, besides the
      * digests of what it really produced. */
     for (const struct lq_node_link *link = node->deps; link != NULL; link = link->next) {
-        lq_manifest_add_digest(&manifest, "key", link->node->artifact->name, &link->node->key);
+        lq_manifest_add_digest(manifest, "key", link->node->artifact->name, &link->node->key);
         for (size_t i = 0; i < link->node->output_count; i++) {
-            lq_manifest_add_digest(&manifest, "input", link->node->outputs[i].name,
-                                   &link->node->outputs[i].digest);
+            add_input(manifest, link->node->artifact->name, &link->node->outputs[i]);
         }
     }
-    *out = manifest;
 }
 
 static enum lq_status make_key(struct lq_node *node, struct lq_error *err)
@@ -422,6 +438,36 @@ static void start_tasks(struct lq_build *build, struct lq_node *node)
     }
 }
 
+/* Tells what is different since the artifact was last built. */
+static void explain_change(struct lq_build *build, const struct lq_node *node, const char *awaited)
+{
+    if (!build->options->explain) {
+        return;
+    }
+    struct lq_buffer text;
+    struct lq_manifest manifest;
+    char *before = NULL;
+    struct lq_error err;
+    const char *label = lq_label_make(&build->arena, node->artifact, NULL, NULL);
+    lq_buffer_init(&text);
+    write_manifest(node, &manifest);
+    if (awaited != NULL) {
+        lq_buffer_printf(&text, "it needs %s, which is to be made anew\n", awaited);
+    } else if (label != NULL && !manifest.text.failed &&
+               lq_history_get(build->cache, label, &build->arena, &before, &err) == LQ_OK) {
+        lq_manifest_explain(before, lq_buffer_text(&manifest.text), &text);
+    }
+    struct lq_event event = {.kind = LQ_EVENT_ARTIFACT_CHANGED,
+                             .artifact = node->artifact->name,
+                             .rule = node->artifact->rule->kind,
+                             .explain = lq_buffer_text(&text)};
+    if (text.size_bytes > 0 && !text.failed) {
+        lq_build_event(build, &event);
+    }
+    lq_manifest_fini(&manifest);
+    lq_buffer_fini(&text);
+}
+
 static bool always_expands(const struct lq_node *node)
 {
     const struct lq_rule *rule = node->artifact->rule;
@@ -434,6 +480,7 @@ static void look_up_or_expand(struct lq_build *build, struct lq_node *node)
     for (const struct lq_node_link *link = node->deps; link != NULL; link = link->next) {
         if (link->node->would_run) {
             /* A dry run can not see further: at least one step would run here. */
+            explain_change(build, node, link->node->artifact->name);
             node->would_run = true;
             build->result->steps++;
             build->result->would_run++;
@@ -449,6 +496,7 @@ static void look_up_or_expand(struct lq_build *build, struct lq_node *node)
     bool lost = false;
     node->state = LQ_NODE_EXPANDING;
     if (status == LQ_OK) {
+        explain_change(build, node, NULL);
         status = lq_expand_node(build, node, &lost, &err);
     }
     if (status == LQ_OK) {

@@ -35,6 +35,8 @@ static const char *event_name(enum lq_event_kind kind)
         return "waiting";
     case LQ_EVENT_CRITICAL_PATH:
         return "critical-path";
+    case LQ_EVENT_ARTIFACT_CHANGED:
+        return "artifact-changed";
     }
     return "unknown";
 }

@@ -61,8 +61,10 @@ void lq_progress_print_message(FILE *stream, bool color, const char *severity, c
 
 static void print_explain(FILE *stream, const struct lq_event *event)
 {
-    (void)fprintf(stream, "%s %s\n", event->op == NULL ? "" : event->op,
-                  event->label == NULL ? "" : event->label);
+    bool is_artifact = event->kind == LQ_EVENT_ARTIFACT_CHANGED;
+    const char *kind = is_artifact ? event->rule : event->op;
+    const char *name = is_artifact ? event->artifact : event->label;
+    (void)fprintf(stream, "%s %s\n", kind == NULL ? "" : kind, name == NULL ? "" : name);
     for (const char *at = event->explain; *at != '\0';) {
         size_t span = strcspn(at, "\n");
         (void)fprintf(stream, "    %.*s\n", (int)span, at);
@@ -75,6 +77,7 @@ bool lq_progress_is_lasting(const struct lq_progress *progress, const struct lq_
 {
     bool verbose = progress->options.verbose;
     switch (event->kind) {
+    case LQ_EVENT_ARTIFACT_CHANGED:
     case LQ_EVENT_STEP_STARTED:
         return event->explain != NULL;
     case LQ_EVENT_STEP_FINISHED:
@@ -152,6 +155,7 @@ void lq_progress_print_lasting(const struct lq_progress *progress, const struct 
     const struct lq_progress_options *options = &progress->options;
     const char *text = event->text == NULL ? "" : event->text;
     switch (event->kind) {
+    case LQ_EVENT_ARTIFACT_CHANGED:
     case LQ_EVENT_STEP_STARTED:
         print_explain(options->err, event);
         break;

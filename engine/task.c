@@ -300,6 +300,34 @@ static enum lookup look_up(struct lq_build *build, struct lq_task *task)
     return LOOKUP_HIT;
 }
 
+/* The step, or artifact, that must be made anew before this task's key can be known. */
+static const char *awaited_input(const struct lq_build *build, const struct lq_task *task)
+{
+    for (size_t i = 0; i < task->spec.input_count; i++) {
+        const struct lq_ref *ref = &task->spec.inputs[i].ref;
+        if (ref->kind == LQ_REF_STEP && task->node->tasks[ref->index]->would_run) {
+            return task->node->tasks[ref->index]->spec.label;
+        }
+        if (ref->kind == LQ_REF_ARTIFACT && lq_plan_node(build, ref->artifact)->would_run) {
+            return ref->artifact->name;
+        }
+    }
+    return NULL;
+}
+
+/* The manifest that the step was last built with; NULL when there is none. */
+static char *manifest_before(struct lq_build *build, const struct lq_task *task)
+{
+    char *before = NULL;
+    struct lq_error err;
+    char *label =
+        lq_label_make(&build->arena, task->node->artifact, task->spec.op, task->spec.label);
+    return label == NULL ||
+                   lq_history_get(build->cache, label, &build->arena, &before, &err) != LQ_OK
+               ? NULL
+               : before;
+}
+
 static void set_reason(struct lq_build *build, struct lq_task *task, enum lookup lookup)
 {
     if (!build->options->explain) {
@@ -307,24 +335,23 @@ static void set_reason(struct lq_build *build, struct lq_task *task, enum lookup
     }
     struct lq_buffer text;
     lq_buffer_init(&text);
-    char *before = NULL;
-    struct lq_error err;
-    char *label =
-        lq_label_make(&build->arena, task->node->artifact, task->spec.op, task->spec.label);
-    if (label == NULL ||
-        lq_history_get(build->cache, label, &build->arena, &before, &err) != LQ_OK) {
-        before = NULL;
-    }
+    const char *awaited = awaited_input(build, task);
     if (build->options->force) {
         lq_buffer_append_string(&text, "forced\n");
+    } else if (awaited != NULL) {
+        lq_buffer_printf(&text, "it reads %s, which is to be made anew\n", awaited);
     } else if (task->must_run) {
         lq_buffer_append_string(&text, "an output of it is needed again\n");
     } else if (lookup == LOOKUP_OUTPUT_GONE) {
         lq_buffer_append_string(&text, "its output is no longer in the cache\n");
     } else {
+        char *before = manifest_before(build, task);
         lq_manifest_explain(before, task->manifest, &text);
         if (text.size_bytes == 0) {
             lq_buffer_append_string(&text, "its result is no longer in the cache\n");
+        }
+        if (before != NULL) {
+            lq_digest_of(before, strlen(before), &task->key_before);
         }
     }
     task->reason = lq_arena_dup_string(&build->arena, lq_buffer_text(&text));
@@ -342,6 +369,8 @@ static void make_ready(struct lq_build *build, struct lq_task *task, enum lookup
                                  .op = task->spec.op,
                                  .label = task->spec.label,
                                  .explain = task->reason,
+                                 .key = task->keyed ? &task->key : NULL,
+                                 .key_before = &task->key_before,
                                  .outcome = LQ_OUTCOME_WOULD_RUN};
         lq_build_event(build, &event);
         finish(build, task, LQ_OUTCOME_WOULD_RUN, 0);

@@ -116,6 +116,9 @@ struct lq_cli_build {
     bool fetch_only; /* run nothing: what has to be computed is an error */
     /* Messages drop "NAME:line:column: " and the source lines: the user wrote no recipe. */
     const char *hidden_name;
+    /* Takes the events instead of the user's eyes: no progress and no summary are shown, only
+     * warnings and errors. May be NULL. */
+    lq_event_fn watch;
     /* Called with the summary line pending: in JSON mode prints one more line. May be NULL. */
     enum lq_status (*before_summary)(void *user, struct lq_error *err);
     void *user;

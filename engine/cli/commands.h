@@ -15,6 +15,7 @@ enum lq_status lq_command_check(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_fmt(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_rules(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_graph(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_explain(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_log(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_query(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_inspect(struct lq_cli *cli, struct lq_error *err);

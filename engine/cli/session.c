@@ -141,6 +141,12 @@ static void filter_event(void *user, const struct lq_event *event)
     }
     char text[LQ_ERROR_BYTES];
     struct lq_event copy = *event;
+    if (filter->build->watch != NULL) {
+        filter->build->watch(filter->build->user, event);
+        if (event->kind != LQ_EVENT_WARNING && event->kind != LQ_EVENT_ERROR) {
+            return;
+        }
+    }
     if (event->kind == LQ_EVENT_SUMMARY_TEXT && filter->build->hide_summary) {
         return;
     }
@@ -288,8 +294,10 @@ enum lq_status lq_cli_build(struct lq_cli *cli, const struct lq_cli_build *build
     if (status != LQ_OK) {
         show_failure(cli, build, progress, err);
     }
-    lq_progress_finish(progress, filled);
-    cli->summary_shown = true;
+    if (build->watch == NULL) {
+        lq_progress_finish(progress, filled);
+        cli->summary_shown = true;
+    }
     lq_progress_destroy(progress);
     return status;
 }
