@@ -40,7 +40,7 @@ static bool make_snapshot_key(const struct lq_cli *cli, struct lq_digest *key)
         .version = cli->program->version,
     };
     return !cli->dry_run && !cli->force && !cli->explain && !cli->verbose && !cli->json &&
-           lq_snapshot_key(&request, key);
+           !lq_args_has(&cli->args, "trace") && lq_snapshot_key(&request, key);
 }
 
 /* *current: nothing has changed since the snapshot, and the summary has been shown. */

@@ -264,6 +264,11 @@ enum lq_status lq_cli_build_current(struct lq_cli *cli, const struct lq_build_re
     struct lq_progress *progress = NULL;
     enum lq_status status = create_progress(cli, &progress, err);
     if (status == LQ_OK) {
+        const struct lq_cli_build build = {.targets = cli->args.operands,
+                                           .target_count = cli->args.operand_count};
+        struct lq_recorder *recorder = lq_recorder_create(false);
+        record_build(cli, &build, recorder, result, NULL, LQ_OK);
+        lq_recorder_destroy(recorder);
         lq_progress_finish(progress, result);
         cli->summary_shown = true;
         lq_progress_destroy(progress);
