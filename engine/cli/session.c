@@ -182,6 +182,7 @@ static enum lq_status run_build(struct lq_cli *cli, const struct lq_cli_build *b
     status = lq_cli_open_remote(cli, &cancel_flag, &remote, err);
     if (status != LQ_OK) {
         lq_pool_destroy(pool);
+        lq_jobserver_close(jobserver);
         return status;
     }
     struct event_filter filter = {.build = build, .progress = progress, .recorder = recorder};
