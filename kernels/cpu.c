@@ -20,6 +20,8 @@ static bool has_f16c(void)
 }
 #endif
 
+/* __builtin_cpu_supports asks the operating system too (XGETBV): a level counts only where wide
+ * registers survive a switch of threads. */
 enum lq_cpu_level lq_cpu_level_best(void)
 {
 #if defined(__x86_64__)

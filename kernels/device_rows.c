@@ -5,6 +5,9 @@
 const struct lq_device_rows *lq_device_rows(void)
 {
 #if defined(__x86_64__)
+    if (lq_kernels()->level >= LQ_CPU_AVX512) {
+        return &lq_device_rows_avx512;
+    }
     if (lq_kernels()->level >= LQ_CPU_AVX2) {
         return &lq_device_rows_avx2;
     }

@@ -55,5 +55,6 @@ const struct lq_device_rows *lq_device_rows(void);
 
 extern const struct lq_device_rows lq_device_rows_ref;
 extern const struct lq_device_rows lq_device_rows_avx2;
+extern const struct lq_device_rows lq_device_rows_avx512;
 
 #endif

@@ -18,6 +18,9 @@ static void fill_tables(void)
         if (level >= LQ_CPU_AVX2) {
             lq_kernels_fill_avx2(&tables[level]);
         }
+        if (level >= LQ_CPU_AVX512) {
+            lq_kernels_fill_avx512(&tables[level]);
+        }
 #endif
     }
     chosen = &tables[level_best];

@@ -7,5 +7,6 @@
 
 void lq_kernels_fill_ref(struct lq_kernels *table);
 void lq_kernels_fill_avx2(struct lq_kernels *table);
+void lq_kernels_fill_avx512(struct lq_kernels *table);
 
 #endif

@@ -105,6 +105,8 @@ struct buffers {
 };
 
 static int failures;
+/* Every input with one importance instead of all: for emulators. */
+static bool quick;
 
 static void report(const char *op, const char *name, enum lq_cpu_level level, const char *input)
 {
@@ -121,6 +123,9 @@ static void check_type(enum lq_dtype dtype, enum lq_cpu_level level, struct buff
     size_t row_bytes = lq_dtype_row_bytes(dtype, cols);
     for (int kind = 0; kind < INPUT_KIND_COUNT; kind++) {
         for (int weight = 0; weight < WEIGHT_KIND_COUNT; weight++) {
+            if (quick && weight != kind % WEIGHT_KIND_COUNT) {
+                continue;
+            }
             for (size_t i = 0; i < cols; i++) {
                 b->row[i] = input_value((enum input_kind)kind, i);
                 b->importance[i] = weight_value((enum weight_kind)weight, i);
@@ -282,50 +287,80 @@ static void bench(bool json, const char *only, struct buffers *b)
     }
 }
 
-int main(int argc, char **argv)
+static int check_level(enum lq_cpu_level level, const char *only, struct buffers *b)
 {
-    bool do_bench = false;
-    bool json = false;
-    const char *only = NULL;
+    const struct lq_kernels *table = lq_kernels_at(level);
+    int checked = 0;
+    check_rows(level, b);
+    for (int dtype = 0; dtype < LQ_DTYPE_COUNT; dtype++) {
+        if (table->encode[dtype] == NULL ||
+            (only != NULL && strcmp(only, lq_dtype_name((uint32_t)dtype)) != 0)) {
+            continue;
+        }
+        /* Rows that fill whole batches of lanes, and rows that do not. */
+        size_t block = lq_dtype_info((uint32_t)dtype)->block_elems;
+        check_type((enum lq_dtype)dtype, level, b, 1024);
+        check_type((enum lq_dtype)dtype, level, b, 3 * block);
+        check_decode_bytes((enum lq_dtype)dtype, level, b);
+        checked++;
+    }
+    return checked;
+}
+
+/* What to do, from the command line. */
+struct request {
+    bool bench, json;
+    const char *only;  /* a type */
+    const char *level; /* a variant */
+};
+
+static bool parse(struct request *request, int argc, char **argv)
+{
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--bench") == 0) {
-            do_bench = true;
+            request->bench = true;
         } else if (strcmp(argv[i], "--json") == 0) {
-            json = true;
+            request->json = true;
+        } else if (strcmp(argv[i], "--quick") == 0) {
+            quick = true;
+        } else if (strcmp(argv[i], "--level") == 0 && i + 1 < argc) {
+            request->level = argv[++i];
         } else if (argv[i][0] != '-') {
-            only = argv[i];
+            request->only = argv[i];
         } else {
-            fprintf(stderr, "usage: checkkern [--bench [--json]] [TYPE]\n");
-            return 2;
+            fprintf(stderr, "usage: checkkern [--quick] [--level NAME] [TYPE]\n"
+                            "       checkkern --bench [--json] [TYPE]\n");
+            return false;
         }
+    }
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    struct request request = {false, false, NULL, NULL};
+    if (!parse(&request, argc, argv)) {
+        return 2;
     }
     static struct buffers buffers;
     random_state = 20260821;
-    if (do_bench) {
-        bench(json, only, &buffers);
+    if (request.bench) {
+        bench(request.json, request.only, &buffers);
         return 0;
     }
     int checked = 0;
     for (int level = 1; level < LQ_CPU_LEVEL_COUNT; level++) {
-        const struct lq_kernels *table = lq_kernels_at((enum lq_cpu_level)level);
-        if (table == NULL) {
-            printf("SKIP %s: this CPU does not have it\n",
-                   lq_cpu_level_name((enum lq_cpu_level)level));
+        const char *name = lq_cpu_level_name((enum lq_cpu_level)level);
+        if (request.level != NULL && strcmp(request.level, name) != 0) {
             continue;
         }
-        check_rows((enum lq_cpu_level)level, &buffers);
-        for (int dtype = 0; dtype < LQ_DTYPE_COUNT; dtype++) {
-            if (table->encode[dtype] == NULL ||
-                (only != NULL && strcmp(only, lq_dtype_name((uint32_t)dtype)) != 0)) {
-                continue;
-            }
-            /* Rows that fill whole batches of lanes, and rows that do not. */
-            size_t block = lq_dtype_info((uint32_t)dtype)->block_elems;
-            check_type((enum lq_dtype)dtype, (enum lq_cpu_level)level, &buffers, 1024);
-            check_type((enum lq_dtype)dtype, (enum lq_cpu_level)level, &buffers, 3 * block);
-            check_decode_bytes((enum lq_dtype)dtype, (enum lq_cpu_level)level, &buffers);
-            checked++;
+        if (lq_kernels_at((enum lq_cpu_level)level) == NULL) {
+            printf("SKIP %s: this CPU does not have it\n", name);
+            continue;
         }
+        int count = check_level((enum lq_cpu_level)level, request.only, &buffers);
+        printf("%s: %d types\n", name, count);
+        checked += count;
     }
     printf("%d type variants checked, %d differences\n", checked, failures);
     return failures == 0 ? 0 : 1;

@@ -153,10 +153,13 @@ static inline lane_f lane_level(lane_levels levels, lane_i a)
     return levels[a & 7u];
 }
 
-/* out[i * LANES + lane] = in[lane * stride + i]; count is a multiple of 8. */
-static inline void lane_load_tile(float *out, const float *in, size_t stride, size_t count)
+/* out[i * LANES + lane] = in[lane * stride + i]; count is a multiple of 8. Of the lanes, `lanes`
+ * are in use: 8 at least, or all; the others become zero. */
+static inline void lane_load_tile(float *out, const float *in, size_t stride, size_t count,
+                                  size_t lanes)
 {
     (void)stride;
+    (void)lanes;
     for (size_t i = 0; i < count; i++) {
         out[i] = in[i];
     }

@@ -96,7 +96,7 @@ static inline void grid_take_signs(struct tile *tile, const struct grid_shape *s
             }
             uint8_t bytes[LANES];
             lane_store_bytes(bytes, bits);
-            for (size_t lane = 0; lane < LANES; lane++) {
+            for (size_t lane = 0; lane < LANES && p + lane < shape->problem_count; lane++) {
                 signs[(p + lane) * octets + o] = (uint8_t)(bytes[lane] ^ turned[lane]);
             }
         }
@@ -421,7 +421,7 @@ static inline void grid_put_points(const struct tile *tile, const struct grid_sh
         grid_pass(shape, near, shape->final_pairs, tile->x + at, tile->w + at,
                   symmetric_inverse(scale), lane_load(fit->shift + p), scale, &error, found);
         lane_store(fit->error + p, error);
-        for (size_t lane = 0; lane < LANES; lane++) {
+        for (size_t lane = 0; lane < LANES && p + lane < shape->problem_count; lane++) {
             for (size_t g = 0; g < groups; g++) {
                 points[(p + lane) * groups + g] = found[g * LANES + lane];
             }

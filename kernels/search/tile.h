@@ -15,7 +15,7 @@
 #define TILE_PROBLEMS_MAX 16
 
 struct tile {
-    size_t problem_count; /* a multiple of LANES */
+    size_t problem_count; /* a multiple of LANES, or 8: the other lanes then idle on zeros */
     size_t elem_count;    /* per problem, a multiple of 8 */
     size_t group_size;    /* problems that share one power of two: divides problem_count */
     float x[TILE_ELEMS_MAX];
@@ -77,12 +77,14 @@ static inline void tile_scale_groups(const struct tile *tile, float *values, flo
 static inline void tile_load(struct tile *tile, const float *row, const float *importance)
 {
     float weight_unit[TILE_PROBLEMS_MAX];
-    size_t total = tile->problem_count * tile->elem_count;
+    size_t elems = tile->elem_count;
+    size_t lanes = tile->problem_count < LANES ? tile->problem_count : LANES;
+    size_t total = tile->problem_count / lanes * LANES * elems;
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
-        size_t at = p * tile->elem_count;
-        lane_load_tile(tile->x + at, row + at, tile->elem_count, tile->elem_count);
+        size_t at = p * elems;
+        lane_load_tile(tile->x + at, row + at, elems, elems, lanes);
         if (importance != NULL) {
-            lane_load_tile(tile->w + at, importance + at, tile->elem_count, tile->elem_count);
+            lane_load_tile(tile->w + at, importance + at, elems, elems, lanes);
         }
     }
     tile_scale_groups(tile, tile->x, tile->unit);

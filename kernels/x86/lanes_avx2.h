@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "kernels/tables/books.h"
+#include "kernels/x86/transpose.h"
 
 #define LANES 8
 #define LANE_NAME(name) name##_avx2
@@ -166,37 +167,12 @@ static inline lane_f lane_level(lane_levels levels, lane_i a)
     return _mm256_permutevar8x32_ps(levels, a);
 }
 
-static inline void lane_transpose(__m256 rows[8])
+static inline void lane_load_tile(float *out, const float *in, size_t stride, size_t count,
+                                  size_t lanes)
 {
-    __m256 pairs[8];
-    for (int i = 0; i < 4; i++) {
-        pairs[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
-        pairs[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
-    }
-    __m256 quads[8];
-    for (int i = 0; i < 8; i += 4) {
-        quads[i] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
-        quads[i + 1] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0xee);
-        quads[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
-        quads[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xee);
-    }
-    for (int i = 0; i < 4; i++) {
-        rows[i] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x20);
-        rows[i + 4] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x31);
-    }
-}
-
-static inline void lane_load_tile(float *out, const float *in, size_t stride, size_t count)
-{
+    (void)lanes;
     for (size_t i = 0; i < count; i += 8) {
-        __m256 rows[8];
-        for (size_t lane = 0; lane < 8; lane++) {
-            rows[lane] = _mm256_loadu_ps(in + lane * stride + i);
-        }
-        lane_transpose(rows);
-        for (size_t j = 0; j < 8; j++) {
-            _mm256_storeu_ps(out + (i + j) * 8, rows[j]);
-        }
+        lane_transpose_store(out + i * LANES, LANES, in + i, stride);
     }
 }
 

@@ -1,4 +1,4 @@
-#include "kernels/x86/rows_avx2.h"
+#include "kernels/x86/rows_x86.h"
 
 #include <immintrin.h>
 
