@@ -212,13 +212,13 @@ static double seconds_now(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* Best of several runs of about 20 ms, in ns per weight. */
+/* Best of many short runs, in ns per weight: on a busy machine some of them are left alone. */
 static double measure(const struct lq_kernels *table, enum lq_dtype dtype, bool encode,
                       struct buffers *b)
 {
     double best = INFINITY;
     size_t repeat = 1;
-    for (int run = 0; run < 6; run++) {
+    for (int run = 0; run < 40; run++) {
         double start = seconds_now();
         for (size_t i = 0; i < repeat; i++) {
             if (encode) {
@@ -229,7 +229,7 @@ static double measure(const struct lq_kernels *table, enum lq_dtype dtype, bool 
         }
         double elapsed = seconds_now() - start;
         if (run == 0) {
-            repeat = (size_t)(0.02 / fmax(elapsed, 1e-6)) + 1;
+            repeat = (size_t)(0.001 / fmax(elapsed, 1e-7)) + 1;
             continue;
         }
         best = fmin(best, elapsed * 1e9 / (double)(repeat * COLS_MAX));

@@ -283,4 +283,16 @@ Test(encode_tensor, scales_that_are_not_finite_are_found)
     pieces[56 + 53] |= 0xC0;
     pieces[56 + 55] |= 0x70;
     cr_expect_eq(lq_encode_find_bad_block(LQ_DTYPE_IQ1_M, pieces, 2), 1);
+    /* 2^(253 - 128) times the level 12 is beyond the largest float. */
+    unsigned char powers[2 * 17];
+    memset(powers, 0xFF, sizeof powers);
+    powers[0] = powers[17] = 252;
+    cr_expect_eq(lq_encode_find_bad_block(LQ_DTYPE_MXFP4, powers, 2), 2);
+    powers[17] = 253;
+    cr_expect_eq(lq_encode_find_bad_block(LQ_DTYPE_MXFP4, powers, 2), 1);
+    unsigned char floats[2 * 36];
+    memset(floats, 0x7E, sizeof floats);
+    cr_expect_eq(lq_encode_find_bad_block(LQ_DTYPE_NVFP4, floats, 2), 2);
+    floats[36 + 3] = 0x7F;
+    cr_expect_eq(lq_encode_find_bad_block(LQ_DTYPE_NVFP4, floats, 2), 1);
 }

@@ -7,6 +7,7 @@
 #include <stddef.h>
 
 #include "kernels/kernels.h"
+#include "kernels/lane_inline.h"
 #include "kernels/tables/books.h"
 
 #define LANES 1
@@ -17,77 +18,94 @@ typedef bool lane_m;
 typedef uint32_t lane_i;          /* whole numbers below 2^31, or bit fields */
 typedef const float *lane_levels; /* eight floats to choose from */
 
-static inline lane_f lane_set(float value)
+LANE_INLINE lane_f lane_set(float value)
 {
     return value;
 }
 
-static inline lane_f lane_load(const float *in)
+LANE_INLINE lane_f lane_load(const float *in)
 {
     return *in;
 }
 
-static inline void lane_store(float *out, lane_f value)
+LANE_INLINE void lane_store(float *out, lane_f value)
 {
     *out = value;
 }
 
-static inline lane_f lane_min(lane_f a, lane_f b)
+LANE_INLINE lane_f lane_min(lane_f a, lane_f b)
 {
     return a < b ? a : b;
 }
 
-static inline lane_f lane_max(lane_f a, lane_f b)
+LANE_INLINE lane_f lane_max(lane_f a, lane_f b)
 {
     return a > b ? a : b;
 }
 
-static inline lane_f lane_abs(lane_f a)
+LANE_INLINE lane_f lane_abs(lane_f a)
 {
     return fabsf(a);
 }
 
-static inline lane_f lane_sqrt(lane_f a)
+LANE_INLINE lane_f lane_sqrt(lane_f a)
 {
     return sqrtf(a);
 }
 
 /* Whole numbers of 0..255 as bytes. */
-static inline void lane_store_bytes(uint8_t *out, lane_f value)
+LANE_INLINE void lane_store_bytes(uint8_t *out, lane_f value)
 {
     *out = (uint8_t)value;
 }
 
-static inline lane_m lane_less(lane_f a, lane_f b)
+LANE_INLINE lane_m lane_less(lane_f a, lane_f b)
 {
     return a < b;
 }
 
-static inline lane_m lane_and(lane_m a, lane_m b)
+LANE_INLINE lane_m lane_and(lane_m a, lane_m b)
 {
     return a && b;
 }
 
-static inline lane_f lane_select(lane_m mask, lane_f yes, lane_f no)
+LANE_INLINE lane_f lane_select(lane_m mask, lane_f yes, lane_f no)
 {
     return mask ? yes : no;
 }
 
 /* To the nearest integer, ties to even, for magnitudes below 2^22: adding 1.5 * 2^23 leaves no
  * fraction bits. */
-static inline lane_f lane_round(lane_f a)
+LANE_INLINE lane_f lane_round(lane_f a)
 {
     return (a + 12582912.0f) - 12582912.0f;
 }
 
+/* To the nearest of 0, 1, 2, 3, 4, 6, 8, 12 with either sign, for magnitudes up to 12: from 2 on
+ * that is one bit behind the first, which adding 1.5 * 2^22 times the leading power of two leaves.
+ */
+LANE_INLINE lane_f lane_round_fp4(lane_f a)
+{
+    float magnitude = lane_max(lane_abs(a), 2.0f);
+    float power = magnitude < 4.0f ? 2.0f : magnitude < 8.0f ? 4.0f : 8.0f;
+    float shift = power * 6291456.0f;
+    return (a + shift) - shift;
+}
+
+/* The value of the unsigned 4-bit-exponent float with this code, 0..126. */
+LANE_INLINE lane_f lane_ue4m3(lane_f code)
+{
+    return lq_ue4m3_values[(int)code];
+}
+
 /* To the nearest half; magnitudes beyond the largest half become that. */
-static inline lane_f lane_to_half(lane_f a)
+LANE_INLINE lane_f lane_to_half(lane_f a)
 {
     return lq_f16_to_f32(lq_f32_to_f16(lane_max(lane_min(a, 65504.0f), -65504.0f)));
 }
 
 /* Index of the level nearest to `a`; on a middle, the upper one. */
-static inline unsigned lane_book_index(lane_f a, const struct lq_book *book)
+LANE_INLINE unsigned lane_book_index(lane_f a, const struct lq_book *book)
 {
     unsigned index = a >= book->middle3 ? 8 : 0;
     index |= a >= book->middle2[index / 8] ? 4 : 0;
@@ -96,73 +114,76 @@ static inline unsigned lane_book_index(lane_f a, const struct lq_book *book)
     return index;
 }
 
-static inline lane_f lane_nearest(lane_f a, const struct lq_book *book)
+LANE_INLINE lane_f lane_nearest(lane_f a, const struct lq_book *book)
 {
     return book->levels[lane_book_index(a, book)];
 }
 
-static inline lane_f lane_nearest_index(lane_f a, const struct lq_book *book)
+LANE_INLINE lane_f lane_nearest_index(lane_f a, const struct lq_book *book)
 {
     return (lane_f)lane_book_index(a, book);
 }
 
 /* Whole numbers below 2^24, not negative. */
-static inline lane_i lane_to_int(lane_f a)
+LANE_INLINE lane_i lane_to_int(lane_f a)
 {
     return (lane_i)a;
 }
 
-static inline lane_i lane_gather(const uint32_t *table, lane_i index)
+LANE_INLINE lane_i lane_gather(const uint32_t *table, lane_i index)
 {
     return table[index];
 }
 
-static inline lane_i lane_select_int(lane_m mask, lane_i yes, lane_i no)
+LANE_INLINE lane_i lane_select_int(lane_m mask, lane_i yes, lane_i no)
 {
     return mask ? yes : no;
 }
 
-static inline void lane_store_int(uint32_t *out, lane_i value)
+LANE_INLINE void lane_store_int(uint32_t *out, lane_i value)
 {
     *out = value;
 }
 
-static inline lane_i lane_shift_right(lane_i a, unsigned count)
+LANE_INLINE lane_i lane_shift_right(lane_i a, unsigned count)
 {
     return a >> count;
 }
 
-static inline lane_i lane_and_int(lane_i a, uint32_t bits)
+LANE_INLINE lane_i lane_and_int(lane_i a, uint32_t bits)
 {
     return a & bits;
 }
 
-static inline lane_i lane_or_int(lane_i a, uint32_t bits)
+LANE_INLINE lane_i lane_or_int(lane_i a, uint32_t bits)
 {
     return a | bits;
 }
 
-static inline lane_levels lane_load_levels(const float levels[8])
+LANE_INLINE lane_levels lane_load_levels(const float levels[8])
 {
     return levels;
 }
 
 /* The level that the lowest three bits of `a` choose. */
-static inline lane_f lane_level(lane_levels levels, lane_i a)
+LANE_INLINE lane_f lane_level(lane_levels levels, lane_i a)
 {
     return levels[a & 7u];
 }
 
 /* out[i * LANES + lane] = in[lane * stride + i]; count is a multiple of 8. Of the lanes, `lanes`
- * are in use: 8 at least, or all; the others become zero. */
-static inline void lane_load_tile(float *out, const float *in, size_t stride, size_t count,
+ * are in use: 8 at least, or all; the others become zero. Returns the largest magnitudes. */
+LANE_INLINE lane_f lane_load_tile(float *out, const float *in, size_t stride, size_t count,
                                   size_t lanes)
 {
     (void)stride;
     (void)lanes;
+    float peak = 0.0f;
     for (size_t i = 0; i < count; i++) {
         out[i] = in[i];
+        peak = lane_max(peak, lane_abs(in[i]));
     }
+    return peak;
 }
 
 #endif

@@ -25,16 +25,14 @@ void LANE_NAME(lq_encode_iq4_nl)(const float *row, void *blocks, size_t col_coun
         .search = small_symmetric_search,
         .put = put_iq4_nl,
         .share_max = 0.0312f,
-        .range = {-127.0f, 113.0f, -24.0f, 6.0f, 9, 3, true, &lq_book_iq4},
+        .range = {-127.0f, 113.0f, -24.0f, 6.0f, 9, 3, true, &lq_book_iq4, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }
 
-/* The sign-and-magnitude code of an index of lq_book_fp4. */
-static inline unsigned fp4_code(uint8_t index)
-{
-    return index < 8 ? 15u - index : index - 8u;
-}
+/* The 4-bit float whose doubled value is i - 12. */
+static const uint8_t fp4_codes[25] = {15, 0, 0, 0, 14, 0, 13, 0, 12, 11, 10, 9, 0,
+                                      1,  2, 3, 4, 0,  5, 0,  6, 0,  0,  0,  7};
 
 /* The scale is a power of two: values lie in [1, 2) at the peak, levels reach 12, so one of
  * 2^-5 .. 2^-2 is the best; 2^-128 is the format's smallest, and above 2^124 the largest level
@@ -47,11 +45,15 @@ static inline void small_power_search(struct small_batch *batch, const struct sm
         lane_f unit = lane_load(batch->tile.unit + p);
         lane_f best = lane_set(0.0f);
         lane_f best_error = lane_set(0x1p100f);
-        for (int k = 0; k < 4; k++) {
-            lane_f scale = lane_set(0x1p-5f * (float)(1 << k));
-            scale = lane_max(scale, lane_set(0x1p-128f) * unit);
-            scale = lane_min(scale, lane_set(0x1p124f) * unit);
-            lane_f error = symmetric_error(x, w, type->elem_count, scale, &type->range);
+        for (int k = 0; k < 4; k += 2) {
+            lane_f scales[SYMMETRIC_PAIR];
+            for (int j = 0; j < SYMMETRIC_PAIR; j++) {
+                scales[j] =
+                    lane_max(lane_set(0x1p-5f * (float)(1 << (k + j))), lane_set(0x1p-128f) * unit);
+                scales[j] = lane_min(scales[j], lane_set(0x1p124f) * unit);
+            }
+            lane_f error;
+            lane_f scale = symmetric_better(x, w, type->elem_count, scales, &type->range, &error);
             lane_m better = lane_less(error, best_error);
             best = lane_select(better, scale, best);
             best_error = lane_select(better, error, best_error);
@@ -69,7 +71,7 @@ static inline void put_mxfp4(unsigned char *out, const struct small_batch *batch
     frexpf(batch->scale[p], &exponent);
     out[0] = (unsigned char)(exponent + 127);
     for (size_t j = 0; j < 16; j++) {
-        out[1 + j] = (unsigned char)(fp4_code(codes[j]) | fp4_code(codes[j + 16]) << 4);
+        out[1 + j] = (unsigned char)(fp4_codes[codes[j]] | fp4_codes[codes[j + 16]] << 4);
     }
 }
 
@@ -82,7 +84,7 @@ void LANE_NAME(lq_encode_mxfp4)(const float *row, void *blocks, size_t col_count
         .block_bytes = 17,
         .search = small_power_search,
         .put = put_mxfp4,
-        .range = {-12.0f, 12.0f, 0.0f, 0.0f, 0, 0, false, &lq_book_fp4},
+        .range = {-12.0f, 12.0f, 0.0f, 0.0f, 0, 0, false, NULL, true},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }
@@ -90,16 +92,17 @@ void LANE_NAME(lq_encode_mxfp4)(const float *row, void *blocks, size_t col_count
 #define UE4M3_BEFORE 5
 #define UE4M3_TRIALS 9
 
-/* The largest code whose value is at most `value`. */
+/* The largest code up to 126 whose value is at most `value`, which is not negative. */
 static inline int ue4m3_floor(float value)
 {
-    int code = 0;
-    for (int bit = 64; bit > 0; bit /= 2) {
-        if (code + bit < 127 && lq_ue4m3_values[code + bit] <= value) {
-            code += bit;
-        }
+    if (value < 0x1p-6f) {
+        return (int)(value * 0x1p9f);
     }
-    return code;
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    /* Exponents are counted from -7 instead of -127, and three bits follow. */
+    int code = (int)(bits >> 20) - 8 * 120;
+    return code < 126 ? code : 126;
 }
 
 /* The scale is one of 127 small floats: trials around the one that fits the peak. */
@@ -113,23 +116,26 @@ static inline void small_float_search(struct small_batch *batch, const struct sm
             peak = lane_max(peak, lane_abs(lane_load(x + i)));
         }
         float peaks[LANES];
-        int codes[LANES];
+        float starts[LANES];
         lane_store(peaks, peak);
         for (size_t k = 0; k < LANES; k++) {
-            codes[k] = ue4m3_floor(peaks[k] / batch->tile.unit[p + k] * (1.0f / 6.0f));
+            int code = ue4m3_floor(peaks[k] / batch->tile.unit[p + k] * (1.0f / 6.0f));
+            starts[k] = (float)(code - UE4M3_BEFORE);
         }
+        lane_f start = lane_load(starts);
+        /* Half, because the levels are doubled. */
+        lane_f half_unit = lane_load(batch->tile.unit + p) * lane_set(0.5f);
         lane_f best = lane_set(0.0f);
         lane_f best_error = lane_set(0x1p100f);
-        for (int trial = 0; trial < UE4M3_TRIALS; trial++) {
-            float scales[LANES];
-            for (size_t k = 0; k < LANES; k++) {
-                int code = codes[k] + trial - UE4M3_BEFORE;
-                code = code < 0 ? 0 : code > 126 ? 126 : code;
-                /* Half, because the levels are doubled. */
-                scales[k] = lq_ue4m3_values[code] * 0.5f * batch->tile.unit[p + k];
+        for (int trial = 0; trial < UE4M3_TRIALS; trial += SYMMETRIC_ABREAST) {
+            lane_f abreast[SYMMETRIC_ABREAST];
+            for (int j = 0; j < SYMMETRIC_ABREAST; j++) {
+                lane_f code = start + lane_set((float)(trial + j));
+                code = lane_max(lane_min(code, lane_set(126.0f)), lane_set(0.0f));
+                abreast[j] = lane_ue4m3(code) * half_unit;
             }
-            lane_f scale = lane_load(scales);
-            lane_f error = symmetric_error(x, w, type->elem_count, scale, &type->range);
+            lane_f error;
+            lane_f scale = symmetric_best(x, w, type->elem_count, abreast, &type->range, &error);
             lane_m better = lane_less(error, best_error);
             best = lane_select(better, scale, best);
             best_error = lane_select(better, error, best_error);
@@ -145,7 +151,8 @@ static inline void put_nvfp4(unsigned char *out, const struct small_batch *batch
         const uint8_t *codes = batch->codes + (p + q) * 16;
         out[q] = (unsigned char)ue4m3_floor(batch->scale[p + q] * 2.0f);
         for (size_t j = 0; j < 8; j++) {
-            out[4 + 8 * q + j] = (unsigned char)(fp4_code(codes[j]) | fp4_code(codes[j + 8]) << 4);
+            out[4 + 8 * q + j] =
+                (unsigned char)(fp4_codes[codes[j]] | fp4_codes[codes[j + 8]] << 4);
         }
     }
 }
@@ -159,7 +166,7 @@ void LANE_NAME(lq_encode_nvfp4)(const float *row, void *blocks, size_t col_count
         .block_bytes = 36,
         .search = small_float_search,
         .put = put_nvfp4,
-        .range = {-12.0f, 12.0f, 0.0f, 0.0f, 0, 0, false, &lq_book_fp4},
+        .range = {-12.0f, 12.0f, 0.0f, 0.0f, 0, 0, false, NULL, true},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }
@@ -201,7 +208,7 @@ void LANE_NAME(lq_encode_tq1_0)(const float *row, void *blocks, size_t col_count
         .block_bytes = 54,
         .search = small_coarse_search,
         .put = put_tq1_0,
-        .range = {-1.0f, 1.0f, 0.9f, 1.6f, 7, 3, false, NULL},
+        .range = {-1.0f, 1.0f, 0.9f, 1.6f, 7, 3, false, NULL, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }
@@ -224,7 +231,7 @@ void LANE_NAME(lq_encode_tq2_0)(const float *row, void *blocks, size_t col_count
         .block_bytes = 66,
         .search = small_coarse_search,
         .put = put_tq2_0,
-        .range = {-1.0f, 1.0f, 0.9f, 1.6f, 7, 3, false, NULL},
+        .range = {-1.0f, 1.0f, 0.9f, 1.6f, 7, 3, false, NULL, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }
@@ -247,7 +254,7 @@ void LANE_NAME(lq_encode_q2_0)(const float *row, void *blocks, size_t col_count,
         .block_bytes = 18,
         .search = small_coarse_search,
         .put = put_q2_0,
-        .range = {-1.0f, 2.0f, 0.5f, 1.5f, 6, 3, true, NULL},
+        .range = {-1.0f, 2.0f, 0.5f, 1.5f, 6, 3, true, NULL, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }

@@ -159,10 +159,9 @@ void LANE_NAME(lq_encode_q3_k)(const float *row, void *blocks, size_t col_count,
     static const struct k_symmetric_shape shape = {
         .problem_count = 16,
         .elem_count = 16,
-        .codes = {-4.0f, 3.0f, -0.9f, 0.18f, 11, 2, true, NULL},
+        .codes = {-4.0f, 3.0f, -0.9f, 0.18f, 11, 2, true, NULL, false},
         .small_low = -32.0f,
         .small_high = 31.0f,
-        .trial_reach = 1,
         .round_count = 1,
         .share_max = 0.136f,
     };
@@ -194,10 +193,9 @@ void LANE_NAME(lq_encode_q6_k)(const float *row, void *blocks, size_t col_count,
     static const struct k_symmetric_shape shape = {
         .problem_count = 16,
         .elem_count = 16,
-        .codes = {-32.0f, 31.0f, -1.0f, 0.2f, 10, 1, false, NULL},
+        .codes = {-32.0f, 31.0f, -1.0f, 0.2f, 10, 1, false, NULL, false},
         .small_low = -128.0f,
         .small_high = 127.0f,
-        .trial_reach = 1,
         .round_count = 1,
         .share_max = 0.0018f,
     };
@@ -228,10 +226,9 @@ void LANE_NAME(lq_encode_iq4_xs)(const float *row, void *blocks, size_t col_coun
     static const struct k_symmetric_shape shape = {
         .problem_count = 8,
         .elem_count = 32,
-        .codes = {-127.0f, 113.0f, -24.0f, 6.0f, 9, 2, true, &lq_book_iq4},
+        .codes = {-127.0f, 113.0f, -24.0f, 6.0f, 9, 2, true, &lq_book_iq4, false},
         .small_low = -32.0f,
         .small_high = 31.0f,
-        .trial_reach = 1,
         .round_count = 1,
         .share_max = 0.0442f,
     };

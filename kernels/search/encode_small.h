@@ -38,7 +38,7 @@ void LANE_NAME(lq_encode_q4_0)(const float *row, void *blocks, size_t col_count,
         .search = small_symmetric_search,
         .put = put_q4_0,
         .share_max = 0.0312f,
-        .range = {-8.0f, 7.0f, -0.9f, 0.2f, 10, 2, true, NULL},
+        .range = {-8.0f, 7.0f, -0.9f, 0.2f, 10, 2, true, NULL, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }
@@ -61,7 +61,7 @@ void LANE_NAME(lq_encode_q5_0)(const float *row, void *blocks, size_t col_count,
         .search = small_symmetric_search,
         .put = put_q5_0,
         .share_max = 0.0078f,
-        .range = {-16.0f, 15.0f, -0.9f, 0.2f, 10, 2, true, NULL},
+        .range = {-16.0f, 15.0f, -0.9f, 0.2f, 10, 2, true, NULL, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }
@@ -85,7 +85,7 @@ void LANE_NAME(lq_encode_q8_0)(const float *row, void *blocks, size_t col_count,
         .block_bytes = 34,
         .search = small_symmetric_search,
         .put = put_q8_0,
-        .range = {-127.0f, 127.0f, 0.0f, 0.2f, 3, 0, false, NULL},
+        .range = {-127.0f, 127.0f, 0.0f, 0.2f, 3, 0, false, NULL, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }

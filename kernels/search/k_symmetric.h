@@ -13,7 +13,6 @@ struct k_symmetric_shape {
     size_t elem_count;
     struct symmetric_range codes;
     float small_low, small_high; /* range of the integer scales */
-    int trial_reach;             /* integers tried on either side */
     int round_count;             /* refits of d */
     float share_max;             /* of stretch_factor */
 };
@@ -49,6 +48,7 @@ static inline void k_symmetric_start(const struct tile *tile, const struct k_sym
     }
 }
 
+/* Tries the integers on either side of the present ones. */
 static inline void k_symmetric_trials(const struct tile *tile,
                                       const struct k_symmetric_shape *shape,
                                       struct k_symmetric *fit, size_t p)
@@ -57,19 +57,19 @@ static inline void k_symmetric_trials(const struct tile *tile,
     const float *w = tile->w + p * shape->elem_count;
     lane_f d = lane_set(fit->d.value);
     lane_f start = lane_load(fit->scale + p);
-    lane_f best = start;
-    lane_f best_error = symmetric_error(x, w, shape->elem_count, d * start, &shape->codes);
-    for (int delta = -shape->trial_reach; delta <= shape->trial_reach; delta++) {
-        if (delta == 0) {
-            continue;
-        }
-        lane_f small = lane_min(start + lane_set((float)delta), lane_set(shape->small_high));
-        small = lane_max(small, lane_set(shape->small_low));
-        lane_f error = symmetric_error(x, w, shape->elem_count, d * small, &shape->codes);
-        lane_m better = lane_less(error, best_error);
-        best = lane_select(better, small, best);
-        best_error = lane_select(better, error, best_error);
-    }
+    lane_f low = lane_set(shape->small_low);
+    lane_f high = lane_set(shape->small_high);
+    lane_f below = lane_max(lane_min(start - lane_set(1.0f), high), low);
+    lane_f above = lane_max(lane_min(start + lane_set(1.0f), high), low);
+    lane_f scales[SYMMETRIC_ABREAST] = {d * start, d * below, d * above};
+    lane_f error[SYMMETRIC_ABREAST];
+    symmetric_errors(x, w, shape->elem_count, scales, &shape->codes, error);
+    lane_m better = lane_less(error[1], error[0]);
+    lane_f best = lane_select(better, below, start);
+    lane_f best_error = lane_select(better, error[1], error[0]);
+    better = lane_less(error[2], best_error);
+    best = lane_select(better, above, best);
+    best_error = lane_select(better, error[2], best_error);
     lane_store(fit->scale + p, best);
     lane_store(fit->error + p, best_error);
 }
@@ -144,10 +144,15 @@ static inline void k_symmetric_codes(const struct k_symmetric_shape *shape,
                                      const struct k_symmetric *fit, const float *row, float unit,
                                      uint8_t *codes)
 {
+    float inverse[TILE_PROBLEMS_MAX];
+    for (size_t p = 0; p < shape->problem_count; p += LANES) {
+        lane_f scale = lane_set(fit->d.value) * lane_load(fit->scale + p);
+        lane_store(inverse + p, symmetric_inverse(scale));
+    }
     for (size_t p = 0; p < shape->problem_count; p++) {
         size_t at = p * shape->elem_count;
-        symmetric_put_codes(&shape->codes, fit->d.value * fit->scale[p], row + at, unit,
-                            shape->elem_count, codes + at);
+        symmetric_put_codes(&shape->codes, inverse[p], row + at, unit, shape->elem_count,
+                            codes + at);
     }
 }
 

@@ -78,10 +78,14 @@ static inline lane_f small_half(lane_f value, lane_f unit)
 /* Codes of all problems under the scales found. */
 static inline void small_symmetric_codes(struct small_batch *batch, const struct small_type *type)
 {
+    float inverse[TILE_PROBLEMS_MAX];
+    for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
+        lane_f scale = lane_load(batch->scale + p) * lane_load(batch->tile.unit + p);
+        lane_store(inverse + p, symmetric_inverse(scale));
+    }
     for (size_t p = 0; p < batch->tile.problem_count; p++) {
-        float unit = batch->tile.unit[p];
         size_t at = p * type->elem_count;
-        symmetric_put_codes(&type->range, batch->scale[p] * unit, batch->row + at, unit,
+        symmetric_put_codes(&type->range, inverse[p], batch->row + at, batch->tile.unit[p],
                             type->elem_count, batch->codes + at);
     }
 }
@@ -120,20 +124,15 @@ static inline void small_keep_half(struct small_batch *batch, const struct small
     const float *x = batch->tile.x + p * type->elem_count;
     const float *w = batch->tile.w + p * type->elem_count;
     lane_f unit = lane_load(batch->tile.unit + p);
-    static const float nearby[3] = {1.0f, 1.0f - 0x1p-11f, 1.0f + 0x1p-10f};
     lane_f middle = small_half(scale, unit);
-    lane_f best = middle;
-    lane_f best_error = symmetric_error(x, w, type->elem_count, best, &type->range);
-    for (size_t k = 1; k < 3; k++) {
-        lane_f half = small_half(middle * lane_set(nearby[k]), unit);
-        lane_f error = symmetric_error(x, w, type->elem_count, half, &type->range);
-        lane_m better = lane_less(error, best_error);
-        best = lane_select(better, half, best);
-        best_error = lane_select(better, error, best_error);
-    }
+    lane_f halves[SYMMETRIC_ABREAST] = {middle};
+    halves[1] = small_half(middle * lane_set(1.0f - 0x1p-11f), unit);
+    halves[2] = small_half(middle * lane_set(1.0f + 0x1p-10f), unit);
+    lane_f error;
+    lane_f best = symmetric_best(x, w, type->elem_count, halves, &type->range, &error);
     lane_store(batch->scale + p, best / unit);
     lane_store(batch->offset + p, lane_set(0.0f));
-    lane_store(batch->error + p, best_error);
+    lane_store(batch->error + p, error);
 }
 
 static inline void small_symmetric_search(struct small_batch *batch, const struct small_type *type)
@@ -163,23 +162,17 @@ static inline void small_coarse_search(struct small_batch *batch, const struct s
             sum_w = sum_w + weight;
         }
         lane_f mean_inverse = symmetric_inverse(sum / sum_w);
-        struct symmetric_fit best = {.scale = lane_set(0.0f), .gain = lane_set(0.0f)};
+        struct symmetric_queue queue = {x, w, type->elem_count, &type->range,
+                                        .best = {lane_set(0.0f), lane_set(0.0f)}};
         float factor = type->range.first;
         for (size_t k = 0; k < type->range.step_count; k++, factor *= type->range.step) {
             lane_f inverse = mean_inverse * lane_set(1.0f / factor);
-            struct symmetric_fit fit = symmetric_try(x, w, type->elem_count, inverse, &type->range);
-            symmetric_keep(&best, &fit);
+            symmetric_add(&queue, inverse);
             if (type->range.both_signs) {
-                inverse = lane_set(0.0f) - inverse;
-                fit = symmetric_try(x, w, type->elem_count, inverse, &type->range);
-                symmetric_keep(&best, &fit);
+                symmetric_add(&queue, lane_set(0.0f) - inverse);
             }
         }
-        for (size_t k = 0; k < type->range.repeat_count; k++) {
-            struct symmetric_fit fit =
-                symmetric_try(x, w, type->elem_count, symmetric_inverse(best.scale), &type->range);
-            symmetric_keep(&best, &fit);
-        }
+        struct symmetric_fit best = symmetric_repeat(&queue);
         small_keep_half(batch, type, p, best.scale);
     }
     small_symmetric_codes(batch, type);

@@ -15,6 +15,7 @@ struct symmetric_range {
     size_t step_count, repeat_count;
     bool both_signs;            /* also the largest magnitude on `high` */
     const struct lq_book *book; /* levels that are not integers in a row, or NULL */
+    bool fp4;                   /* levels are doubled 4-bit floats; low and high are -12 and 12 */
 };
 
 struct symmetric_fit {
@@ -30,29 +31,85 @@ static inline lane_f symmetric_inverse(lane_f scale)
                        lane_set(0.0f));
 }
 
-/* The level nearest to `value`. */
-static inline lane_f symmetric_code(lane_f value, const struct symmetric_range *range)
+/* The kinds of levels. Loops over elements are built once for each. */
+enum symmetric_levels { SYMMETRIC_WHOLE, SYMMETRIC_FP4, SYMMETRIC_BOOK };
+
+static inline enum symmetric_levels symmetric_levels_of(const struct symmetric_range *range)
 {
-    if (range->book != NULL) {
-        return lane_nearest(value, range->book);
-    }
-    return lane_round(lane_max(lane_min(value, lane_set(range->high)), lane_set(range->low)));
+    return range->book != NULL ? SYMMETRIC_BOOK : range->fp4 ? SYMMETRIC_FP4 : SYMMETRIC_WHOLE;
 }
 
-/* The codes of one problem in element order: levels minus the lowest, or their indices. */
-static inline void symmetric_put_codes(const struct symmetric_range *range, float scale,
+/* The level nearest to `value`. */
+LANE_INLINE lane_f symmetric_level(lane_f value, const struct symmetric_range *range,
+                                   enum symmetric_levels levels)
+{
+    if (levels == SYMMETRIC_BOOK) {
+        return lane_nearest(value, range->book);
+    }
+    lane_f inside = lane_max(lane_min(value, lane_set(range->high)), lane_set(range->low));
+    return levels == SYMMETRIC_FP4 ? lane_round_fp4(inside) : lane_round(inside);
+}
+
+static inline lane_f symmetric_code(lane_f value, const struct symmetric_range *range)
+{
+    return symmetric_level(value, range, symmetric_levels_of(range));
+}
+
+/* The codes of one problem in element order: levels minus the lowest, or their indices. `inverse`
+ * is the symmetric_inverse of its scale. */
+static inline void symmetric_put_codes(const struct symmetric_range *range, float inverse,
                                        const float *row, float unit, size_t elem_count,
                                        uint8_t *codes)
 {
-    lane_f inverse = symmetric_inverse(lane_set(scale));
+    enum symmetric_levels levels = symmetric_levels_of(range);
     for (size_t i = 0; i < elem_count; i += LANES) {
-        lane_f value = lane_load(row + i) * lane_set(unit) * inverse;
-        if (range->book != NULL) {
-            lane_store_bytes(codes + i, lane_nearest_index(value, range->book));
+        lane_f value = lane_load(row + i) * lane_set(unit) * lane_set(inverse);
+        lane_f code;
+        if (levels == SYMMETRIC_BOOK) {
+            code = lane_nearest_index(value, range->book);
+        } else if (levels == SYMMETRIC_FP4) {
+            code = symmetric_level(value, range, SYMMETRIC_FP4) - lane_set(range->low);
         } else {
-            lane_store_bytes(codes + i, symmetric_code(value, range) - lane_set(range->low));
+            code = symmetric_level(value, range, SYMMETRIC_WHOLE) - lane_set(range->low);
         }
+        lane_store_bytes(codes + i, code);
     }
+}
+
+struct symmetric_sums {
+    lane_f inverse, cross, square;
+};
+
+LANE_INLINE struct symmetric_sums symmetric_sums_of(lane_f inverse)
+{
+    return (struct symmetric_sums){inverse, lane_set(0.0f), lane_set(0x1p-100f)};
+}
+
+LANE_INLINE void symmetric_count(struct symmetric_sums *sums, lane_f value, lane_f weight,
+                                 const struct symmetric_range *range, enum symmetric_levels levels)
+{
+    lane_f code = symmetric_level(value * sums->inverse, range, levels);
+    lane_f weighted = weight * code;
+    sums->cross = sums->cross + weighted * value;
+    sums->square = sums->square + weighted * code;
+}
+
+static inline struct symmetric_fit symmetric_fit_of(const struct symmetric_sums *sums)
+{
+    struct symmetric_fit fit = {.scale = sums->cross / sums->square};
+    fit.gain = fit.scale * sums->cross;
+    return fit;
+}
+
+LANE_INLINE void symmetric_sum(const float *x, const float *w, size_t elem_count,
+                               struct symmetric_sums *sums, const struct symmetric_range *range,
+                               enum symmetric_levels levels)
+{
+    struct symmetric_sums now = *sums;
+    for (size_t i = 0; i < elem_count * LANES; i += LANES) {
+        symmetric_count(&now, lane_load(x + i), lane_load(w + i), range, levels);
+    }
+    *sums = now;
 }
 
 /* The least-squares scale for the codes that 1 / inverse gives. */
@@ -60,18 +117,58 @@ static inline struct symmetric_fit symmetric_try(const float *x, const float *w,
                                                  lane_f inverse,
                                                  const struct symmetric_range *range)
 {
-    lane_f cross = lane_set(0.0f);
-    lane_f square = lane_set(0x1p-100f);
+    struct symmetric_sums sums = symmetric_sums_of(inverse);
+    enum symmetric_levels levels = symmetric_levels_of(range);
+    if (levels == SYMMETRIC_WHOLE) {
+        symmetric_sum(x, w, elem_count, &sums, range, SYMMETRIC_WHOLE);
+    } else if (levels == SYMMETRIC_FP4) {
+        symmetric_sum(x, w, elem_count, &sums, range, SYMMETRIC_FP4);
+    } else {
+        symmetric_sum(x, w, elem_count, &sums, range, SYMMETRIC_BOOK);
+    }
+    return symmetric_fit_of(&sums);
+}
+
+/* Trials that go through a problem side by side, so that their sums do not wait for each other;
+ * with three the sums no longer fit the registers of AVX2. */
+#define SYMMETRIC_PAIR 2
+/* Scales whose errors are measured side by side. */
+#define SYMMETRIC_ABREAST 3
+
+LANE_INLINE void symmetric_sum_pair(const float *x, const float *w, size_t elem_count,
+                                    struct symmetric_sums sums[SYMMETRIC_PAIR],
+                                    const struct symmetric_range *range,
+                                    enum symmetric_levels levels)
+{
+    struct symmetric_sums first = sums[0];
+    struct symmetric_sums second = sums[1];
     for (size_t i = 0; i < elem_count * LANES; i += LANES) {
         lane_f value = lane_load(x + i);
-        lane_f code = symmetric_code(value * inverse, range);
-        lane_f weighted = lane_load(w + i) * code;
-        cross = cross + weighted * value;
-        square = square + weighted * code;
+        lane_f weight = lane_load(w + i);
+        symmetric_count(&first, value, weight, range, levels);
+        symmetric_count(&second, value, weight, range, levels);
     }
-    struct symmetric_fit fit = {.scale = cross / square};
-    fit.gain = fit.scale * cross;
-    return fit;
+    sums[0] = first;
+    sums[1] = second;
+}
+
+static inline void symmetric_try_pair(const float *x, const float *w, size_t elem_count,
+                                      const lane_f inverse[SYMMETRIC_PAIR],
+                                      const struct symmetric_range *range,
+                                      struct symmetric_fit fit[SYMMETRIC_PAIR])
+{
+    struct symmetric_sums sums[SYMMETRIC_PAIR] = {symmetric_sums_of(inverse[0]),
+                                                  symmetric_sums_of(inverse[1])};
+    enum symmetric_levels levels = symmetric_levels_of(range);
+    if (levels == SYMMETRIC_WHOLE) {
+        symmetric_sum_pair(x, w, elem_count, sums, range, SYMMETRIC_WHOLE);
+    } else if (levels == SYMMETRIC_FP4) {
+        symmetric_sum_pair(x, w, elem_count, sums, range, SYMMETRIC_FP4);
+    } else {
+        symmetric_sum_pair(x, w, elem_count, sums, range, SYMMETRIC_BOOK);
+    }
+    fit[0] = symmetric_fit_of(&sums[0]);
+    fit[1] = symmetric_fit_of(&sums[1]);
 }
 
 static inline void symmetric_keep(struct symmetric_fit *best, const struct symmetric_fit *fit)
@@ -79,6 +176,53 @@ static inline void symmetric_keep(struct symmetric_fit *best, const struct symme
     lane_m better = lane_less(best->gain, fit->gain);
     best->scale = lane_select(better, fit->scale, best->scale);
     best->gain = lane_select(better, fit->gain, best->gain);
+}
+
+/* Trials wait here until there are SYMMETRIC_PAIR of them. */
+struct symmetric_queue {
+    const float *x, *w;
+    size_t elem_count;
+    const struct symmetric_range *range;
+    size_t count;
+    lane_f inverse[SYMMETRIC_PAIR];
+    struct symmetric_fit best;
+};
+
+/* Runs what waits. */
+static inline void symmetric_flush(struct symmetric_queue *queue)
+{
+    struct symmetric_fit fit[SYMMETRIC_PAIR];
+    if (queue->count == SYMMETRIC_PAIR) {
+        symmetric_try_pair(queue->x, queue->w, queue->elem_count, queue->inverse, queue->range,
+                           fit);
+    }
+    for (size_t k = 0; k < queue->count; k++) {
+        if (queue->count < SYMMETRIC_PAIR) {
+            fit[k] = symmetric_try(queue->x, queue->w, queue->elem_count, queue->inverse[k],
+                                   queue->range);
+        }
+        symmetric_keep(&queue->best, &fit[k]);
+    }
+    queue->count = 0;
+}
+
+static inline void symmetric_add(struct symmetric_queue *queue, lane_f inverse)
+{
+    queue->inverse[queue->count++] = inverse;
+    if (queue->count == SYMMETRIC_PAIR) {
+        symmetric_flush(queue);
+    }
+}
+
+/* Codes for the best scale so far, a new scale for those, and so on. */
+static inline struct symmetric_fit symmetric_repeat(struct symmetric_queue *queue)
+{
+    symmetric_flush(queue);
+    for (size_t k = 0; k < queue->range->repeat_count; k++) {
+        symmetric_add(queue, symmetric_inverse(queue->best.scale));
+        symmetric_flush(queue);
+    }
+    return queue->best;
 }
 
 static inline struct symmetric_fit symmetric_search(const float *x, const float *w,
@@ -92,39 +236,111 @@ static inline struct symmetric_fit symmetric_search(const float *x, const float 
         peak = lane_select(lane_less(lane_abs(peak), lane_abs(value)), value, peak);
     }
     lane_f peak_inverse = symmetric_inverse(peak);
-    struct symmetric_fit best = {.scale = zero, .gain = zero};
+    struct symmetric_queue queue = {x, w, elem_count, range, .best = {zero, zero}};
     for (size_t k = 0; k < range->step_count; k++) {
-        float anchor = range->low - (range->first + range->step * (float)k);
-        struct symmetric_fit fit =
-            symmetric_try(x, w, elem_count, lane_set(anchor) * peak_inverse, range);
-        symmetric_keep(&best, &fit);
-        if (!range->both_signs) {
-            continue;
+        float beyond = range->first + range->step * (float)k;
+        symmetric_add(&queue, lane_set(range->low - beyond) * peak_inverse);
+        if (range->both_signs) {
+            symmetric_add(&queue, lane_set(range->high + beyond) * peak_inverse);
         }
-        anchor = range->high + (range->first + range->step * (float)k);
-        fit = symmetric_try(x, w, elem_count, lane_set(anchor) * peak_inverse, range);
-        symmetric_keep(&best, &fit);
     }
-    for (size_t k = 0; k < range->repeat_count; k++) {
-        lane_f inverse = symmetric_inverse(best.scale);
-        struct symmetric_fit fit = symmetric_try(x, w, elem_count, inverse, range);
-        symmetric_keep(&best, &fit);
-    }
-    return best;
+    return symmetric_repeat(&queue);
 }
 
-/* True weighted squared error when every value takes the code nearest under `scale`. */
-static inline lane_f symmetric_error(const float *x, const float *w, size_t elem_count,
-                                     lane_f scale, const struct symmetric_range *range)
+/* A scale under trial: the true weighted squared error when every value takes the nearest code. */
+struct symmetric_trial {
+    lane_f scale, inverse, error;
+};
+
+LANE_INLINE struct symmetric_trial symmetric_trial_of(lane_f scale)
 {
-    lane_f inverse = symmetric_inverse(scale);
-    lane_f error = lane_set(0.0f);
+    return (struct symmetric_trial){scale, symmetric_inverse(scale), lane_set(0.0f)};
+}
+
+LANE_INLINE void symmetric_miss(struct symmetric_trial *trial, lane_f value, lane_f weight,
+                                const struct symmetric_range *range, enum symmetric_levels levels)
+{
+    lane_f code = symmetric_level(value * trial->inverse, range, levels);
+    lane_f residual = value - trial->scale * code;
+    trial->error = trial->error + weight * residual * residual;
+}
+
+LANE_INLINE void symmetric_measure(const float *x, const float *w, size_t elem_count,
+                                   struct symmetric_trial trials[SYMMETRIC_ABREAST],
+                                   const struct symmetric_range *range,
+                                   enum symmetric_levels levels)
+{
+    struct symmetric_trial first = trials[0];
+    struct symmetric_trial second = trials[1];
+    struct symmetric_trial third = trials[2];
     for (size_t i = 0; i < elem_count * LANES; i += LANES) {
         lane_f value = lane_load(x + i);
-        lane_f residual = value - scale * symmetric_code(value * inverse, range);
-        error = error + lane_load(w + i) * residual * residual;
+        lane_f weight = lane_load(w + i);
+        symmetric_miss(&first, value, weight, range, levels);
+        symmetric_miss(&second, value, weight, range, levels);
+        symmetric_miss(&third, value, weight, range, levels);
     }
-    return error;
+    trials[0] = first;
+    trials[1] = second;
+    trials[2] = third;
+}
+
+static inline void symmetric_errors(const float *x, const float *w, size_t elem_count,
+                                    const lane_f scale[SYMMETRIC_ABREAST],
+                                    const struct symmetric_range *range,
+                                    lane_f error[SYMMETRIC_ABREAST])
+{
+    struct symmetric_trial trials[SYMMETRIC_ABREAST];
+    for (size_t k = 0; k < SYMMETRIC_ABREAST; k++) {
+        trials[k] = symmetric_trial_of(scale[k]);
+    }
+    enum symmetric_levels levels = symmetric_levels_of(range);
+    if (levels == SYMMETRIC_WHOLE) {
+        symmetric_measure(x, w, elem_count, trials, range, SYMMETRIC_WHOLE);
+    } else if (levels == SYMMETRIC_FP4) {
+        symmetric_measure(x, w, elem_count, trials, range, SYMMETRIC_FP4);
+    } else {
+        symmetric_measure(x, w, elem_count, trials, range, SYMMETRIC_BOOK);
+    }
+    for (size_t k = 0; k < SYMMETRIC_ABREAST; k++) {
+        error[k] = trials[k].error;
+    }
+}
+
+/* The better of two scales of 4-bit floats by true error, the first where they are equal; also its
+ * error. */
+static inline lane_f symmetric_better(const float *x, const float *w, size_t elem_count,
+                                      const lane_f scale[SYMMETRIC_PAIR],
+                                      const struct symmetric_range *range, lane_f *error)
+{
+    struct symmetric_trial first = symmetric_trial_of(scale[0]);
+    struct symmetric_trial second = symmetric_trial_of(scale[1]);
+    for (size_t i = 0; i < elem_count * LANES; i += LANES) {
+        lane_f value = lane_load(x + i);
+        lane_f weight = lane_load(w + i);
+        symmetric_miss(&first, value, weight, range, SYMMETRIC_FP4);
+        symmetric_miss(&second, value, weight, range, SYMMETRIC_FP4);
+    }
+    lane_m better = lane_less(second.error, first.error);
+    *error = lane_select(better, second.error, first.error);
+    return lane_select(better, scale[1], scale[0]);
+}
+
+/* The best scale of those by true error, the first of equal ones; also its error. */
+static inline lane_f symmetric_best(const float *x, const float *w, size_t elem_count,
+                                    const lane_f scale[SYMMETRIC_ABREAST],
+                                    const struct symmetric_range *range, lane_f *best_error)
+{
+    lane_f error[SYMMETRIC_ABREAST];
+    symmetric_errors(x, w, elem_count, scale, range, error);
+    lane_f best = scale[0];
+    *best_error = error[0];
+    for (size_t k = 1; k < SYMMETRIC_ABREAST; k++) {
+        lane_m better = lane_less(error[k], *best_error);
+        best = lane_select(better, scale[k], best);
+        *best_error = lane_select(better, error[k], *best_error);
+    }
+    return best;
 }
 
 #endif

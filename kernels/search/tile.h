@@ -43,32 +43,32 @@ static inline float tile_unit(float magnitude)
     return unit;
 }
 
-/* Multiplies the values of each group by its unit; keeps the units in `unit`. */
-static inline void tile_scale_groups(const struct tile *tile, float *values, float *unit)
+/* Loads problems, multiplies the values of each group by its unit and adds `floor`. `unit` gets the
+ * units. */
+static inline void tile_load_values(const struct tile *tile, const float *in, lane_f floor,
+                                    float *values, float *unit)
 {
-    size_t batch_elems = tile->elem_count * LANES;
+    size_t elems = tile->elem_count;
+    size_t lanes = tile->problem_count < LANES ? tile->problem_count : LANES;
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
-        const float *batch = values + p * tile->elem_count;
-        lane_f peak = lane_set(0.0f);
-        for (size_t i = 0; i < batch_elems; i += LANES) {
-            peak = lane_max(peak, lane_abs(lane_load(batch + i)));
-        }
-        lane_store(unit + p, peak);
+        size_t at = p * elems;
+        lane_store(unit + p, lane_load_tile(values + at, in + at, elems, elems, lanes));
     }
     for (size_t g = 0; g < tile->problem_count; g += tile->group_size) {
         float peak = 0.0f;
         for (size_t p = g; p < g + tile->group_size; p++) {
             peak = unit[p] > peak ? unit[p] : peak;
         }
+        float group_unit = tile_unit(peak);
         for (size_t p = g; p < g + tile->group_size; p++) {
-            unit[p] = tile_unit(peak);
+            unit[p] = group_unit;
         }
     }
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
-        float *batch = values + p * tile->elem_count;
+        float *batch = values + p * elems;
         lane_f factor = lane_load(unit + p);
-        for (size_t i = 0; i < batch_elems; i += LANES) {
-            lane_store(batch + i, lane_load(batch + i) * factor);
+        for (size_t i = 0; i < elems * LANES; i += LANES) {
+            lane_store(batch + i, lane_load(batch + i) * factor + floor);
         }
     }
 }
@@ -76,27 +76,15 @@ static inline void tile_scale_groups(const struct tile *tile, float *values, flo
 /* Loads values and weights. */
 static inline void tile_load(struct tile *tile, const float *row, const float *importance)
 {
-    float weight_unit[TILE_PROBLEMS_MAX];
-    size_t elems = tile->elem_count;
-    size_t lanes = tile->problem_count < LANES ? tile->problem_count : LANES;
-    size_t total = tile->problem_count / lanes * LANES * elems;
-    for (size_t p = 0; p < tile->problem_count; p += LANES) {
-        size_t at = p * elems;
-        lane_load_tile(tile->x + at, row + at, elems, elems, lanes);
-        if (importance != NULL) {
-            lane_load_tile(tile->w + at, importance + at, elems, elems, lanes);
-        }
-    }
-    tile_scale_groups(tile, tile->x, tile->unit);
+    tile_load_values(tile, row, lane_set(-0.0f), tile->x, tile->unit);
     if (importance == NULL) {
-        for (size_t i = 0; i < total; i += LANES) {
+        size_t total = tile->problem_count * tile->elem_count;
+        for (size_t i = 0; i < total || i < tile->elem_count * LANES; i += LANES) {
             lane_store(tile->w + i, lane_set(1.0f));
         }
     } else {
-        tile_scale_groups(tile, tile->w, weight_unit);
-        for (size_t i = 0; i < total; i += LANES) {
-            lane_store(tile->w + i, lane_load(tile->w + i) + lane_set(TILE_WEIGHT_FLOOR));
-        }
+        float weight_unit[TILE_PROBLEMS_MAX];
+        tile_load_values(tile, importance, lane_set(TILE_WEIGHT_FLOOR), tile->w, weight_unit);
     }
 }
 

@@ -13,9 +13,6 @@ struct lq_book {
 
 /* IQ4_NL and IQ4_XS; the index is the code. */
 extern const struct lq_book lq_book_iq4;
-/* MXFP4 and NVFP4, levels doubled; index 0..7 are the negative codes 15..8, 8..15 the codes 0..7.
- */
-extern const struct lq_book lq_book_fp4;
 /* Value of an unsigned float of 4 exponent and 3 mantissa bits; 127, its NaN, counts as zero. */
 extern const float lq_ue4m3_values[128];
 

@@ -6,9 +6,11 @@
 #if defined(__AVX2__)
 
 #include <immintrin.h>
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/lane_inline.h"
 #include "kernels/tables/books.h"
 #include "kernels/x86/transpose.h"
 
@@ -20,42 +22,42 @@ typedef __m256 lane_m;
 typedef __m256i lane_i;
 typedef __m256 lane_levels;
 
-static inline lane_f lane_set(float value)
+LANE_INLINE lane_f lane_set(float value)
 {
     return _mm256_set1_ps(value);
 }
 
-static inline lane_f lane_load(const float *in)
+LANE_INLINE lane_f lane_load(const float *in)
 {
     return _mm256_loadu_ps(in);
 }
 
-static inline void lane_store(float *out, lane_f value)
+LANE_INLINE void lane_store(float *out, lane_f value)
 {
     _mm256_storeu_ps(out, value);
 }
 
-static inline lane_f lane_min(lane_f a, lane_f b)
+LANE_INLINE lane_f lane_min(lane_f a, lane_f b)
 {
     return _mm256_min_ps(a, b);
 }
 
-static inline lane_f lane_max(lane_f a, lane_f b)
+LANE_INLINE lane_f lane_max(lane_f a, lane_f b)
 {
     return _mm256_max_ps(a, b);
 }
 
-static inline lane_f lane_abs(lane_f a)
+LANE_INLINE lane_f lane_abs(lane_f a)
 {
     return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
 }
 
-static inline lane_f lane_sqrt(lane_f a)
+LANE_INLINE lane_f lane_sqrt(lane_f a)
 {
     return _mm256_sqrt_ps(a);
 }
 
-static inline void lane_store_bytes(uint8_t *out, lane_f value)
+LANE_INLINE void lane_store_bytes(uint8_t *out, lane_f value)
 {
     __m256i words = _mm256_cvttps_epi32(value);
     __m128i halves =
@@ -63,34 +65,48 @@ static inline void lane_store_bytes(uint8_t *out, lane_f value)
     _mm_storel_epi64((__m128i *)(void *)out, _mm_packus_epi16(halves, halves));
 }
 
-static inline lane_m lane_less(lane_f a, lane_f b)
+LANE_INLINE lane_m lane_less(lane_f a, lane_f b)
 {
     return _mm256_cmp_ps(a, b, _CMP_LT_OQ);
 }
 
-static inline lane_m lane_and(lane_m a, lane_m b)
+LANE_INLINE lane_m lane_and(lane_m a, lane_m b)
 {
     return _mm256_and_ps(a, b);
 }
 
-static inline lane_f lane_select(lane_m mask, lane_f yes, lane_f no)
+LANE_INLINE lane_f lane_select(lane_m mask, lane_f yes, lane_f no)
 {
     return _mm256_blendv_ps(no, yes, mask);
 }
 
-static inline lane_f lane_round(lane_f a)
+LANE_INLINE lane_f lane_round(lane_f a)
 {
     return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-static inline lane_f lane_to_half(lane_f a)
+LANE_INLINE lane_f lane_round_fp4(lane_f a)
+{
+    lane_f magnitude = lane_max(lane_abs(a), lane_set(2.0f));
+    /* The exponent alone is the leading power of two. */
+    lane_f power = _mm256_and_ps(magnitude, lane_set(INFINITY));
+    lane_f shift = power * lane_set(6291456.0f);
+    return (a + shift) - shift;
+}
+
+LANE_INLINE lane_f lane_ue4m3(lane_f code)
+{
+    return _mm256_i32gather_ps(lq_ue4m3_values, _mm256_cvttps_epi32(code), 4);
+}
+
+LANE_INLINE lane_f lane_to_half(lane_f a)
 {
     lane_f limit = lane_set(65504.0f);
     lane_f inside = lane_max(lane_min(a, limit), lane_set(-65504.0f));
     return _mm256_cvtph_ps(_mm256_cvtps_ph(inside, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
-static inline __m256i lane_book_index(lane_f a, const struct lq_book *book)
+LANE_INLINE __m256i lane_book_index(lane_f a, const struct lq_book *book)
 {
     __m256 step = _mm256_cmp_ps(a, lane_set(book->middle3), _CMP_GE_OQ);
     __m256i index = _mm256_and_si256(_mm256_castps_si256(step), _mm256_set1_epi32(8));
@@ -108,7 +124,7 @@ static inline __m256i lane_book_index(lane_f a, const struct lq_book *book)
                            _mm256_and_si256(_mm256_castps_si256(step), _mm256_set1_epi32(1)));
 }
 
-static inline lane_f lane_nearest(lane_f a, const struct lq_book *book)
+LANE_INLINE lane_f lane_nearest(lane_f a, const struct lq_book *book)
 {
     __m256i index = lane_book_index(a, book);
     __m256 low = _mm256_permutevar8x32_ps(lane_load(book->levels), index);
@@ -117,63 +133,65 @@ static inline lane_f lane_nearest(lane_f a, const struct lq_book *book)
     return lane_select(_mm256_castsi256_ps(_mm256_slli_epi32(index, 28)), high, low);
 }
 
-static inline lane_f lane_nearest_index(lane_f a, const struct lq_book *book)
+LANE_INLINE lane_f lane_nearest_index(lane_f a, const struct lq_book *book)
 {
     return _mm256_cvtepi32_ps(lane_book_index(a, book));
 }
 
-static inline lane_i lane_to_int(lane_f a)
+LANE_INLINE lane_i lane_to_int(lane_f a)
 {
     return _mm256_cvttps_epi32(a);
 }
 
-static inline lane_i lane_gather(const uint32_t *table, lane_i index)
+LANE_INLINE lane_i lane_gather(const uint32_t *table, lane_i index)
 {
     return _mm256_i32gather_epi32((const int *)(const void *)table, index, 4);
 }
 
-static inline lane_i lane_select_int(lane_m mask, lane_i yes, lane_i no)
+LANE_INLINE lane_i lane_select_int(lane_m mask, lane_i yes, lane_i no)
 {
     return _mm256_blendv_epi8(no, yes, _mm256_castps_si256(mask));
 }
 
-static inline void lane_store_int(uint32_t *out, lane_i value)
+LANE_INLINE void lane_store_int(uint32_t *out, lane_i value)
 {
     _mm256_storeu_si256((__m256i *)(void *)out, value);
 }
 
-static inline lane_i lane_shift_right(lane_i a, unsigned count)
+LANE_INLINE lane_i lane_shift_right(lane_i a, unsigned count)
 {
     return _mm256_srli_epi32(a, (int)count);
 }
 
-static inline lane_i lane_and_int(lane_i a, uint32_t bits)
+LANE_INLINE lane_i lane_and_int(lane_i a, uint32_t bits)
 {
     return _mm256_and_si256(a, _mm256_set1_epi32((int)bits));
 }
 
-static inline lane_i lane_or_int(lane_i a, uint32_t bits)
+LANE_INLINE lane_i lane_or_int(lane_i a, uint32_t bits)
 {
     return _mm256_or_si256(a, _mm256_set1_epi32((int)bits));
 }
 
-static inline lane_levels lane_load_levels(const float levels[8])
+LANE_INLINE lane_levels lane_load_levels(const float levels[8])
 {
     return _mm256_loadu_ps(levels);
 }
 
-static inline lane_f lane_level(lane_levels levels, lane_i a)
+LANE_INLINE lane_f lane_level(lane_levels levels, lane_i a)
 {
     return _mm256_permutevar8x32_ps(levels, a);
 }
 
-static inline void lane_load_tile(float *out, const float *in, size_t stride, size_t count,
+LANE_INLINE lane_f lane_load_tile(float *out, const float *in, size_t stride, size_t count,
                                   size_t lanes)
 {
     (void)lanes;
+    lane_f peak = lane_set(0.0f);
     for (size_t i = 0; i < count; i += 8) {
-        lane_transpose_store(out + i * LANES, LANES, in + i, stride);
+        peak = lane_max(peak, lane_transpose(out + i * LANES, LANES, in + i, stride));
     }
+    return peak;
 }
 
 #endif

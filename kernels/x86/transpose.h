@@ -7,9 +7,11 @@
 #include <immintrin.h>
 #include <stddef.h>
 
-/* out[j * out_stride + i] = in[i * stride + j] for i and j below 8. */
-static inline void lane_transpose_store(float *out, size_t out_stride, const float *in,
-                                        size_t stride)
+#include "kernels/lane_inline.h"
+
+/* out[j * out_stride + i] = in[i * stride + j] for i and j below 8. Returns the largest magnitude
+ * of each row. */
+LANE_INLINE __m256 lane_transpose(float *out, size_t out_stride, const float *in, size_t stride)
 {
     __m256 rows[8];
     for (size_t i = 0; i < 8; i++) {
@@ -31,9 +33,12 @@ static inline void lane_transpose_store(float *out, size_t out_stride, const flo
         rows[i] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x20);
         rows[i + 4] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x31);
     }
+    __m256 peak = _mm256_setzero_ps();
     for (size_t j = 0; j < 8; j++) {
         _mm256_storeu_ps(out + j * out_stride, rows[j]);
+        peak = _mm256_max_ps(peak, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), rows[j]));
     }
+    return peak;
 }
 
 #endif

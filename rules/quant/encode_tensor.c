@@ -77,12 +77,33 @@ static size_t find_bad_iq1_m(const unsigned char *at, size_t block_count)
     return block_count;
 }
 
+/* Scales in bytes: MXFP4 has one exponent, whose largest level is finite up to 252; NVFP4 four
+ * small floats, of which 0x7f is no number and bit 7 is not used. */
+static size_t find_bad_bytes(const unsigned char *at, size_t block_count, size_t block_bytes,
+                             size_t scale_count, unsigned scale_max)
+{
+    for (size_t b = 0; b < block_count; b++, at += block_bytes) {
+        for (size_t i = 0; i < scale_count; i++) {
+            if (at[i] > scale_max) {
+                return b;
+            }
+        }
+    }
+    return block_count;
+}
+
 size_t lq_encode_find_bad_block(enum lq_dtype dtype, const void *blocks, size_t block_count)
 {
     const struct lq_dtype_info *info = lq_dtype_info((uint32_t)dtype);
     const unsigned char *at = blocks;
     if (dtype == LQ_DTYPE_IQ1_M) {
         return find_bad_iq1_m(at, block_count);
+    }
+    if (dtype == LQ_DTYPE_MXFP4) {
+        return find_bad_bytes(at, block_count, info->block_bytes, 1, 252);
+    }
+    if (dtype == LQ_DTYPE_NVFP4) {
+        return find_bad_bytes(at, block_count, info->block_bytes, 4, 0x7E);
     }
     bool is_bf16 = dtype == LQ_DTYPE_BF16;
     struct scale_place place = is_bf16 ? (struct scale_place){1, {0}} : scale_places[dtype];
