@@ -25,12 +25,12 @@ struct affine_trials {
     bool free_offset;  /* else the offset is at most 0 */
     float first, step; /* trials put the range of values on code_max + first + step * k */
     size_t step_count;
-    size_t phase_count;  /* trials of the lowest level per step, around the smallest value */
+    size_t phase_count;  /* trials of the lowest level per step, around the smallest value; even */
     size_t repeat_count; /* codes and fit again from the best so far */
 };
 
 /* The code nearest to `value` (already divided by the scale). */
-static inline lane_f affine_code(lane_f value, lane_f code_max)
+LANE_INLINE lane_f affine_code(lane_f value, lane_f code_max)
 {
     return lane_round(lane_max(lane_min(value, code_max), lane_set(0.0f)));
 }
@@ -69,29 +69,69 @@ static inline struct affine_fit affine_solve(const struct affine_sums *s, bool f
     return fit;
 }
 
+/* One way to number the values: codes are (value - value_middle) * inverse + code_middle. */
+struct affine_codes {
+    lane_f inverse, code_middle;
+    lane_f l, ll, tl;
+};
+
+LANE_INLINE struct affine_codes affine_codes_of(lane_f inverse, lane_f code_middle)
+{
+    lane_f zero = lane_set(0.0f);
+    return (struct affine_codes){inverse, code_middle, zero, zero, zero};
+}
+
+LANE_INLINE void affine_count(struct affine_codes *codes, lane_f t, lane_f weight, lane_f top)
+{
+    lane_f l = affine_code(t * codes->inverse + codes->code_middle, top) - codes->code_middle;
+    lane_f wl = weight * l;
+    codes->l = codes->l + wl;
+    codes->ll = codes->ll + wl * l;
+    codes->tl = codes->tl + wl * t;
+}
+
+static inline struct affine_fit affine_fit_of(const struct affine_codes *codes,
+                                              const struct affine_trials *trials,
+                                              struct affine_sums *sums, lane_f offset)
+{
+    sums->code_middle = codes->code_middle;
+    sums->l = codes->l;
+    sums->ll = codes->ll;
+    sums->tl = codes->tl;
+    return affine_solve(sums, trials->free_offset, offset);
+}
+
 static inline struct affine_fit affine_try(const float *x, const float *w, size_t elem_count,
                                            const struct affine_trials *trials,
                                            struct affine_sums *sums, lane_f inverse, lane_f offset)
 {
     lane_f top = lane_set(trials->code_max);
     lane_f value_middle = sums->value_middle;
-    lane_f code_middle = (value_middle - offset) * inverse;
-    lane_f sum_l = lane_set(0.0f);
-    lane_f sum_ll = lane_set(0.0f);
-    lane_f sum_tl = lane_set(0.0f);
+    struct affine_codes codes = affine_codes_of(inverse, (value_middle - offset) * inverse);
+    for (size_t i = 0; i < elem_count * LANES; i += LANES) {
+        affine_count(&codes, lane_load(x + i) - value_middle, lane_load(w + i), top);
+    }
+    return affine_fit_of(&codes, trials, sums, offset);
+}
+
+/* Two offsets with the same distance of levels, side by side: their sums do not wait for each
+ * other. */
+static inline void affine_try_pair(const float *x, const float *w, size_t elem_count,
+                                   const struct affine_trials *trials, struct affine_sums *sums,
+                                   lane_f inverse, const lane_f offset[2], struct affine_fit fit[2])
+{
+    lane_f top = lane_set(trials->code_max);
+    lane_f value_middle = sums->value_middle;
+    struct affine_codes first = affine_codes_of(inverse, (value_middle - offset[0]) * inverse);
+    struct affine_codes second = affine_codes_of(inverse, (value_middle - offset[1]) * inverse);
     for (size_t i = 0; i < elem_count * LANES; i += LANES) {
         lane_f t = lane_load(x + i) - value_middle;
-        lane_f l = affine_code(t * inverse + code_middle, top) - code_middle;
-        lane_f wl = lane_load(w + i) * l;
-        sum_l = sum_l + wl;
-        sum_ll = sum_ll + wl * l;
-        sum_tl = sum_tl + wl * t;
+        lane_f weight = lane_load(w + i);
+        affine_count(&first, t, weight, top);
+        affine_count(&second, t, weight, top);
     }
-    sums->code_middle = code_middle;
-    sums->l = sum_l;
-    sums->ll = sum_ll;
-    sums->tl = sum_tl;
-    return affine_solve(sums, trials->free_offset, offset);
+    fit[0] = affine_fit_of(&first, trials, sums, offset[0]);
+    fit[1] = affine_fit_of(&second, trials, sums, offset[1]);
 }
 
 static inline void affine_keep(struct affine_fit *best, const struct affine_fit *fit)
@@ -138,11 +178,16 @@ static inline struct affine_fit affine_search(const float *x, const float *w, si
         float span = trials->code_max + trials->first + trials->step * (float)k;
         lane_f inverse = lane_set(span) * range_inverse;
         /* Where the levels lie between the ends matters as much as their distance. */
-        for (size_t j = 0; j < trials->phase_count; j++) {
-            float phase = ((float)j + 0.5f) / (float)trials->phase_count - 0.5f;
-            lane_f offset = low - lane_set(phase / span) * range;
-            struct affine_fit fit = affine_try(x, w, elem_count, trials, &sums, inverse, offset);
-            affine_keep(&best, &fit);
+        for (size_t j = 0; j < trials->phase_count; j += 2) {
+            lane_f offset[2];
+            struct affine_fit fit[2];
+            for (size_t i = 0; i < 2; i++) {
+                float phase = ((float)(j + i) + 0.5f) / (float)trials->phase_count - 0.5f;
+                offset[i] = low - lane_set(phase / span) * range;
+            }
+            affine_try_pair(x, w, elem_count, trials, &sums, inverse, offset, fit);
+            affine_keep(&best, &fit[0]);
+            affine_keep(&best, &fit[1]);
         }
     }
     for (size_t k = 0; k < trials->repeat_count; k++) {
