@@ -12,6 +12,9 @@
 #include "kernels/search/symmetric.h"
 #include "kernels/tables/near.h"
 
+/* Pairs of candidates while the real scales are searched; a few nearest tell scales apart. */
+#define GRID_START_PAIRS 2
+
 /* The point word of a group that is shifted down has this bit. */
 #define GRID_SHIFT_DOWN 0x10000u
 
@@ -213,7 +216,7 @@ static inline void grid_try(const struct grid_shape *shape, const struct lq_near
     for (int sign = 0; sign < (shape->shift == GRID_SHIFT_PROBLEM ? 2 : 1); sign++) {
         lane_f error;
         struct grid_sums sums =
-            grid_pass(shape, near, shape->search_pairs, x, w, inverse, shift, zero, &error, NULL);
+            grid_pass(shape, near, GRID_START_PAIRS, x, w, inverse, shift, zero, &error, NULL);
         lane_f cross = lane_max(sums.cross, zero);
         lane_f scale = cross / sums.square;
         lane_f gain = scale * cross;
