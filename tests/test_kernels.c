@@ -334,6 +334,47 @@ Test(kernels, zeros_stay_zero_and_a_lone_value_survives)
     }
 }
 
+/* Share of the weighted square sum that a row may lose. No code of b bits per weight can lose less
+ * than 2^-2b of Gaussian values (rate-distortion); block codes are allowed four times that in
+ * amplitude there, eight times on Laplace values, whose peaks cost codes, and never more than nine
+ * tenths, with outliers ten times the rest too. */
+static double share_bound(int dtype, int kind)
+{
+    double bound = exp2((kind == 0 ? 4.0 : 6.0) - 2.0 * lq_dtype_bpw((uint32_t)dtype));
+    return kind == 2 ? 0.9 : fmin(bound, 0.6);
+}
+
+Test(kernels, the_error_is_bounded_by_the_bits_on_every_shape_of_values)
+{
+    static struct coded_row c;
+    random_state = 11;
+    for (int dtype = 0; dtype < LQ_DTYPE_COUNT; dtype++) {
+        for (int kind = 0; type_is_block(dtype) && kind < 6; kind++) {
+            double error = 0.0, square = 0.0;
+            for (size_t i = 0; i < ROW_COLS; i++) {
+                double normal = sqrt(-2.0 * log(random_unit() + 1e-12)) *
+                                cos(6.283185307179586 * random_unit());
+                double laplace = log(random_unit() + 1e-9) * (random_unit() < 0.5 ? -1.0 : 1.0);
+                double outlier = normal * (i % 100 == 7 ? 10.0 : 1.0);
+                c.row[i] = (float)(0.02 * (kind % 3 == 0   ? normal
+                                           : kind % 3 == 1 ? laplace
+                                                           : outlier));
+                c.importance[i] = (float)exp(random_unit() * 2.0);
+            }
+            code_row(&c, dtype, kind >= 3);
+            for (size_t i = 0; i < ROW_COLS; i++) {
+                double w = kind >= 3 ? (double)c.importance[i] : 1.0;
+                double gap = (double)c.row[i] - (double)c.decoded[i];
+                error += w * gap * gap;
+                square += w * (double)c.row[i] * (double)c.row[i];
+            }
+            cr_expect_leq(error, share_bound(dtype, kind % 3) * square, "%s on %d: %g of %g",
+                          lq_dtype_name((uint32_t)dtype), kind, error / square,
+                          share_bound(dtype, kind % 3));
+        }
+    }
+}
+
 /* Scales beyond the largest half are clamped to it, tiny ones vanish: never an infinity, never an
  * overshoot. */
 Test(kernels, extreme_magnitudes_stay_finite_and_bounded)

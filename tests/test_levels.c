@@ -248,6 +248,7 @@ Test(levels, names_have_aliases_and_suggestions)
     cr_expect_str_eq(lq_level_name(lq_level_find("Q3_K")), "Q3_K_M");
     cr_expect_str_eq(lq_level_name(lq_level_find("Q5_K")), "Q5_K_M");
     cr_expect_str_eq(lq_level_name(lq_level_find("Q2_K")), "Q2_K");
+    cr_expect_str_eq(lq_level_name(lq_level_find("ternary")), "TQ1_0");
     cr_expect_null(lq_level_find("Q7_K"));
     cr_expect_null(lq_level_find(""));
     cr_expect_str_eq(lq_level_suggest("Q4_KM"), "Q4_K_M");

@@ -454,6 +454,7 @@ Test(rules_e2e, nonsense_is_refused_with_a_sentence)
                    LQ_ERECIPE, "unknown tensor type 'Q8'");
     expect_refused(MODEL "gguf g { model = base level = \"Q2_K_S\" }\n", LQ_EIMATRIX,
                    "importance matrix");
+    expect_refused(MODEL "gguf g { model = base level = \"IQ2_M\" }\n", LQ_EIMATRIX, "calibration");
     expect_refused(MODEL "gguf g { model = base level = \"Q4_0\" promote = [\"masked\"] }\n",
                    LQ_ERECIPE, "protect");
     expect_refused(MODEL CALIBRATION "mask m { model = base imatrix = im coverage = 2% }\n",
