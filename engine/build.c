@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/memory.h"
 #include "engine/base/pool.h"
 #include "engine/build_state.h"
 
@@ -209,6 +210,21 @@ static void show_progress(struct lq_build *build)
     }
 }
 
+/* Now and then: a look costs some microseconds. */
+static void note_memory(struct lq_build *build)
+{
+    static const uint64_t look_ns = 50 * 1000 * 1000;
+    uint64_t now = lq_clock_ns();
+    if (now - build->memory_seen_ns < look_ns) {
+        return;
+    }
+    build->memory_seen_ns = now;
+    uint64_t bytes = lq_memory_resident();
+    if (bytes > build->result->peak_memory_bytes) {
+        build->result->peak_memory_bytes = bytes;
+    }
+}
+
 static void loop(struct lq_build *build)
 {
     enum { WAIT_MS = 100, LOCKED_WAIT_MS = 10 };
@@ -230,6 +246,7 @@ static void loop(struct lq_build *build)
         }
         unsigned wait_ms = build->locked == NULL ? WAIT_MS : LOCKED_WAIT_MS;
         struct lq_work *work = build->executor->poll(build->executor, wait_ms);
+        note_memory(build);
         if (work == NULL) {
             show_progress(build);
         }

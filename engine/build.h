@@ -94,6 +94,8 @@ struct lq_build_result {
     double wall_seconds;
     bool has_remote;
     struct lq_remote_counts remote; /* when there was one */
+    /* The most memory of the process besides files, looked at as steps go; 0 when unknown. */
+    uint64_t peak_memory_bytes;
 };
 
 /* Returns LQ_OK, or the status of the first failure (all of them have been reported as events;

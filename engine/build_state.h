@@ -48,6 +48,7 @@ struct lq_build {
     struct lq_executor *executor;
     const struct lq_build_options *options;
     struct lq_build_result *result;
+    uint64_t memory_seen_ns; /* when memory was last looked at */
     struct lq_arena arena;
     struct lq_node *nodes; /* one for each artifact, same order */
     size_t node_count;

@@ -71,7 +71,7 @@ static void note_started(struct lq_progress *progress, const struct lq_event *ev
         return;
     }
     struct lq_running_step *running = &progress->running[progress->running_count++];
-    *running = (struct lq_running_step){.step = event->step};
+    *running = (struct lq_running_step){.step = event->step, .started_ns = lq_clock_ns()};
     (void)snprintf(running->label, sizeof running->label, "%s %s",
                    event->op == NULL ? "" : event->op, event->label == NULL ? "" : event->label);
 }
@@ -97,6 +97,19 @@ static void note_progress(struct lq_progress *progress, const struct lq_event *e
         (void)snprintf(running->unit, sizeof running->unit, "%s",
                        event->unit == NULL ? "" : event->unit);
     }
+}
+
+double lq_progress_rate(const struct lq_running_step *step)
+{
+    double seconds = (double)(lq_clock_ns() - step->started_ns) * 1e-9;
+    return seconds < 1.0 ? 0.0 : (double)step->done / seconds;
+}
+
+double lq_progress_time_left(const struct lq_running_step *step)
+{
+    double rate = lq_progress_rate(step);
+    return rate > 0.0 && step->total >= step->done ? (double)(step->total - step->done) / rate
+                                                   : -1.0;
 }
 
 void lq_progress_event(void *user, const struct lq_event *event)

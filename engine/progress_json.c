@@ -86,7 +86,21 @@ static void write_error(struct lq_json_writer *writer, const struct lq_event *ev
     put_text(writer, "suggestion", suggestion);
 }
 
-static void write_event(struct lq_json_writer *writer, const struct lq_event *event)
+static void write_rate(struct lq_json_writer *writer, const struct lq_progress *progress,
+                       const struct lq_event *event)
+{
+    for (size_t i = 0; i < progress->running_count; i++) {
+        const struct lq_running_step *step = &progress->running[i];
+        double rate = lq_progress_rate(step);
+        if (step->step == event->step && rate > 0.0) {
+            lq_json_put_number(writer, "per_second", rate);
+            lq_json_put_number(writer, "seconds_left", lq_progress_time_left(step));
+        }
+    }
+}
+
+static void write_event(struct lq_json_writer *writer, const struct lq_progress *progress,
+                        const struct lq_event *event)
 {
     bool of_step = event->kind == LQ_EVENT_STEP_STARTED || event->kind == LQ_EVENT_STEP_PROGRESS ||
                    event->kind == LQ_EVENT_STEP_FINISHED;
@@ -108,6 +122,7 @@ static void write_event(struct lq_json_writer *writer, const struct lq_event *ev
         put_uint(writer, "done", event->done);
         put_uint(writer, "total", event->total);
         put_text(writer, "unit", event->unit);
+        write_rate(writer, progress, event);
     }
     if (event->kind == LQ_EVENT_CRITICAL_PATH) {
         lq_json_put_number(writer, "seconds", event->seconds);
@@ -146,7 +161,7 @@ void lq_progress_json_event(struct lq_progress *progress, const struct lq_event 
     lq_json_writer_init(&writer, &buffer, false);
     lq_json_begin_object(&writer);
     lq_json_put_string(&writer, "event", event_name(event->kind));
-    write_event(&writer, event);
+    write_event(&writer, progress, event);
     lq_json_end_object(&writer);
     print_line(progress, &buffer);
     lq_buffer_fini(&buffer);
@@ -190,6 +205,9 @@ void lq_progress_json_finish(struct lq_progress *progress, const struct lq_build
         write_remote(&writer, &result->remote);
     }
     lq_json_put_number(&writer, "wall_seconds", result->wall_seconds);
+    if (result->peak_memory_bytes > 0) {
+        put_uint(&writer, "peak_memory_bytes", result->peak_memory_bytes);
+    }
     lq_json_end_object(&writer);
     print_line(progress, &buffer);
     lq_buffer_fini(&buffer);

@@ -76,6 +76,28 @@ static void format_tail(const struct lq_progress *progress, char *out, size_t ou
     (void)snprintf(out, out_bytes, "%s%s", rate, left);
 }
 
+/* " (512/8192 tokens, 210/s, 37 s left)". */
+static void append_units(char *line, size_t *used, const struct lq_running_step *step)
+{
+    char part[80];
+    char duration[32] = "";
+    double rate = lq_progress_rate(step);
+    double left = lq_progress_time_left(step);
+    (void)snprintf(part, sizeof part, " (%llu/%llu %s", (unsigned long long)step->done,
+                   (unsigned long long)step->total, step->unit);
+    append(line, used, part);
+    if (rate > 0.0) {
+        (void)snprintf(part, sizeof part, rate < 10.0 ? ", %.1f/s" : ", %.0f/s", rate);
+        append(line, used, part);
+    }
+    if (left >= 1.0) {
+        (void)snprintf(part, sizeof part, ", %.24s left",
+                       lq_text_duration(left, duration, sizeof duration));
+        append(line, used, part);
+    }
+    append(line, used, ")");
+}
+
 static void format_line(const struct lq_progress *progress, size_t columns, char line[LINE_BYTES])
 {
     char head[64];
@@ -92,10 +114,7 @@ static void format_line(const struct lq_progress *progress, size_t columns, char
         const struct lq_running_step *step = &progress->running[0];
         append(line, &used, step->label);
         if (step->total > 0) {
-            char part[80];
-            (void)snprintf(part, sizeof part, " (%llu/%llu %s)", (unsigned long long)step->done,
-                           (unsigned long long)step->total, step->unit);
-            append(line, &used, part);
+            append_units(line, &used, step);
         }
     }
     size_t tail_length = strlen(tail);

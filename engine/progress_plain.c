@@ -241,6 +241,11 @@ void lq_progress_print_result(const struct lq_progress *progress,
                       (unsigned long long)result->steps, plural, (unsigned long long)result->ran,
                       (unsigned long long)result->cached, (unsigned long long)result->failed,
                       result->wall_seconds);
+        if (progress->options.verbose && result->peak_memory_bytes > 0) {
+            char size[32];
+            (void)fprintf(stream, "peak memory besides files: %s\n",
+                          lq_text_size(result->peak_memory_bytes, size, sizeof size));
+        }
     }
     (void)fflush(stream);
 }

@@ -11,6 +11,7 @@ struct lq_running_step {
     uint64_t step;
     uint64_t done;
     uint64_t total;
+    uint64_t started_ns;
     char label[LQ_PROGRESS_LABEL_BYTES]; /* "op label" */
     char unit[16];
 };
@@ -31,6 +32,11 @@ struct lq_progress {
     struct lq_running_step running[LQ_PROGRESS_RUNNING_MAX];
     size_t running_count;
 };
+
+/* Units of a running step done in a second since it started; 0 when it is too early to say. */
+double lq_progress_rate(const struct lq_running_step *step);
+/* Its seconds left at that rate; negative when unknown. */
+double lq_progress_time_left(const struct lq_running_step *step);
 
 /* Drawings. */
 void lq_progress_plain_event(struct lq_progress *progress, const struct lq_event *event);

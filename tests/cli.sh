@@ -30,7 +30,7 @@ END
 
 # Times and places differ from run to run and machine to machine; nothing else may.
 normalise() {
-    sed -e 's/ in [0-9][0-9]*\.[0-9][0-9] s$/ in T s/' -e "s|$work/run|RUN|g" -e "s|$root|ROOT|g" \
+    sed -e 's/,"peak_memory_bytes":[0-9]*//' -e 's/ in [0-9][0-9]*\.[0-9][0-9] s$/ in T s/' -e "s|$work/run|RUN|g" -e "s|$root|ROOT|g" \
         -e 's/"wall_seconds":[0-9.e-]*/"wall_seconds":T/' -e 's/"seconds":[0-9.e-]*/"seconds":T/' \
         -e 's/ [0-9.]* m\{0,1\}s$/ T/' -e 's/"duration_seconds": *[0-9.e-]*/"duration_seconds":T/' \
         "$1"

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "engine/progress.h"
 
@@ -272,4 +273,34 @@ Test(progress, quiet_shows_only_messages_and_data)
     cr_expect_str_eq(screen->err, "lqbuild: error: broken\n");
     cr_expect_str_eq(screen->out, "table\n");
     close_screen(screen);
+}
+
+/* A rate is shown once a step is a second old. */
+Test(progress, steps_that_take_long_show_their_rate_and_what_is_left)
+{
+    const struct timespec pause = {1, 50 * 1000 * 1000};
+    struct lq_event half = {.kind = LQ_EVENT_STEP_PROGRESS,
+                            .step = 1,
+                            .op = "imatrix.layer",
+                            .label = "blk.0",
+                            .done = 4000,
+                            .total = 40000,
+                            .unit = "tokens"};
+    struct screen *live =
+        open_screen((struct lq_progress_options){.mode = LQ_PROGRESS_LIVE, .width_max = 120});
+    struct screen *json = open_screen((struct lq_progress_options){.mode = LQ_PROGRESS_JSON});
+    start_step(live, 1, "blk.0");
+    start_step(json, 1, "blk.0");
+    nanosleep(&pause, NULL);
+    send(live, half);
+    send(json, half);
+    sync_screen(live);
+    sync_screen(json);
+    cr_expect_not_null(strstr(live->err, "(4000/40000 tokens, 3"), "%s", live->err);
+    cr_expect_not_null(strstr(live->err, "/s, "), "%s", live->err);
+    cr_expect_not_null(strstr(live->err, " left)"), "%s", live->err);
+    cr_expect_not_null(strstr(json->out, "\"per_second\":3"), "%s", json->out);
+    cr_expect_not_null(strstr(json->out, "\"seconds_left\":"), "%s", json->out);
+    close_screen(live);
+    close_screen(json);
 }

@@ -32,9 +32,7 @@ const struct lq_option lq_common_options[] = {
     {'q', "quiet", NULL, NULL, false, "show only errors and warnings"},
     {'v', "verbose", NULL, NULL, false, "show cached steps and outputs too"},
     {0, "cpu-mask", "LEVEL", "ref avx2 avx512", false, "use no CPU feature above LEVEL"},
-    {0, "products", "KIND", "f32 fast", false,
-     "matrix products of models: f32 (32-bit floats), or fast (16-bit integers, below bf16's "
-     "error)"},
+    {0, "products", "KIND", "f32 fast", false, "how models multiply matrices (f32)"},
     {0, "progress", "MODE", "auto plain live none", false, "how to show progress (auto)"},
     {0, "color", "WHEN", "auto always never", false,
      "color messages (auto; NO_COLOR is respected)"},
