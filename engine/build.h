@@ -74,7 +74,8 @@ struct lq_build_options {
     size_t target_count;
     unsigned keep_going; /* failures to tolerate before stopping; 0: stop at the first */
     bool dry_run;
-    bool force; /* run every step of the wanted artifacts even if it is cached */
+    bool force;         /* run every step of the wanted artifacts even if it is cached */
+    bool place_nothing; /* leave the files that the recipe names as they are */
     bool explain;
     uint64_t memory_bytes_max; /* limit for steps that run at the same time; 0: a part of RAM */
     const struct lq_digest *snapshot; /* where a build without changes leaves a snapshot; or NULL */

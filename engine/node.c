@@ -98,7 +98,8 @@ static void done(struct lq_build *build, struct lq_node *node)
 
 static void place(struct lq_build *build, struct lq_node *node)
 {
-    if (node->would_run || build->options->dry_run || lq_place_is_current(build, node)) {
+    bool leave = build->options->dry_run || build->options->place_nothing;
+    if (node->would_run || leave || lq_place_is_current(build, node)) {
         done(build, node);
         return;
     }

@@ -111,6 +111,9 @@ struct lq_cli_build {
     const char *const *targets;
     size_t target_count;
     const struct lq_digest *snapshot; /* see engine/snapshot.h; may be NULL */
+    /* For a second build with a cache of its own (cli->cache): no file is put in place, no remote
+     * is asked, nothing is logged. */
+    bool scratch;
     /* Text that targets want to show does not go to stdout. */
     bool hide_summary;
     bool fetch_only; /* run nothing: what has to be computed is an error */

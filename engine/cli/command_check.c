@@ -1,10 +1,14 @@
 #include "engine/base/json.h"
+#include "engine/cli/check_rebuild.h"
 #include "engine/cli/commands.h"
 
 enum lq_status lq_command_check(struct lq_cli *cli, struct lq_error *err)
 {
     if (cli->args.operand_count > 0) {
         cli->recipe_path = cli->args.operands[0];
+    }
+    if (lq_args_has(&cli->args, "rebuild")) {
+        return lq_cli_check_rebuild(cli, lq_args_get(&cli->args, "rebuild"), err);
     }
     struct lq_recipe *recipe = NULL;
     enum lq_status status = lq_cli_load_recipe(cli, &recipe, err);

@@ -6,6 +6,11 @@
 
 enum { COMMANDS_MAX = 64 };
 
+static const struct lq_option check_options[] = {
+    {0, "rebuild", "TARGET", NULL, false,
+     "build TARGET again from nothing and compare every result byte by byte"},
+};
+
 static const struct lq_option fmt_options[] = {
     {0, "check", NULL, NULL, false, "change nothing; fail when the layout is not canonical"},
     {'w', "write", NULL, NULL, false, "rewrite the file in place"},
@@ -251,6 +256,12 @@ const struct lq_command lq_commands[] = {
     {.name = "check",
      .operands = "[RECIPE]",
      .help = "read a recipe and report its errors",
+     .details =
+         "With --rebuild, every step of the target runs again with an empty cache of its own.\n"
+         "A step whose result is another one, with equal inputs, is not reproducible: exit\n"
+         "code 1. Files that the recipe names are left as they are.",
+     .options = check_options,
+     .option_count = LQ_COUNT_OF(check_options),
      .operand_max = 1,
      .run = lq_command_check},
     {.name = "fmt",

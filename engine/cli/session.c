@@ -179,7 +179,7 @@ static enum lq_status run_build(struct lq_cli *cli, const struct lq_cli_build *b
         lq_args_has(&cli->args, "jobs") ? NULL : lq_jobserver_open(getenv("MAKEFLAGS"));
     lq_pool_share(pool, jobserver);
     struct lq_remote *remote = NULL;
-    status = lq_cli_open_remote(cli, &cancel_flag, &remote, err);
+    status = build->scratch ? LQ_OK : lq_cli_open_remote(cli, &cancel_flag, &remote, err);
     if (status != LQ_OK) {
         lq_pool_destroy(pool);
         lq_jobserver_close(jobserver);
@@ -192,6 +192,7 @@ static enum lq_status run_build(struct lq_cli *cli, const struct lq_cli_build *b
         .keep_going = cli->keep_going,
         .dry_run = cli->dry_run,
         .force = cli->force,
+        .place_nothing = build->scratch,
         .explain = cli->explain,
         .snapshot = build->snapshot,
         .remote = remote,
@@ -207,7 +208,9 @@ static enum lq_status run_build(struct lq_cli *cli, const struct lq_cli_build *b
     release_signals(before);
     lq_remote_close(remote);
     lq_pool_destroy(pool);
-    lq_cli_collect_garbage(cli);
+    if (!build->scratch) {
+        lq_cli_collect_garbage(cli);
+    }
     lq_jobserver_close(jobserver);
     return status;
 }
@@ -237,7 +240,7 @@ static void record_build(struct lq_cli *cli, const struct lq_cli_build *build,
     if (recorder == NULL) {
         return;
     }
-    if (cli->cache != NULL && !cli->dry_run) {
+    if (cli->cache != NULL && !cli->dry_run && !build->scratch) {
         lq_recorder_append_log(recorder, cli->cache_folder, cli, build, result, status);
     }
     if (trace != NULL && lq_recorder_write_trace(recorder, trace, &err) != LQ_OK) {
