@@ -12,6 +12,7 @@
 #include "kernels/kernels.h"
 #include "rules/format/dqprofile.h"
 #include "rules/format/mask.h"
+#include "rules/model/tensor_ref.h"
 #include "rules/profile/resolve.h"
 #include "rules/quant/encode_tensor.h"
 #include "rules/quant/levels.h"
@@ -382,7 +383,7 @@ static enum lq_status check_types(const struct request *request, struct lq_error
     for (size_t i = 0; i < request->index.tensor_count; i++) {
         const struct lq_model_tensor *tensor = &request->index.tensors[i];
         enum lq_dtype dtype = request->types[i];
-        if (dtype == tensor->dtype && tensor->permute_heads == 0) {
+        if (dtype == tensor->dtype && lq_model_tensor_is_verbatim(tensor)) {
             continue;
         }
         if (lq_level_is_quantized_type(tensor->dtype) && !allow) {
@@ -547,8 +548,13 @@ static enum lq_status add_inputs(const struct request *request, size_t number,
                                  struct lq_step_input *inputs, size_t *count, struct lq_error *err)
 {
     const struct lq_model_tensor *tensor = &request->index.tensors[number];
-    inputs[(*count)++] =
-        (struct lq_step_input){"weights", lq_inputs_weights_ref(request->model, tensor)};
+    struct lq_step_input weights = {.name = "weights"};
+    enum lq_status found =
+        lq_tensor_ref(request->expand, request->model, tensor, &weights.ref, err);
+    if (found != LQ_OK) {
+        return found;
+    }
+    inputs[(*count)++] = weights;
     if (!lq_encode_uses_importance(request->types[number])) {
         return LQ_OK;
     }
@@ -580,9 +586,8 @@ static enum lq_status tensor_ref(const struct request *request, size_t number, s
 {
     const struct lq_model_tensor *tensor = &request->index.tensors[number];
     enum lq_dtype dtype = request->types[number];
-    if (dtype == tensor->dtype && tensor->permute_heads == 0) {
-        *ref = lq_inputs_weights_ref(request->model, tensor);
-        return LQ_OK;
+    if (dtype == tensor->dtype && lq_model_tensor_is_verbatim(tensor)) {
+        return lq_tensor_ref(request->expand, request->model, tensor, ref, err);
     }
     struct tensor_state *state = lq_arena_get(request->arena, sizeof *state);
     if (state == NULL) {
@@ -675,8 +680,9 @@ static enum lq_status add_summary(const struct request *request, struct lq_error
     for (size_t i = 0; status == LQ_OK && i < request->promotion_count; i++) {
         struct lq_promotion *promotion = &request->promotions[i];
         struct lq_importance importance = {0};
-        promotion->weights = lq_inputs_weights_ref(request->model, promotion->tensor);
-        if (request->has_imatrix) {
+        status = lq_tensor_ref(request->expand, request->model, promotion->tensor,
+                               &promotion->weights, err);
+        if (status == LQ_OK && request->has_imatrix) {
             status = lq_inputs_importance(&request->imatrix, promotion->tensor, request->arena,
                                           &importance, err);
         }

@@ -9,6 +9,7 @@
 #include "engine/base/checked.h"
 #include "engine/base/compiler.h"
 #include "rules/format/mask.h"
+#include "rules/model/tensor_ref.h"
 #include "rules/quant/levels.h"
 #include "rules/quant/super_weights.h"
 #include "rules/quant/tensor_inputs.h"
@@ -262,7 +263,7 @@ static enum lq_status add_candidates(struct mask_plan *plan, size_t number, stru
     uint64_t kept = plan->select->keep < elems ? plan->select->keep : elems;
     struct lq_step_param params[LQ_TENSOR_PARAMS_MAX + 1];
     struct lq_step_input inputs[2] = {
-        {"weights", lq_inputs_weights_ref(plan->model, tensor)},
+        {.name = "weights"},
         {"importance", lq_inputs_importance_ref(&importance, tensor)},
     };
     struct lq_step_output output = {.name = "candidates"};
@@ -281,6 +282,9 @@ static enum lq_status add_candidates(struct mask_plan *plan, size_t number, stru
                            .cost = 100 + elems / 100};
     status = lq_inputs_tensor_params(tensor, plan->arena, params, &step.param_count, err);
     params[step.param_count++] = (struct lq_step_param){"keep", keep};
+    if (status == LQ_OK) {
+        status = lq_tensor_ref(plan->expand, plan->model, tensor, &inputs[0].ref, err);
+    }
     size_t index = 0;
     if (status == LQ_OK) {
         status = lq_expand_add_step(plan->expand, &step, &index, err);

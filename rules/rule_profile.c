@@ -10,6 +10,7 @@
 #include "engine/base/compiler.h"
 #include "engine/base/json.h"
 #include "rules/format/dqprofile.h"
+#include "rules/model/tensor_ref.h"
 #include "rules/profile/allocate.h"
 #include "rules/profile/coefficients.h"
 #include "rules/profile/presets.h"
@@ -299,7 +300,7 @@ static enum lq_status add_measure(struct profile_plan *plan, const struct lq_mod
 {
     struct lq_importance importance = {0};
     struct lq_step_param params[LQ_TENSOR_PARAMS_MAX + 2];
-    struct lq_step_input inputs[2] = {{"weights", lq_inputs_weights_ref(plan->model, tensor)}};
+    struct lq_step_input inputs[2] = {{.name = "weights"}};
     struct lq_step_output output = {.name = "errors"};
     struct lq_step step = {.op = "profile.measure",
                            .version = 2,
@@ -315,6 +316,9 @@ static enum lq_status add_measure(struct profile_plan *plan, const struct lq_mod
                            .cost = 100 + tensor->ne[0] * LQ_SENSITIVITY_ROWS};
     enum lq_status status =
         lq_inputs_tensor_params(tensor, plan->arena, params, &step.param_count, err);
+    if (status == LQ_OK) {
+        status = lq_tensor_ref(plan->expand, plan->model, tensor, &inputs[0].ref, err);
+    }
     if (status == LQ_OK && imatrix != NULL) {
         status = lq_inputs_importance(imatrix, tensor, plan->arena, &importance, err);
         if (status != LQ_OK && lq_level_is_embedding(tensor->name)) {

@@ -276,7 +276,7 @@ Test(hf_model, refuses_configurations_that_are_not_computed)
     expect_config_error(&tiny, "\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": 0", format,
                         "rms_norm_eps");
     expect_config_error(&tiny, "\"rope_scaling\": null",
-                        "\"rope_scaling\": {\"rope_type\":\"yarn\"}", unsupported, "yarn");
+                        "\"rope_scaling\": {\"rope_type\":\"dynamic\"}", unsupported, "dynamic");
     expect_config_error(&tiny, "\"hidden_act\": \"silu\"", "\"hidden_act\": \"gelu\"", unsupported,
                         "gelu");
     expect_config_error(&tiny, "\"attention_bias\": false", "\"attention_bias\": true", unsupported,
@@ -355,8 +355,8 @@ Test(hf_model, linear_rotary_scaling_becomes_keys)
         "\"vocab_size\":10,\"rms_norm_eps\":1e-6,\"sliding_window\":null,"
         "\"rope_parameters\":{\"type\":\"linear\",\"factor\":4.0,\"rope_theta\":500000}}";
     cr_assert_eq(lq_json_parse(text, strlen(text), "c", LQ_EFORMAT, &root, &err), LQ_OK);
-    cr_assert_eq(lq_hf_config_read(root, &config, &err), LQ_OK, "%s", err.message);
     lq_arena_init(&arena);
+    cr_assert_eq(lq_hf_config_read(root, &arena, &config, &err), LQ_OK, "%s", err.message);
     lq_gguf_writer_init(&writer);
     lq_hf_config_put(&config, 1234567890, &writer);
     cr_assert_eq(lq_gguf_writer_header(&writer, &bytes, &err), LQ_OK);
@@ -389,6 +389,11 @@ Test(hf_names, translate_both_ways)
     cr_assert_not(lq_hf_name_of_gguf("blk.01.ffn_gate.weight", name));
     cr_assert_not(lq_hf_name_of_gguf("blk.99999999999.ffn_gate.weight", name));
     cr_assert_not(lq_gguf_name_of_hf("model.layers.x.mlp.gate_proj", name));
-    cr_assert_not(lq_gguf_name_of_hf("model.layers.3.mlp.gate", name));
+    cr_assert_not(lq_gguf_name_of_hf("model.layers.3.mlp.gat", name));
+    cr_assert(lq_gguf_name_of_hf("model.layers.3.mlp.gate", name));
+    cr_assert_str_eq(name, "blk.3.ffn_gate_inp.weight");
+    cr_assert(lq_hf_name_of_gguf("blk.3.attn_q.bias", name));
+    cr_assert_str_eq(name, "model.layers.3.self_attn.q_proj.bias");
+    cr_assert_not(lq_hf_name_of_gguf("blk.3.ffn_gate_exps.weight", name));
     cr_assert_not(lq_gguf_name_of_hf("", name));
 }

@@ -7,6 +7,7 @@
 #include "rules/format/gguf.h"
 #include "rules/model/calibrate_parts.h"
 #include "rules/model/forward.h"
+#include "rules/model/tensor_ref.h"
 
 enum {
     LAYER_VERSION = 3,
@@ -42,9 +43,10 @@ enum lq_status lq_calibrate_plan_tensor(struct lq_calibrate_expansion *expansion
         return lq_error_set(err, LQ_EMODEL, "the tensor '%s' is missing", tensor_name);
     }
     const char *text =
-        lq_arena_printf(arena, "%s %llux%llux%llu permute %u", lq_dtype_name(tensor->dtype),
+        lq_arena_printf(arena, "%s %llux%llux%llu permute %u%s", lq_dtype_name(tensor->dtype),
                         (unsigned long long)tensor->ne[0], (unsigned long long)tensor->ne[1],
-                        (unsigned long long)tensor->ne[2], (unsigned)tensor->permute_heads);
+                        (unsigned long long)tensor->ne[2], (unsigned)tensor->permute_heads,
+                        tensor->add_one ? " add 1" : "");
     if (text == NULL) {
         return lq_error_nomem(err, "a calibration step");
     }
@@ -53,10 +55,11 @@ enum lq_status lq_calibrate_plan_tensor(struct lq_calibrate_expansion *expansion
     state->inputs[state->tensor_count] = input_name;
     state->tensor_count++;
     plan->params[plan->param_count++] = (struct lq_step_param){input_name, text};
-    plan->inputs[plan->input_count++] = (struct lq_step_input){
-        input_name, lq_ref_slice(expansion->request->model, tensor->source, tensor->offset,
-                                 tensor->size_bytes, &tensor->digest)};
-    return LQ_OK;
+    struct lq_step_input input = {.name = input_name};
+    enum lq_status status =
+        lq_tensor_ref(expansion->expand, expansion->request->model, tensor, &input.ref, err);
+    plan->inputs[plan->input_count++] = input;
+    return status;
 }
 
 enum lq_status lq_calibrate_plan_begin(struct lq_calibrate_expansion *expansion, uint32_t layer,

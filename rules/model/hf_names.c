@@ -7,34 +7,20 @@
 #include "engine/base/compiler.h"
 #include "engine/base/text.h"
 
-enum size_name { NONE, HIDDEN, VOCAB, FEED_FORWARD, HEADS, HEADS_KV };
-enum permutation { KEEP, PERMUTE_Q, PERMUTE_K };
+enum size_name { NONE, VOCAB };
 
-struct name_row {
-    const char *hf;   /* behind "model.layers.<n>." for tensors of blocks */
-    const char *gguf; /* behind "blk.<n>." for tensors of blocks */
-    enum size_name cols;
+/* Tensors outside of layers. */
+struct top_row {
+    const char *hf;
+    const char *gguf;
     enum size_name rows;
-    enum permutation permutation;
 };
 
-static const struct name_row block_rows[] = {
-    {"input_layernorm.weight", "attn_norm.weight", HIDDEN, NONE, KEEP},
-    {"self_attn.q_proj.weight", "attn_q.weight", HIDDEN, HEADS, PERMUTE_Q},
-    {"self_attn.k_proj.weight", "attn_k.weight", HIDDEN, HEADS_KV, PERMUTE_K},
-    {"self_attn.v_proj.weight", "attn_v.weight", HIDDEN, HEADS_KV, KEEP},
-    {"self_attn.o_proj.weight", "attn_output.weight", HEADS, HIDDEN, KEEP},
-    {"post_attention_layernorm.weight", "ffn_norm.weight", HIDDEN, NONE, KEEP},
-    {"mlp.gate_proj.weight", "ffn_gate.weight", HIDDEN, FEED_FORWARD, KEEP},
-    {"mlp.up_proj.weight", "ffn_up.weight", HIDDEN, FEED_FORWARD, KEEP},
-    {"mlp.down_proj.weight", "ffn_down.weight", FEED_FORWARD, HIDDEN, KEEP},
-};
-
-static const struct name_row embedding_row = {"model.embed_tokens.weight", "token_embd.weight",
-                                              HIDDEN, VOCAB, KEEP};
-static const struct name_row tail_rows[] = {
-    {"model.norm.weight", "output_norm.weight", HIDDEN, NONE, KEEP},
-    {"lm_head.weight", "output.weight", HIDDEN, VOCAB, KEEP},
+static const struct top_row embedding_row = {"model.embed_tokens.weight", "token_embd.weight",
+                                             VOCAB};
+static const struct top_row tail_rows[] = {
+    {"model.norm.weight", "output_norm.weight", NONE},
+    {"lm_head.weight", "output.weight", VOCAB},
 };
 
 #define HF_BLOCK "model.layers."
@@ -63,7 +49,7 @@ static bool same_name(const char *name, const char *full, bool bare)
            (bare && strncmp(name, full, length) == 0 && strcmp(full + length, ".weight") == 0);
 }
 
-static const struct name_row *find_top(const char *name, bool is_hf)
+static const struct top_row *find_top(const char *name, bool is_hf)
 {
     if (same_name(name, is_hf ? embedding_row.hf : embedding_row.gguf, is_hf)) {
         return &embedding_row;
@@ -76,61 +62,60 @@ static const struct name_row *find_top(const char *name, bool is_hf)
     return NULL;
 }
 
-static const struct name_row *find_block(const char *rest, bool is_hf)
+static void gguf_name(unsigned long layer, enum lq_layer_weight weight, char *out)
 {
-    for (size_t i = 0; i < LQ_COUNT_OF(block_rows); i++) {
-        if (same_name(rest, is_hf ? block_rows[i].hf : block_rows[i].gguf, is_hf)) {
-            return &block_rows[i];
-        }
+    char name[LQ_WEIGHT_NAME_BYTES];
+    (void)snprintf(out, LQ_HF_NAME_BYTES, "%s",
+                   lq_layer_weight_path((uint32_t)layer, weight, name));
+}
+
+/* "%u" becomes the number of an expert. */
+static void hf_name(unsigned long layer, const char *row, size_t expert, char *out)
+{
+    const char *mark = strstr(row, "%u");
+    if (mark == NULL) {
+        (void)snprintf(out, LQ_HF_NAME_BYTES, HF_BLOCK "%lu.%s", layer, row);
+    } else {
+        (void)snprintf(out, LQ_HF_NAME_BYTES, HF_BLOCK "%lu.%.*s%zu%s", layer, (int)(mark - row),
+                       row, expert, mark + 2);
     }
-    return NULL;
 }
 
 static bool translate(const char *name, bool is_hf, char *out)
 {
-    const struct name_row *top = find_top(name, is_hf);
+    const struct top_row *top = find_top(name, is_hf);
     if (top != NULL) {
         (void)snprintf(out, LQ_HF_NAME_BYTES, "%s", is_hf ? top->gguf : top->hf);
         return true;
     }
     unsigned long number = 0;
     const char *rest = skip_block(name, is_hf ? HF_BLOCK : GGUF_BLOCK, &number);
-    const struct name_row *row = rest == NULL ? NULL : find_block(rest, is_hf);
-    if (row == NULL) {
-        return false;
+    for (size_t i = 0; rest != NULL && i < lq_hf_row_count; i++) {
+        char gguf[LQ_HF_NAME_BYTES];
+        gguf_name(number, lq_hf_rows[i].weight, gguf);
+        if (strstr(lq_hf_rows[i].hf, "%u") != NULL) {
+            continue;
+        }
+        if (is_hf && same_name(rest, lq_hf_rows[i].hf, true)) {
+            (void)snprintf(out, LQ_HF_NAME_BYTES, "%s", gguf);
+            return true;
+        }
+        if (!is_hf && strcmp(name, gguf) == 0) {
+            hf_name(number, lq_hf_rows[i].hf, 0, out);
+            return true;
+        }
     }
-    (void)snprintf(out, LQ_HF_NAME_BYTES, "%s%lu.%s", is_hf ? GGUF_BLOCK : HF_BLOCK, number,
-                   is_hf ? row->gguf : row->hf);
-    return true;
+    return false;
 }
 
-bool lq_hf_name_of_gguf(const char *gguf_name, char *out)
+bool lq_hf_name_of_gguf(const char *name, char *out)
 {
-    return translate(gguf_name, false, out);
+    return translate(name, false, out);
 }
 
-bool lq_gguf_name_of_hf(const char *hf_name, char *out)
+bool lq_gguf_name_of_hf(const char *name, char *out)
 {
-    return translate(hf_name, true, out);
-}
-
-static uint64_t size_of(const struct lq_hf_config *config, enum size_name name)
-{
-    switch (name) {
-    case HIDDEN:
-        return config->hidden_size;
-    case VOCAB:
-        return config->vocab_size;
-    case FEED_FORWARD:
-        return config->feed_forward;
-    case HEADS:
-        return (uint64_t)config->head_count * config->head_dim;
-    case HEADS_KV:
-        return (uint64_t)config->head_count_kv * config->head_dim;
-    case NONE:
-        break;
-    }
-    return 1;
+    return translate(name, true, out);
 }
 
 /* Tensors of all files by name, sorted. */
@@ -239,23 +224,26 @@ struct builder {
     struct lq_tensor_index *out;
 };
 
-static enum lq_status add_row(struct builder *builder, const struct name_row *row,
-                              const char *hf_name, const char *gguf_name, struct lq_error *err)
+/* The tensor of a checkpoint that has this name and shape; marks it as used. */
+static enum lq_status use_tensor(struct builder *builder, const char *name, uint64_t cols,
+                                 uint64_t rows, bool is_matrix, const struct found **out,
+                                 struct lq_error *err)
 {
-    const struct lq_hf_config *config = builder->config;
-    struct found *found = find_tensor(&builder->finder, hf_name);
+    struct found *found = find_tensor(&builder->finder, name);
     if (found == NULL) {
-        return lq_error_set(err, LQ_EFORMAT, "tensor '%s' is missing in the model", hf_name);
+        return lq_error_set(err, LQ_EFORMAT, "tensor '%s' is missing in the model", name);
     }
     found->used = true;
+    *out = found;
+    return check_tensor(found->tensor, cols, rows, is_matrix, err);
+}
+
+static enum lq_status add_found(struct builder *builder, const struct found *found,
+                                const char *name, struct lq_error *err)
+{
     const struct lq_scanned_tensor *from = found->tensor;
-    enum lq_status status = check_tensor(from, size_of(config, row->cols),
-                                         size_of(config, row->rows), row->rows != NONE, err);
-    if (status != LQ_OK) {
-        return status;
-    }
     struct lq_model_tensor *to = &builder->out->tensors[builder->out->tensor_count++];
-    to->name = lq_arena_dup_string(builder->arena, gguf_name);
+    to->name = lq_arena_dup_string(builder->arena, name);
     to->source_name = from->name;
     to->dtype = from->dtype;
     to->dim_count = from->dim_count;
@@ -264,21 +252,115 @@ static enum lq_status add_row(struct builder *builder, const struct name_row *ro
     to->offset = from->offset;
     to->size_bytes = from->size_bytes;
     to->digest = from->digest;
-    to->permute_heads = row->permutation == PERMUTE_Q   ? config->head_count
-                        : row->permutation == PERMUTE_K ? config->head_count_kv
-                                                        : 0;
+    to->add_one = builder->config->arch->norms_add_one && from->dim_count == 1;
     return to->name == NULL ? lq_error_nomem(err, "tensor index") : LQ_OK;
+}
+
+static enum lq_status add_top(struct builder *builder, const struct top_row *row,
+                              struct lq_error *err)
+{
+    const struct lq_hparams *hparams = &builder->config->hparams;
+    const struct found *found = NULL;
+    bool is_matrix = row->rows == VOCAB;
+    enum lq_status status = use_tensor(builder, row->hf, hparams->width,
+                                       is_matrix ? hparams->vocab_size : 1, is_matrix, &found, err);
+    return status == LQ_OK ? add_found(builder, found, row->gguf, err) : status;
+}
+
+/* Experts stand one by one in the checkpoint and side by side in GGUF. */
+static enum lq_status add_experts(struct builder *builder, uint32_t layer,
+                                  const struct lq_hf_row *row, const char *name,
+                                  struct lq_error *err)
+{
+    const struct lq_hparams *hparams = &builder->config->hparams;
+    size_t count = hparams->expert_count;
+    struct lq_tensor_piece *pieces = lq_arena_get_array(builder->arena, count, sizeof *pieces);
+    struct lq_buffer digests;
+    uint64_t cols = 0;
+    uint64_t rows = 0;
+    const struct found *first = NULL;
+    enum lq_status status = pieces == NULL ? lq_error_nomem(err, "tensor index") : LQ_OK;
+    lq_layer_weight_shape(hparams, row->weight, &cols, &rows);
+    lq_buffer_init(&digests);
+    for (size_t e = 0; status == LQ_OK && e < count; e++) {
+        char hf[LQ_HF_NAME_BYTES];
+        const struct found *found = NULL;
+        hf_name(layer, row->hf, e, hf);
+        status = use_tensor(builder, hf, cols, rows, true, &found, err);
+        first = first == NULL ? found : first;
+        if (status == LQ_OK && found->tensor->dtype != first->tensor->dtype) {
+            status = lq_error_set(err, LQ_EUNSUPPORTED,
+                                  "tensor '%s' has another type than '%s', but all experts of a "
+                                  "layer must have one",
+                                  hf, first->tensor->name);
+        }
+        if (status == LQ_OK) {
+            const struct lq_scanned_tensor *from = found->tensor;
+            pieces[e] =
+                (struct lq_tensor_piece){found->file, from->offset, from->size_bytes, from->digest};
+            lq_buffer_append(&digests, &from->digest, sizeof from->digest);
+        }
+    }
+    if (status == LQ_OK && digests.failed) {
+        status = lq_error_nomem(err, "tensor index");
+    }
+    if (status == LQ_OK) {
+        status = add_found(builder, first, name, err);
+    }
+    if (status == LQ_OK) {
+        struct lq_model_tensor *to = &builder->out->tensors[builder->out->tensor_count - 1];
+        to->dim_count = 3;
+        to->ne[2] = count;
+        to->size_bytes *= count;
+        to->source = 0;
+        to->offset = 0;
+        to->pieces = pieces;
+        to->piece_count = count;
+        lq_digest_of(digests.data, digests.size_bytes, &to->digest);
+    }
+    lq_buffer_fini(&digests);
+    return status;
+}
+
+static enum lq_status add_weight(struct builder *builder, uint32_t layer,
+                                 const struct lq_hf_row *row, struct lq_error *err)
+{
+    const struct lq_hf_config *config = builder->config;
+    const struct lq_hparams *hparams = &config->hparams;
+    char hf[LQ_HF_NAME_BYTES];
+    char name[LQ_HF_NAME_BYTES];
+    uint64_t cols = 0;
+    uint64_t rows = 0;
+    const struct found *found = NULL;
+    gguf_name(layer, row->weight, name);
+    if (strstr(row->hf, "%u") != NULL) {
+        return add_experts(builder, layer, row, name, err);
+    }
+    hf_name(layer, row->hf, 0, hf);
+    lq_layer_weight_shape(hparams, row->weight, &cols, &rows);
+    bool is_matrix = lq_layer_weight_input(row->weight) != LQ_LAYER_INPUT_COUNT;
+    enum lq_status status = use_tensor(builder, hf, cols, rows, is_matrix, &found, err);
+    if (status == LQ_OK) {
+        status = add_found(builder, found, name, err);
+    }
+    if (status == LQ_OK && config->arch->permutes) {
+        struct lq_model_tensor *to = &builder->out->tensors[builder->out->tensor_count - 1];
+        to->permute_heads = row->weight == LQ_WEIGHT_ATTN_Q   ? hparams->head_count
+                            : row->weight == LQ_WEIGHT_ATTN_K ? hparams->kv_head_count
+                                                              : 0;
+    }
+    return status;
 }
 
 static enum lq_status add_blocks(struct builder *builder, struct lq_error *err)
 {
-    for (uint32_t layer = 0; layer < builder->config->layer_count; layer++) {
-        for (size_t i = 0; i < LQ_COUNT_OF(block_rows); i++) {
-            char hf[LQ_HF_NAME_BYTES];
-            char gguf[LQ_HF_NAME_BYTES];
-            (void)snprintf(hf, sizeof hf, HF_BLOCK "%u.%s", layer, block_rows[i].hf);
-            (void)snprintf(gguf, sizeof gguf, GGUF_BLOCK "%u.%s", layer, block_rows[i].gguf);
-            enum lq_status status = add_row(builder, &block_rows[i], hf, gguf, err);
+    const struct lq_hf_config *config = builder->config;
+    for (uint32_t layer = 0; layer < config->hparams.layer_count; layer++) {
+        for (size_t i = 0; i < lq_hf_row_count; i++) {
+            if ((lq_hf_rows[i].families & (unsigned)config->arch->family) == 0) {
+                continue;
+            }
+            enum lq_status status = add_weight(builder, layer, &lq_hf_rows[i], err);
             if (status != LQ_OK) {
                 return status;
             }
@@ -287,17 +369,52 @@ static enum lq_status add_blocks(struct builder *builder, struct lq_error *err)
     return LQ_OK;
 }
 
+/* Divisors of frequencies, which no file of the checkpoint holds. */
+static enum lq_status add_literal(struct builder *builder, const char *name, const float *values,
+                                  struct lq_error *err)
+{
+    size_t pairs = builder->config->hparams.rope_dim / 2;
+    if (values == NULL) {
+        return LQ_OK;
+    }
+    struct lq_buffer bytes;
+    lq_buffer_init(&bytes);
+    for (size_t i = 0; i < pairs; i++) {
+        uint32_t bits = 0;
+        memcpy(&bits, &values[i], sizeof bits);
+        lq_buffer_append_u32(&bytes, bits);
+    }
+    void *literal = lq_arena_get(builder->arena, pairs * sizeof(float) + 1);
+    enum lq_status status =
+        bytes.failed || literal == NULL ? lq_error_nomem(err, "tensor index") : LQ_OK;
+    if (status == LQ_OK) {
+        struct lq_model_tensor *to = &builder->out->tensors[builder->out->tensor_count++];
+        memcpy(literal, bytes.data, bytes.size_bytes);
+        *to = (struct lq_model_tensor){.name = name,
+                                       .source_name = "config.json",
+                                       .dtype = LQ_DTYPE_F32,
+                                       .dim_count = 1,
+                                       .ne = {pairs, 1, 1, 1},
+                                       .size_bytes = bytes.size_bytes,
+                                       .literal = literal};
+        lq_digest_of(bytes.data, bytes.size_bytes, &to->digest);
+    }
+    lq_buffer_fini(&bytes);
+    return status;
+}
+
 /* What is left over must be something that needs no place in the file. */
 static enum lq_status check_unused(const struct builder *builder, struct lq_error *err)
 {
     for (size_t i = 0; i < builder->finder.count; i++) {
         const struct found *found = &builder->finder.found[i];
         const char *name = found->tensor->name;
-        bool tied_output = builder->config->tied_embeddings && strcmp(name, "lm_head.weight") == 0;
+        bool tied_output =
+            builder->config->hparams.tied_output && strcmp(name, "lm_head.weight") == 0;
         if (!found->used && !tied_output && !lq_text_ends_with(name, "rotary_emb.inv_freq")) {
             return lq_error_set(err, LQ_EUNSUPPORTED,
-                                "tensor '%.200s' has no place in a Llama model of %u layers", name,
-                                builder->config->layer_count);
+                                "tensor '%.200s' has no place in a %s model of %u layers", name,
+                                builder->config->arch->title, builder->config->hparams.layer_count);
         }
     }
     return LQ_OK;
@@ -314,19 +431,28 @@ enum lq_status lq_hf_tensor_index(const struct lq_hf_config *config,
     if (status != LQ_OK) {
         return status;
     }
-    size_t capacity = (size_t)config->layer_count * LQ_COUNT_OF(block_rows) + 3;
+    size_t capacity = (size_t)config->hparams.layer_count * lq_hf_row_count + 6;
     out->tensors = lq_arena_get_array(arena, capacity, sizeof *out->tensors);
     if (out->tensors == NULL) {
         return lq_error_nomem(err, "tensor index");
     }
-    status = add_row(&builder, &embedding_row, embedding_row.hf, embedding_row.gguf, err);
+    status = add_top(&builder, &embedding_row, err);
+    const struct {
+        const char *name;
+        const float *values;
+    } literals[] = {{"rope_freqs.weight", config->rope_freqs},
+                    {"rope_factors_long.weight", config->rope_long},
+                    {"rope_factors_short.weight", config->rope_short}};
+    for (size_t i = 0; status == LQ_OK && i < LQ_COUNT_OF(literals); i++) {
+        status = add_literal(&builder, literals[i].name, literals[i].values, err);
+    }
     if (status == LQ_OK) {
         status = add_blocks(&builder, err);
     }
     for (size_t i = 0; i < LQ_COUNT_OF(tail_rows) && status == LQ_OK; i++) {
         bool is_output = tail_rows[i].rows == VOCAB;
-        if (!is_output || !config->tied_embeddings) {
-            status = add_row(&builder, &tail_rows[i], tail_rows[i].hf, tail_rows[i].gguf, err);
+        if (!is_output || !config->hparams.tied_output) {
+            status = add_top(&builder, &tail_rows[i], err);
         }
     }
     return status == LQ_OK ? check_unused(&builder, err) : status;

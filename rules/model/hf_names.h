@@ -1,7 +1,8 @@
 /* Names of tensors: Hugging Face's and GGUF's, both ways, and the tensor index of a model
- * directory. One table says for the Llama family which HF tensor is which GGUF tensor, its shape in
- * terms of config.json, and whether rows of its heads must be reordered (Hugging Face stores the
- * two halves of a head's rotary pairs one after the other, GGUF side by side). Thread rule: pure.
+ * directory. The table is in hf_arch.c; the architecture says whether rows of heads must be
+ * reordered (Hugging Face stores the two halves of a head's rotary pairs one after the other, the
+ * GGUF files of llama side by side) and whether norms are stored without their 1. Experts that
+ * stand one by one in the checkpoint are pieces of one tensor. Thread rule: pure.
  */
 #ifndef LQ_RULES_MODEL_HF_NAMES_H
 #define LQ_RULES_MODEL_HF_NAMES_H
@@ -19,7 +20,8 @@
 enum { LQ_HF_NAME_BYTES = 128 };
 
 /* "blk.3.attn_q.weight" to "model.layers.3.self_attn.q_proj.weight". `out` has LQ_HF_NAME_BYTES.
- * False when the name is none of the Llama family's. */
+ * False for names of no architecture. Where
+ * architectures differ the plain Llama name wins; experts have no name of their own in GGUF. */
 bool lq_hf_name_of_gguf(const char *gguf_name, char *out);
 /* The other way; also without ".weight", as profiles name modules. */
 bool lq_gguf_name_of_hf(const char *hf_name, char *out);

@@ -58,7 +58,7 @@ static enum lq_status write_directory(const struct lq_hf_documents *documents,
 {
     struct lq_hf_config config;
     struct lq_tensor_index index;
-    enum lq_status status = lq_hf_config_read(documents->config, &config, err);
+    enum lq_status status = lq_hf_config_read(documents->config, arena, &config, err);
     if (status == LQ_OK) {
         status = lq_hf_tensor_index(&config, directory->files, directory->file_count, arena, &index,
                                     err);
@@ -68,10 +68,10 @@ static enum lq_status write_directory(const struct lq_hf_documents *documents,
     }
     if (status == LQ_OK) {
         lq_hf_config_put(&config, count_parameters(&index), meta);
-        status = lq_hf_tokenizer_put(documents, config.vocab_size, arena, meta, err);
+        status = lq_hf_tokenizer_put(documents, config.hparams.vocab_size, arena, meta, err);
     }
     if (status == LQ_OK) {
-        status = lq_hf_tokenizer_put(documents, config.vocab_size, arena, vocab, err);
+        status = lq_hf_tokenizer_put(documents, config.hparams.vocab_size, arena, vocab, err);
     }
     if (status == LQ_OK) {
         status = finish(meta, out->meta, err);

@@ -121,6 +121,96 @@ static enum lq_status parse_place(const cJSON *object, struct lq_model_tensor *t
     return status;
 }
 
+static enum lq_status parse_literal(const cJSON *object, struct lq_arena *arena,
+                                    struct lq_model_tensor *tensor, struct lq_error *err)
+{
+    const char *hex = NULL;
+    bool found = false;
+    enum lq_status status = lq_json_get_string(&scope, object, "literal", &hex, &found, err);
+    if (status != LQ_OK || !found) {
+        return status;
+    }
+    size_t digits = strlen(hex);
+    unsigned char *bytes = lq_arena_get(arena, digits / 2 + 1);
+    if (bytes == NULL) {
+        return lq_error_nomem(err, "the tensor index");
+    }
+    bool good = digits % 2 == 0 && digits / 2 == tensor->size_bytes &&
+                strspn(hex, "0123456789abcdef") == digits;
+    for (size_t i = 0; good && i < digits; i++) {
+        unsigned value = (unsigned)(hex[i] <= '9' ? hex[i] - '0' : hex[i] - 'a' + 10);
+        bytes[i / 2] = (unsigned char)(i % 2 == 0 ? value << 4 : bytes[i / 2] | value);
+    }
+    tensor->literal = bytes;
+    return good ? LQ_OK
+                : lq_error_set(err, LQ_EFORMAT, "tensor index: the data of '%s' are malformed",
+                               tensor->name);
+}
+
+static enum lq_status parse_piece(const cJSON *object, struct lq_tensor_piece *piece,
+                                  struct lq_error *err)
+{
+    int64_t source = 0;
+    int64_t offset = 0;
+    int64_t size_bytes = 0;
+    const char *hex = NULL;
+    enum lq_status status =
+        lq_json_get_int(&scope, object, "source", 0, LQ_MODEL_SHARDS_MAX, &source, NULL, err);
+    if (status == LQ_OK) {
+        status = lq_json_get_int(&scope, object, "offset", 0, JSON_INT_MAX, &offset, NULL, err);
+    }
+    if (status == LQ_OK) {
+        status =
+            lq_json_get_int(&scope, object, "size_bytes", 1, JSON_INT_MAX, &size_bytes, NULL, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_json_get_string(&scope, object, "digest", &hex, NULL, err);
+    }
+    if (status == LQ_OK && !lq_digest_from_hex(hex, strlen(hex), &piece->digest)) {
+        status = lq_error_set(err, LQ_EFORMAT, "tensor index: the digest of a piece is no SHA-256");
+    }
+    piece->source = (size_t)source;
+    piece->offset = (uint64_t)offset;
+    piece->size_bytes = (uint64_t)size_bytes;
+    return status;
+}
+
+static enum lq_status parse_pieces(const cJSON *object, struct lq_arena *arena,
+                                   struct lq_model_tensor *tensor, struct lq_error *err)
+{
+    const cJSON *list = NULL;
+    bool found = false;
+    enum lq_status status = lq_json_get_array(&scope, object, "pieces", &list, &found, err);
+    if (status != LQ_OK || !found) {
+        return status;
+    }
+    size_t count = (size_t)cJSON_GetArraySize(list);
+    struct lq_tensor_piece *pieces = NULL;
+    if (count >= 1 && count <= LQ_MODEL_EXPERTS_MAX) {
+        pieces = lq_arena_get_array(arena, count, sizeof *pieces);
+        if (pieces == NULL) {
+            return lq_error_nomem(err, "the tensor index");
+        }
+    }
+    uint64_t total = 0;
+    size_t at = 0;
+    for (const cJSON *item = list->child; pieces != NULL && item != NULL; item = item->next) {
+        status = parse_piece(item, &pieces[at], err);
+        if (status != LQ_OK) {
+            return status;
+        }
+        total += pieces[at++].size_bytes;
+    }
+    if (pieces == NULL || total != tensor->size_bytes) {
+        return lq_error_set(err, LQ_EFORMAT,
+                            "tensor index: the %zu pieces of '%s' do not make up its %llu bytes",
+                            count, tensor->name, (unsigned long long)tensor->size_bytes);
+    }
+    tensor->pieces = pieces;
+    tensor->piece_count = count;
+    return LQ_OK;
+}
+
 static enum lq_status parse_tensor(const cJSON *object, struct lq_arena *arena,
                                    struct lq_model_tensor *tensor, struct lq_error *err)
 {
@@ -149,6 +239,16 @@ static enum lq_status parse_tensor(const cJSON *object, struct lq_arena *arena,
     }
     if (status == LQ_OK) {
         status = parse_place(object, tensor, err);
+    }
+    bool found = false;
+    if (status == LQ_OK) {
+        status = lq_json_get_bool(&scope, object, "add_one", &tensor->add_one, &found, err);
+    }
+    if (status == LQ_OK) {
+        status = parse_literal(object, arena, tensor, err);
+    }
+    if (status == LQ_OK) {
+        status = parse_pieces(object, arena, tensor, err);
     }
     return status == LQ_OK ? check_tensor(tensor, err) : status;
 }
@@ -199,9 +299,43 @@ enum lq_status lq_tensor_index_parse(const void *data, uint64_t size_bytes, stru
     return status;
 }
 
-static void format_tensor(struct lq_json_writer *writer, const struct lq_model_tensor *tensor)
+static bool format_literal(struct lq_json_writer *writer, const struct lq_model_tensor *tensor)
+{
+    static const char digits[] = "0123456789abcdef";
+    struct lq_buffer hex;
+    lq_buffer_init(&hex);
+    for (uint64_t i = 0; i < tensor->size_bytes; i++) {
+        unsigned byte = ((const unsigned char *)tensor->literal)[i];
+        lq_buffer_append_u8(&hex, (unsigned char)digits[byte >> 4]);
+        lq_buffer_append_u8(&hex, (unsigned char)digits[byte & 15]);
+    }
+    bool good = !hex.failed;
+    lq_json_put_string(writer, "literal", good ? lq_buffer_text(&hex) : "");
+    lq_buffer_fini(&hex);
+    return good;
+}
+
+static void format_pieces(struct lq_json_writer *writer, const struct lq_model_tensor *tensor)
+{
+    lq_json_key(writer, "pieces");
+    lq_json_begin_array(writer);
+    for (size_t i = 0; i < tensor->piece_count; i++) {
+        const struct lq_tensor_piece *piece = &tensor->pieces[i];
+        char hex[LQ_DIGEST_HEX_BYTES];
+        lq_json_begin_object(writer);
+        lq_json_put_int(writer, "source", (int64_t)piece->source);
+        lq_json_put_int(writer, "offset", (int64_t)piece->offset);
+        lq_json_put_int(writer, "size_bytes", (int64_t)piece->size_bytes);
+        lq_json_put_string(writer, "digest", lq_digest_to_hex(&piece->digest, hex));
+        lq_json_end_object(writer);
+    }
+    lq_json_end_array(writer);
+}
+
+static bool format_tensor(struct lq_json_writer *writer, const struct lq_model_tensor *tensor)
 {
     char hex[LQ_DIGEST_HEX_BYTES];
+    bool good = true;
     lq_json_begin_object(writer);
     lq_json_put_string(writer, "name", tensor->name);
     lq_json_put_string(writer, "source_name", tensor->source_name);
@@ -218,24 +352,40 @@ static void format_tensor(struct lq_json_writer *writer, const struct lq_model_t
     if (tensor->permute_heads != 0) {
         lq_json_put_int(writer, "permute_heads", (int64_t)tensor->permute_heads);
     }
+    if (tensor->add_one) {
+        lq_json_put_bool(writer, "add_one", true);
+    }
+    if (tensor->literal != NULL) {
+        good = format_literal(writer, tensor);
+    }
+    if (tensor->piece_count != 0) {
+        format_pieces(writer, tensor);
+    }
     lq_json_put_string(writer, "digest", lq_digest_to_hex(&tensor->digest, hex));
     lq_json_end_object(writer);
+    return good;
+}
+
+bool lq_model_tensor_is_verbatim(const struct lq_model_tensor *tensor)
+{
+    return tensor->permute_heads == 0 && !tensor->add_one;
 }
 
 enum lq_status lq_tensor_index_format(const struct lq_tensor_index *index, struct lq_buffer *out,
                                       struct lq_error *err)
 {
     struct lq_json_writer writer;
+    bool good = true;
     lq_json_writer_init(&writer, out, false);
     lq_json_begin_object(&writer);
     lq_json_key(&writer, "tensors");
     lq_json_begin_array(&writer);
     for (size_t i = 0; i < index->tensor_count; i++) {
-        format_tensor(&writer, &index->tensors[i]);
+        good = format_tensor(&writer, &index->tensors[i]) && good;
     }
     lq_json_end_array(&writer);
     lq_json_end_object(&writer);
-    return out->failed ? lq_error_nomem(err, "the tensor index") : LQ_OK;
+    return out->failed || !good ? lq_error_nomem(err, "the tensor index") : LQ_OK;
 }
 
 const struct lq_model_tensor *lq_tensor_index_find(const struct lq_tensor_index *index,
@@ -282,11 +432,14 @@ enum lq_status lq_model_tensor_rows(const struct lq_model_tensor *tensor, const 
     const unsigned char *bytes = data;
     if (tensor->permute_heads == 0) {
         decode(bytes + row * row_bytes, out, (size_t)row_count * cols);
-        return LQ_OK;
+    } else {
+        for (uint64_t i = 0; i < row_count; i++) {
+            uint64_t source = lq_model_tensor_source_row(tensor, row + i);
+            decode(bytes + source * row_bytes, out + i * cols, cols);
+        }
     }
-    for (uint64_t i = 0; i < row_count; i++) {
-        uint64_t source = lq_model_tensor_source_row(tensor, row + i);
-        decode(bytes + source * row_bytes, out + i * cols, cols);
+    for (size_t i = 0; tensor->add_one && i < row_count * cols; i++) {
+        out[i] += 1.0f;
     }
     return LQ_OK;
 }

@@ -7,6 +7,7 @@
 #ifndef LQ_RULES_MODEL_TENSOR_INDEX_H
 #define LQ_RULES_MODEL_TENSOR_INDEX_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,6 +16,14 @@
 #include "engine/base/digest.h"
 #include "engine/base/error.h"
 #include "kernels/dtype.h"
+
+/* Where a part of a tensor's data lies. */
+struct lq_tensor_piece {
+    size_t source;   /* number of the source file within the model artifact */
+    uint64_t offset; /* in that file */
+    uint64_t size_bytes;
+    struct lq_digest digest; /* SHA-256 of the bytes */
+};
 
 struct lq_model_tensor {
     const char *name;        /* GGUF name, "blk.0.attn_q.weight" */
@@ -30,6 +39,13 @@ struct lq_model_tensor {
      * the `permute_heads` heads of ne[1]/permute_heads rows, GGUF row 2*i + j is source row
      * j*half + i, half = rows of a head / 2 (rotary pairs side by side instead of split halves). */
     uint32_t permute_heads;
+    bool add_one; /* values mean 1 more than they say: norms of Gemma checkpoints */
+    /* Data that is not one stretch of a file: experts that a checkpoint stores one by one (`pieces`
+     * follow each other), or values that come from the configuration (`literal`, in the index
+     * itself). Then source and offset are 0, and `digest` names the whole. */
+    const struct lq_tensor_piece *pieces;
+    size_t piece_count;  /* 0: one stretch */
+    const void *literal; /* size_bytes of it, or NULL */
 };
 
 struct lq_tensor_index {
@@ -41,13 +57,15 @@ enum lq_status lq_tensor_index_parse(const void *data, uint64_t size_bytes, stru
                                      struct lq_tensor_index *out, struct lq_error *err);
 enum lq_status lq_tensor_index_format(const struct lq_tensor_index *index, struct lq_buffer *out,
                                       struct lq_error *err);
+/* True when the data in the source are the tensor's values, so that copying them is enough. */
+bool lq_model_tensor_is_verbatim(const struct lq_model_tensor *tensor);
 const struct lq_model_tensor *lq_tensor_index_find(const struct lq_tensor_index *index,
                                                    const char *name);
 /* The source row that holds GGUF row `row`. */
 uint64_t lq_model_tensor_source_row(const struct lq_model_tensor *tensor, uint64_t row);
 /* Decodes GGUF rows [row, row + row_count) of the tensor whose raw data is `data` into
- * row_count x ne[0] floats, undoing permute_heads. `data` is the whole tensor. LQ_EUNSUPPORTED for
- * a type without a decoder. Higher dimensions count as more rows. */
+ * row_count x ne[0] floats, undoing permute_heads and add_one. `data` is the whole tensor.
+ * LQ_EUNSUPPORTED for a type without a decoder. Higher dimensions count as more rows. */
 enum lq_status lq_model_tensor_rows(const struct lq_model_tensor *tensor, const void *data,
                                     uint64_t row, uint64_t row_count, float *out,
                                     struct lq_error *err);

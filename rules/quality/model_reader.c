@@ -6,6 +6,7 @@
 
 #include "engine/base/buffer.h"
 #include "rules/format/gguf.h"
+#include "rules/model/tensor_ref.h"
 #include "rules/quality/perplexity.h"
 
 enum {
@@ -109,6 +110,15 @@ static enum lq_status read_tensor(struct lq_model_reader *reader,
                              reader->bytes, (size_t)tensor->size_bytes, err);
 }
 
+static enum lq_status get_source(void *user, size_t source, const void **data, uint64_t *size_bytes,
+                                 struct lq_error *err)
+{
+    const struct lq_model_reader *reader = user;
+    char input[NAME_BYTES];
+    (void)snprintf(input, sizeof input, "%ssource.%zu", reader->prefix, source);
+    return lq_run_input_load(reader->run, input, data, size_bytes, err);
+}
+
 static enum lq_status get_weight(void *user, const char *name,
                                  const struct lq_model_tensor **tensor, const void **data,
                                  struct lq_error *err)
@@ -122,20 +132,7 @@ static enum lq_status get_weight(void *user, const char *name,
     if (reader->is_gguf) {
         return read_tensor(reader, found, data, err);
     }
-    char input[NAME_BYTES];
-    (void)snprintf(input, sizeof input, "%ssource.%zu", reader->prefix, found->source);
-    const void *file = NULL;
-    uint64_t size_bytes = 0;
-    enum lq_status status = lq_run_input_load(reader->run, input, &file, &size_bytes, err);
-    if (status == LQ_OK &&
-        (found->offset > size_bytes || found->size_bytes > size_bytes - found->offset)) {
-        status =
-            lq_error_set(err, LQ_EFORMAT, "the tensor '%s' lies beyond the end of its file", name);
-    }
-    if (status == LQ_OK) {
-        *data = (const unsigned char *)file + found->offset;
-    }
-    return status;
+    return lq_tensor_data(found, get_source, reader, &reader->bytes, data, err);
 }
 
 struct lq_weight_source lq_model_reader_weights(struct lq_model_reader *reader)
@@ -195,12 +192,11 @@ static enum lq_status add_sources(struct lq_model_inputs *out, struct lq_expand 
     }
     lq_model_inputs_put(out, name, ref);
     for (size_t i = 0; i < index.tensor_count; i++) {
-        size_t source = index.tensors[i].source;
-        if (source >= sources) {
-            return lq_error_set(err, LQ_EINTERNAL, "tensor '%s' is in file %zu of %zu",
-                                index.tensors[i].name, source, sources);
+        if (!lq_tensor_mark_sources(&index.tensors[i], used, sources)) {
+            return lq_error_set(err, LQ_EINTERNAL,
+                                "tensor '%s' is in none of the model's %zu files",
+                                index.tensors[i].name, sources);
         }
-        used[source] = true;
     }
     for (size_t i = 0; i < sources; i++) {
         name = used[i] ? lq_arena_printf(arena, "%ssource.%zu", prefix, i) : "";

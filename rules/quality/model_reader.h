@@ -43,7 +43,7 @@ struct lq_model_reader {
     struct lq_hparams hparams;
     struct lq_tensor_index index;
     bool is_gguf;
-    void *bytes; /* the newest tensor of a GGUF output, or its header */
+    void *bytes; /* the newest tensor that was copied, or the header */
 };
 
 /* LQ_EFORMAT for a malformed file, LQ_EUNSUPPORTED for a model that the forward pass lacks. */

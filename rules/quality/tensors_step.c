@@ -12,6 +12,7 @@
 #include "rules/format/qreport.h"
 #include "rules/model/hparams.h"
 #include "rules/model/tensor_index.h"
+#include "rules/model/tensor_ref.h"
 #include "rules/quality/tensor_error.h"
 #include "rules/quant/levels.h"
 
@@ -105,6 +106,15 @@ static enum lq_status open_side(struct side *side, struct lq_error *err)
     return status;
 }
 
+static enum lq_status get_source(void *user, size_t source, const void **data, uint64_t *size_bytes,
+                                 struct lq_error *err)
+{
+    struct side *side = user;
+    char name[NAME_BYTES];
+    return lq_run_input_load(side->run, input_name(side, "source", source, name), data, size_bytes,
+                             err);
+}
+
 static enum lq_status get_data(struct side *side, const struct lq_model_tensor *tensor,
                                const void **data, struct lq_error *err)
 {
@@ -120,18 +130,7 @@ static enum lq_status get_data(struct side *side, const struct lq_model_tensor *
                                        tensor->offset, side->bytes, (size_t)tensor->size_bytes,
                                        err);
     }
-    const void *file = NULL;
-    uint64_t size_bytes = 0;
-    uint64_t end = 0;
-    enum lq_status status = lq_run_input_load(
-        side->run, input_name(side, "source", tensor->source, name), &file, &size_bytes, err);
-    if (status == LQ_OK &&
-        (!lq_add_u64(tensor->offset, tensor->size_bytes, &end) || end > size_bytes)) {
-        status = lq_error_set(err, LQ_EFORMAT, "tensor '%s' lies beyond the end of its file",
-                              tensor->name);
-    }
-    *data = status == LQ_OK ? (const unsigned char *)file + tensor->offset : NULL;
-    return status;
+    return lq_tensor_data(tensor, get_source, side, &side->bytes, data, err);
 }
 
 static enum lq_status measure_tensor(struct side *original, struct side *quantized,

@@ -56,6 +56,7 @@ static enum lq_status measure(struct lq_run *run, const struct lq_model_tensor *
         struct lq_model_tensor encoded = *tensor;
         encoded.dtype = dtype;
         encoded.permute_heads = 0;
+        encoded.add_one = false;
         encoded.size_bytes = blocks.size_bytes;
         status = lq_tensor_error_measure(tensor, job.data, &encoded, blocks.data, lq_run_pool(run),
                                          &error, err);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/base/checked.h"
+#include "rules/model/tensor_ref.h"
 #include "rules/quant/levels.h"
 
 enum lq_status lq_inputs_read_model(struct lq_expand *expand, const struct lq_artifact *model,
@@ -131,7 +132,7 @@ enum lq_status lq_inputs_output_importance(struct lq_expand *expand,
     }
     *state = *norm;
     struct lq_step_param params[LQ_TENSOR_PARAMS_MAX];
-    struct lq_step_input input = {"weights", lq_inputs_weights_ref(model, norm)};
+    struct lq_step_input input = {.name = "weights"};
     struct lq_step_output step_output = {.name = "importance"};
     struct lq_step step = {.op = "quant.square_norm",
                            .version = 1,
@@ -147,6 +148,9 @@ enum lq_status lq_inputs_output_importance(struct lq_expand *expand,
     size_t step_index = 0;
     enum lq_status status = lq_inputs_tensor_params(norm, arena, params, &step.param_count, err);
     if (status == LQ_OK) {
+        status = lq_tensor_ref(expand, model, norm, &input.ref, err);
+    }
+    if (status == LQ_OK) {
         status = lq_expand_add_step(expand, &step, &step_index, err);
     }
     *ref = lq_ref_step(step_index, "importance");
@@ -158,12 +162,6 @@ struct lq_ref lq_inputs_importance_ref(const struct lq_importance *importance,
 {
     uint64_t count = importance->mat_count * tensor->ne[0];
     return lq_ref_bytes(importance->values, count * sizeof *importance->values);
-}
-
-struct lq_ref lq_inputs_weights_ref(const struct lq_artifact *model,
-                                    const struct lq_model_tensor *tensor)
-{
-    return lq_ref_slice(model, tensor->source, tensor->offset, tensor->size_bytes, &tensor->digest);
 }
 
 enum lq_status lq_inputs_tensor_params(const struct lq_model_tensor *tensor, struct lq_arena *arena,
@@ -181,6 +179,9 @@ enum lq_status lq_inputs_tensor_params(const struct lq_model_tensor *tensor, str
     params[(*count)++] = (struct lq_step_param){"ne", ne};
     if (tensor->permute_heads != 0) {
         params[(*count)++] = (struct lq_step_param){"permute", permute};
+    }
+    if (tensor->add_one) {
+        params[(*count)++] = (struct lq_step_param){"add", "1"};
     }
     return LQ_OK;
 }

@@ -42,13 +42,10 @@ enum lq_status lq_inputs_output_importance(struct lq_expand *expand,
 /* The bytes of an importance as an input of a step. */
 struct lq_ref lq_inputs_importance_ref(const struct lq_importance *importance,
                                        const struct lq_model_tensor *tensor);
-/* The tensor's data as an input of a step. */
-struct lq_ref lq_inputs_weights_ref(const struct lq_artifact *model,
-                                    const struct lq_model_tensor *tensor);
-
-/* "dtype", "ne" and "permute" (only when rows are reordered): what the meaning of a tensor's bytes
- * depends on. `params` has room for LQ_TENSOR_PARAMS_MAX; the number used goes to *count. */
-enum { LQ_TENSOR_PARAMS_MAX = 3 };
+/* "dtype", "ne", "permute" (only when rows are reordered) and "add" (only when 1 is added): what
+ * the meaning of a tensor's bytes depends on. `params` has room for LQ_TENSOR_PARAMS_MAX; the
+ * number used goes to *count. */
+enum { LQ_TENSOR_PARAMS_MAX = 4 };
 enum lq_status lq_inputs_tensor_params(const struct lq_model_tensor *tensor, struct lq_arena *arena,
                                        struct lq_step_param *params, size_t *count,
                                        struct lq_error *err);

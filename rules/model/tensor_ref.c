@@ -1,0 +1,138 @@
+#include "rules/model/tensor_ref.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static enum lq_status run_join(struct lq_run *run, struct lq_error *err)
+{
+    const struct lq_model_tensor *tensor = lq_run_state(run);
+    for (size_t i = 0; i < tensor->piece_count; i++) {
+        char name[32];
+        (void)snprintf(name, sizeof name, "piece.%zu", i);
+        enum lq_status status = lq_run_write_input(run, "data", name, err);
+        if (status != LQ_OK) {
+            return status;
+        }
+    }
+    return LQ_OK;
+}
+
+static enum lq_status add_join(struct lq_expand *expand, const struct lq_artifact *model,
+                               const struct lq_model_tensor *tensor, struct lq_ref *ref,
+                               struct lq_error *err)
+{
+    struct lq_arena *arena = lq_expand_arena(expand);
+    size_t count = tensor->piece_count;
+    struct lq_step_input *inputs = lq_arena_get_array(arena, count, sizeof *inputs);
+    struct lq_model_tensor *state = lq_arena_get(arena, sizeof *state);
+    if (inputs == NULL || state == NULL) {
+        return lq_error_nomem(err, "the pieces of a tensor");
+    }
+    *state = *tensor;
+    for (size_t i = 0; i < count; i++) {
+        const struct lq_tensor_piece *piece = &tensor->pieces[i];
+        inputs[i].name = lq_arena_printf(arena, "piece.%zu", i);
+        inputs[i].ref =
+            lq_ref_slice(model, piece->source, piece->offset, piece->size_bytes, &piece->digest);
+        if (inputs[i].name == NULL) {
+            return lq_error_nomem(err, "the pieces of a tensor");
+        }
+    }
+    static const struct lq_step_output output = {.name = "data", .transient = true};
+    const struct lq_step step = {.op = "tensor.join",
+                                 .version = 1,
+                                 .label = tensor->name,
+                                 .run = run_join,
+                                 .state = state,
+                                 .inputs = inputs,
+                                 .input_count = count,
+                                 .outputs = &output,
+                                 .output_count = 1,
+                                 .cost = 10 + tensor->size_bytes / 1000};
+    size_t index = 0;
+    enum lq_status status = lq_expand_add_step(expand, &step, &index, err);
+    *ref = lq_ref_step(index, "data");
+    return status;
+}
+
+enum lq_status lq_tensor_ref(struct lq_expand *expand, const struct lq_artifact *model,
+                             const struct lq_model_tensor *tensor, struct lq_ref *ref,
+                             struct lq_error *err)
+{
+    if (tensor->literal != NULL) {
+        *ref = lq_ref_bytes(tensor->literal, tensor->size_bytes);
+        return LQ_OK;
+    }
+    if (tensor->piece_count != 0) {
+        return add_join(expand, model, tensor, ref, err);
+    }
+    *ref = lq_ref_slice(model, tensor->source, tensor->offset, tensor->size_bytes, &tensor->digest);
+    return LQ_OK;
+}
+
+bool lq_tensor_mark_sources(const struct lq_model_tensor *tensor, bool *used, size_t source_count)
+{
+    if (tensor->literal != NULL) {
+        return true;
+    }
+    size_t count = tensor->piece_count == 0 ? 1 : tensor->piece_count;
+    for (size_t i = 0; i < count; i++) {
+        size_t source = tensor->piece_count == 0 ? tensor->source : tensor->pieces[i].source;
+        if (source >= source_count) {
+            return false;
+        }
+        used[source] = true;
+    }
+    return true;
+}
+
+static enum lq_status find_piece(const struct lq_tensor_piece *piece, const char *name,
+                                 lq_tensor_source_fn get, void *user, const unsigned char **out,
+                                 struct lq_error *err)
+{
+    const void *file = NULL;
+    uint64_t size_bytes = 0;
+    enum lq_status status = get(user, piece->source, &file, &size_bytes, err);
+    if (status == LQ_OK &&
+        (piece->offset > size_bytes || piece->size_bytes > size_bytes - piece->offset)) {
+        status =
+            lq_error_set(err, LQ_EFORMAT, "the tensor '%s' lies beyond the end of its file", name);
+    }
+    *out = status == LQ_OK ? (const unsigned char *)file + piece->offset : NULL;
+    return status;
+}
+
+enum lq_status lq_tensor_data(const struct lq_model_tensor *tensor, lq_tensor_source_fn get,
+                              void *user, void **joined, const void **data, struct lq_error *err)
+{
+    const unsigned char *from = NULL;
+    *data = tensor->literal;
+    if (tensor->literal != NULL) {
+        return LQ_OK;
+    }
+    if (tensor->piece_count == 0) {
+        const struct lq_tensor_piece whole = {tensor->source, tensor->offset, tensor->size_bytes,
+                                              tensor->digest};
+        enum lq_status status = find_piece(&whole, tensor->name, get, user, &from, err);
+        *data = from;
+        return status;
+    }
+    unsigned char *to =
+        tensor->size_bytes >= SIZE_MAX ? NULL : realloc(*joined, (size_t)tensor->size_bytes + 1);
+    if (to == NULL) {
+        return lq_error_nomem(err, tensor->name);
+    }
+    *joined = to;
+    *data = to;
+    for (size_t i = 0; i < tensor->piece_count; i++) {
+        const struct lq_tensor_piece *piece = &tensor->pieces[i];
+        enum lq_status status = find_piece(piece, tensor->name, get, user, &from, err);
+        if (status != LQ_OK) {
+            return status;
+        }
+        memcpy(to, from, (size_t)piece->size_bytes);
+        to += piece->size_bytes;
+    }
+    return LQ_OK;
+}
