@@ -229,6 +229,14 @@ static enum lq_status next_span(struct lq_txn *txn, const struct lq_blob_reader 
     return status;
 }
 
+static enum lq_status removed_error(const struct lq_blob_reader *reader, struct lq_error *err)
+{
+    char hex[LQ_DIGEST_HEX_BYTES];
+    return lq_error_set(err, LQ_ECACHE,
+                        "cache folder %s: blob %s was removed while it was read; build again",
+                        reader->cache->dir, lq_digest_to_hex(&reader->digest, hex));
+}
+
 static enum lq_status read_some(struct lq_blob_reader *reader, uint64_t offset, unsigned char *out,
                                 size_t size_bytes, size_t *done, struct lq_error *err)
 {
@@ -241,11 +249,7 @@ static enum lq_status read_some(struct lq_blob_reader *reader, uint64_t offset, 
         struct span span;
         status = next_span(&txn, reader, offset + *done, &span, err);
         if (status == LQ_OK && span.data == NULL) {
-            char hex[LQ_DIGEST_HEX_BYTES];
-            status = lq_error_set(err, LQ_ECACHE,
-                                  "cache folder %s: blob %s was removed while it was read; build "
-                                  "again",
-                                  reader->cache->dir, lq_digest_to_hex(&reader->digest, hex));
+            status = removed_error(reader, err);
         } else if (status == LQ_OK) {
             size_t left = size_bytes - *done;
             size_t step = span.size_bytes < left ? span.size_bytes : left;
@@ -272,6 +276,30 @@ enum lq_status lq_blob_read(struct lq_blob_reader *reader, uint64_t offset, void
     enum lq_status status = LQ_OK;
     for (size_t done = 0; done < size_bytes && status == LQ_OK;) {
         status = read_some(reader, offset, out, size_bytes, &done, err);
+    }
+    return status;
+}
+
+enum lq_status lq_blob_each(struct lq_blob_reader *reader, lq_blob_take take, void *user,
+                            struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
+    for (uint64_t offset = 0; offset < reader->size_bytes && status == LQ_OK;) {
+        struct lq_txn txn;
+        struct span span = {.data = NULL};
+        status = lq_store_read_begin(reader->cache->store, &txn, err);
+        if (status != LQ_OK) {
+            break;
+        }
+        status = next_span(&txn, reader, offset, &span, err);
+        if (status == LQ_OK && span.data == NULL) {
+            status = removed_error(reader, err);
+        }
+        if (status == LQ_OK) {
+            status = take(user, span.data, span.size_bytes, err);
+            offset += span.size_bytes;
+        }
+        lq_store_read_end(&txn);
     }
     return status;
 }

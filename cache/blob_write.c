@@ -248,26 +248,30 @@ enum lq_status lq_blob_write(struct lq_blob_writer *writer, const void *data, si
     return status;
 }
 
+struct part_hashers {
+    struct lq_hasher *whole; /* of the concatenation */
+    struct lq_hasher *own;
+};
+
+static enum lq_status hash_span(void *user, const void *data, size_t size_bytes,
+                                struct lq_error *err)
+{
+    const struct part_hashers *hashers = user;
+    (void)err;
+    lq_hasher_update(hashers->own, data, size_bytes);
+    lq_hasher_update(hashers->whole, data, size_bytes);
+    return LQ_OK;
+}
+
 /* Reads a whole part, and hashes it twice: for the concatenation, and to see that it is what its
  * digest says. */
 static enum lq_status hash_part(struct lq_blob_writer *writer, const struct lq_digest *part,
                                 struct lq_blob_reader *reader, struct lq_error *err)
 {
-    uint64_t size_bytes = lq_blob_size(reader);
     struct lq_hasher *own = lq_hasher_create();
-    unsigned char *bytes = malloc(LQ_CHUNK_BYTES);
-    enum lq_status status =
-        own == NULL || bytes == NULL ? lq_error_nomem(err, "a part of a blob") : LQ_OK;
-    for (uint64_t offset = 0; offset < size_bytes && status == LQ_OK;) {
-        uint64_t left = size_bytes - offset;
-        size_t step = left < LQ_CHUNK_BYTES ? (size_t)left : LQ_CHUNK_BYTES;
-        status = lq_blob_read(reader, offset, bytes, step, err);
-        if (status == LQ_OK) {
-            lq_hasher_update(own, bytes, step);
-            lq_hasher_update(writer->hasher, bytes, step);
-        }
-        offset += step;
-    }
+    struct part_hashers hashers = {.whole = writer->hasher, .own = own};
+    enum lq_status status = own == NULL ? lq_error_nomem(err, "a part of a blob")
+                                        : lq_blob_each(reader, hash_span, &hashers, err);
     if (status == LQ_OK) {
         struct lq_digest digest;
         lq_hasher_finish(own, &digest);
@@ -283,7 +287,6 @@ static enum lq_status hash_part(struct lq_blob_writer *writer, const struct lq_d
         }
     }
     lq_hasher_destroy(own);
-    free(bytes);
     return status;
 }
 

@@ -9,8 +9,8 @@
  *
  * Caveats first. Local disk only: LMDB does not work on network file systems. Never use a cache
  * object after fork(). A missing, truncated or altered entry is a miss with a warning, never an
- * error. Mapped memory never leaves a transaction: every read copies. Nothing stored here may be
- * trusted to be well-formed; records are decoded with bounds checks.
+ * error. Mapped memory never leaves a transaction: reads copy, or call back. Nothing stored here
+ * may be trusted to be well-formed; records are decoded with bounds checks.
  *
  * Thread rule: every function may be called from any thread; a writer or reader object belongs to
  * one thread at a time. Several processes may use one folder at the same time. Limits: 4 GiB minus
@@ -98,6 +98,13 @@ uint64_t lq_blob_size(const struct lq_blob_reader *reader);
 /* Copies [offset, offset + size_bytes). LQ_ECACHE when a chunk is gone or the range is outside. */
 enum lq_status lq_blob_read(struct lq_blob_reader *reader, uint64_t offset, void *out,
                             size_t size_bytes, struct lq_error *err);
+/* Gives the bytes of a whole blob in order where they lie in the map, a chunk or less at a time and
+ * each in a transaction of its own: no copy. `take` must not keep the pointer nor write to the
+ * cache; what it returns ends the walk unless it is LQ_OK. LQ_ECACHE when a chunk is gone. */
+typedef enum lq_status (*lq_blob_take)(void *user, const void *data, size_t size_bytes,
+                                       struct lq_error *err);
+enum lq_status lq_blob_each(struct lq_blob_reader *reader, lq_blob_take take, void *user,
+                            struct lq_error *err);
 void lq_blob_close(struct lq_blob_reader *reader);
 
 /* True when the blob and all its parts have records (content not checked). */

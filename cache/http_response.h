@@ -37,7 +37,7 @@ struct lq_http_response {
     unsigned status; /* of the newest block of headers; 0: none yet */
     bool has_length;
     uint64_t content_length;
-    bool encoded;     /* Content-Encoding is set: the length is not that of the body */
+    bool encoded;    /* Content-Encoding is set: the length is not that of the body */
     bool takes_zstd; /* it said so, in this answer or an earlier one */
     uint64_t received;
     struct lq_buffer body;
