@@ -129,8 +129,8 @@ void lq_remote_close(struct lq_remote *remote)
         struct lq_site *site = &remote->sites[i];
         free(site->base);
         free(site->shown);
-        free(site->has.slots);
-        free(site->bad.slots);
+        lq_digest_set_fini(&site->has);
+        lq_digest_set_fini(&site->bad);
         (void)pthread_mutex_destroy(&site->mutex);
     }
     free(remote->sites);
@@ -212,42 +212,10 @@ void lq_remote_warn(struct lq_remote *remote, struct lq_site *site, enum lq_remo
 
 /* ---- what a site has ---- */
 
-static size_t find_slot(const struct lq_digest_set *set, const struct lq_digest *digest)
-{
-    uint64_t hash = 0;
-    memcpy(&hash, digest->bytes, sizeof hash);
-    size_t at = (size_t)hash & (set->capacity - 1);
-    while (!lq_digest_is_zero(&set->slots[at]) && !lq_digest_equal(&set->slots[at], digest)) {
-        at = (at + 1) & (set->capacity - 1);
-    }
-    return at;
-}
-
-static bool grow_set(struct lq_digest_set *set)
-{
-    if (set->count * 2 < set->capacity) {
-        return true;
-    }
-    struct lq_digest_set grown = {.capacity = set->capacity == 0 ? 256 : set->capacity * 2};
-    grown.slots = calloc(grown.capacity, sizeof *grown.slots);
-    if (grown.slots == NULL) {
-        return false;
-    }
-    for (size_t i = 0; i < set->capacity; i++) {
-        if (!lq_digest_is_zero(&set->slots[i])) {
-            grown.slots[find_slot(&grown, &set->slots[i])] = set->slots[i];
-            grown.count++;
-        }
-    }
-    free(set->slots);
-    *set = grown;
-    return true;
-}
-
 bool lq_site_knows(struct lq_site *site, struct lq_digest_set *set, const struct lq_digest *digest)
 {
     (void)pthread_mutex_lock(&site->mutex);
-    bool known = set->capacity > 0 && !lq_digest_is_zero(&set->slots[find_slot(set, digest)]);
+    bool known = lq_digest_set_has(set, digest);
     (void)pthread_mutex_unlock(&site->mutex);
     return known;
 }
@@ -255,10 +223,6 @@ bool lq_site_knows(struct lq_site *site, struct lq_digest_set *set, const struct
 void lq_site_learn(struct lq_site *site, struct lq_digest_set *set, const struct lq_digest *digest)
 {
     (void)pthread_mutex_lock(&site->mutex);
-    if (grow_set(set)) {
-        size_t at = find_slot(set, digest);
-        set->count += lq_digest_is_zero(&set->slots[at]);
-        set->slots[at] = *digest;
-    }
+    (void)lq_digest_set_add(set, digest);
     (void)pthread_mutex_unlock(&site->mutex);
 }

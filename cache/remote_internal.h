@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include "cache/digest_set.h"
 #include "cache/http.h"
 #include "cache/remote.h"
 
@@ -25,13 +26,6 @@ enum lq_remote_warning {
     LQ_WARN_ERROR,
     LQ_WARN_UPLOAD,
     LQ_WARN_KINDS,
-};
-
-/* Digests, for "this site has it". Open addressing; grows; never shrinks. */
-struct lq_digest_set {
-    struct lq_digest *slots; /* all-zero: free */
-    size_t count;
-    size_t capacity;
 };
 
 struct lq_site {

@@ -82,6 +82,10 @@ struct lq_build_options {
     struct lq_remote *remote;         /* asked when the cache misses; may be NULL */
     bool fetch_only;                  /* what neither the cache nor the remote has is an error */
     atomic_bool *cancel;              /* set by a signal handler; may be NULL */
+    /* A dry run that looks at every step: called with the key of each result that is there, steps
+     * before the artifact they belong to. What would have to run is only counted. */
+    void (*visit)(void *user, const struct lq_digest *key);
+    void *visit_user;
     lq_event_fn on_event;
     void *event_user;
 };

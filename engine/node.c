@@ -490,7 +490,8 @@ static void look_up_or_expand(struct lq_build *build, struct lq_node *node)
         }
     }
     enum lq_status status = make_key(node, &err);
-    bool shortcut = !build->options->force && !always_expands(node) && !node->forced_expand;
+    bool shortcut = !build->options->force && build->options->visit == NULL &&
+                    !always_expands(node) && !node->forced_expand;
     if (status == LQ_OK && shortcut && take_shortcut(build, node)) {
         return;
     }
@@ -600,6 +601,9 @@ static void collect(struct lq_build *build, struct lq_node *node)
     }
     if (status == LQ_OK && !node->would_run && !always_expands(node)) {
         status = save_record(build, node, &err);
+        if (status == LQ_OK && build->options->visit != NULL) {
+            build->options->visit(build->options->visit_user, &node->key);
+        }
         if (status == LQ_OK && node->ran) {
             lq_share_send(build, &node->key);
         }

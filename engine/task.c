@@ -413,6 +413,9 @@ static void decide(struct lq_build *build, struct lq_task *task)
         lookup = look_up(build, task);
     }
     if (lookup == LOOKUP_HIT) {
+        if (build->options->visit != NULL) {
+            build->options->visit(build->options->visit_user, &task->key);
+        }
         finish(build, task, LQ_OUTCOME_CACHED, 0);
         return;
     }

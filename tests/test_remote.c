@@ -366,3 +366,80 @@ Test(remote, wrong_settings_are_errors_before_anything_runs)
     cr_expect_eq(e2e_run("key list"), 0);
     cr_expect_not_null(strstr(e2e_stdout(), alice_key), "%s", e2e_stdout());
 }
+
+Test(remote, push_and_pull)
+{
+    cr_assert_eq(e2e_run("-C a push --remote http://127.0.0.1:%d/pushed", nginx_port), 1,
+                 "bob has no key: nothing can be sent");
+    be("alice");
+    cr_assert_eq(e2e_run("-C a push --remote http://127.0.0.1:%d/pushed", nginx_port), 0, "%s",
+                 e2e_stderr());
+    be("bob");
+    make_user("b");
+    cr_assert_eq(e2e_run("-C b pull --json"), 2, "there is no remote");
+    cr_assert_eq(e2e_run("-C b pull --json --remote http://127.0.0.1:%d/nothing", nginx_port), 8);
+    cr_assert_eq(e2e_run("-C b pull --json --remote http://127.0.0.1:%d/pushed", nginx_port), 0,
+                 "%s", e2e_stdout());
+    cr_expect_eq(e2e_summary("ran"), 0);
+    expect_outputs("b");
+}
+
+Test(remote, bundle_goes_from_hand_to_hand)
+{
+    be("alice");
+    cr_assert_eq(e2e_run("-C a cache export im -o ../im.lqb"), 0, "%s", e2e_stderr());
+    make_user("b");
+    /* Other names and folders: what counts is the model and the text. */
+    cr_assert_eq(mkdir("b/data", 0777), 0);
+    cr_assert_eq(rename("b/text.txt", "b/data/text.txt"), 0);
+    e2e_write("b/recipe.lq",
+              "model llama { source = \"../model\" }\n"
+              "text words { path = \"data/text.txt\" }\n"
+              "calibration sample { model = llama  text = words  samples = 128  sequence = 4 }\n"
+              "imatrix mine { model = llama  calibration = sample  path = \"mine.gguf\" }\n");
+    be("carol");
+    cr_assert_eq(e2e_run("-C b cache import ../im.lqb"), 4);
+    cr_expect_not_null(strstr(e2e_stderr(), "signed by 'alice', whom you do not trust"), "%s",
+                       e2e_stderr());
+    cr_assert_eq(e2e_run("-C b --json -n mine"), 0);
+    cr_expect_gt(e2e_summary("would_run"), 0);
+    be("bob");
+    cr_assert_eq(e2e_run("-C b cache import ../im.lqb"), 0, "%s", e2e_stderr());
+    cr_assert_eq(e2e_run("-C b --json mine"), 0, "%s", e2e_stdout());
+    cr_expect_eq(e2e_summary("ran"), 0);
+    e2e_expect_same_file("a/im.gguf", "b/mine.gguf");
+    cr_expect_eq(e2e_run("-C b cache export mine -o ../mine.lqb"), 0, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "not signed"), "%s", e2e_stderr());
+    cr_expect_eq(e2e_run("-C b cache import ../mine.lqb"), 4);
+    cr_expect_eq(e2e_run("-C b --trust-unsigned cache import ../mine.lqb"), 0, "%s", e2e_stderr());
+}
+
+Test(remote, bundle_that_is_damaged_leaves_no_results)
+{
+    be("alice");
+    cr_assert_eq(e2e_run("-C a cache export im -o ../im.lqb"), 0, "%s", e2e_stderr());
+    be("bob");
+    struct lq_map map;
+    struct lq_error err;
+    cr_assert_eq(lq_map_open(&map, "im.lqb", LQ_EIO, &err), LQ_OK);
+    unsigned char *bytes = malloc(map.size_bytes + 1);
+    make_user("b");
+    uint64_t step = map.size_bytes / 23;
+    for (uint64_t at = 0; at < map.size_bytes; at += step) {
+        memcpy(bytes, map.data, map.size_bytes);
+        bytes[at] ^= 1;
+        cr_assert_eq(lq_file_write("bad.lqb", bytes, map.size_bytes, &err), LQ_OK);
+        int code = e2e_run("-C b cache import ../bad.lqb");
+        cr_expect(code == 9 || code == 4, "byte %llu: %d", (unsigned long long)at, code);
+        cr_assert_eq(lq_file_write("bad.lqb", map.data, at, &err), LQ_OK);
+        cr_expect_eq(e2e_run("-C b cache import ../bad.lqb"), 9);
+    }
+    memcpy(bytes, map.data, map.size_bytes);
+    bytes[map.size_bytes] = 0;
+    cr_assert_eq(lq_file_write("bad.lqb", bytes, map.size_bytes + 1, &err), LQ_OK);
+    cr_expect_eq(e2e_run("-C b cache import ../bad.lqb"), 9);
+    cr_assert_eq(e2e_run("-C b --json -n im"), 0);
+    cr_expect_gt(e2e_summary("would_run"), 0, "a damaged bundle left a result behind");
+    free(bytes);
+    lq_map_close(&map);
+}

@@ -50,7 +50,8 @@ enum {
     LQ_RESULT_FILES_MAX = 1 << 20,   /* files an ActionResult names */
     LQ_LAYOUT_BYTES_MAX = 256 << 20, /* pieces of one blob, as text */
     LQ_OBJECT_BYTES_MAX = 16 << 20,  /* a larger blob is sent in pieces of this size */
-    LQ_BUNDLE_BLOBS_MAX = 1 << 22,
+    LQ_BUNDLE_HEAD_BYTES_MAX = 512 << 20,
+    LQ_BUNDLE_ENTRIES_MAX = 1 << 22, /* results, or blobs, or objects */
 };
 
 #define LQ_JSON_BYTES_MAX ((uint64_t)512 * 1024 * 1024)

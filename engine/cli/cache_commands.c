@@ -8,7 +8,24 @@ static const struct lq_option gc_options[] = {
     {0, "max-age", "AGE", NULL, false, "remove results not used for so long, 90d or 12h"},
 };
 
+static const struct lq_option export_options[] = {
+    {'o', "output", "FILE", NULL, false, "the file to write (required)"},
+};
+
 const struct lq_command lq_cache_commands[] = {
+    {.name = "export",
+     .operands = "[TARGET...]",
+     .help = "write the results behind targets into one file, to hand over",
+     .options = export_options,
+     .option_count = LQ_COUNT_OF(export_options),
+     .operand_max = LQ_OPERANDS_ANY,
+     .run = lq_command_cache_export},
+    {.name = "import",
+     .operands = "FILE",
+     .help = "take results out of such a file",
+     .operand_min = 1,
+     .operand_max = 1,
+     .run = lq_command_cache_import},
     {.name = "stats", .help = "count what the cache holds", .run = lq_command_cache_stats},
     {.name = "ls",
      .operands = "[TARGET]",

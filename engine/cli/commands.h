@@ -6,7 +6,7 @@
 #include "engine/cli/command.h"
 
 /* cache_commands.c: the rows of `lqbuild cache`. */
-enum { LQ_CACHE_COMMAND_COUNT = 8 };
+enum { LQ_CACHE_COMMAND_COUNT = 10 };
 extern const struct lq_command lq_cache_commands[];
 
 enum lq_status lq_command_build(struct lq_cli *cli, struct lq_error *err);
@@ -29,6 +29,10 @@ enum lq_status lq_command_cache_unpin(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_cache_rm(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_cache_verify(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_cache_compact(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_cache_export(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_cache_import(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_push(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_pull(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_key_generate(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_key_trust(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_key_list(struct lq_cli *cli, struct lq_error *err);
