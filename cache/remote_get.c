@@ -281,8 +281,10 @@ bool lq_remote_get(struct lq_remote *remote, const struct lq_digest *key, enum l
         struct lq_result result;
         struct lq_error err;
         lq_arena_init(&arena);
-        if (find_result(remote, i, key, &arena, &result, &missing_here) &&
-            get_content(remote, i, &result, want, listed, listed_count)) {
+        bool found = find_result(remote, i, key, &arena, &result, &missing_here);
+        if (found && !get_content(remote, i, &result, want, listed, listed_count)) {
+            missing_here = true; /* a result that has lost a part */
+        } else if (found) {
             got = lq_action_put(remote->options.cache, key, &result.record, NULL, NULL, &err) ==
                   LQ_OK;
             if (!got) {
