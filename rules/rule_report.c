@@ -16,6 +16,7 @@
 #include "rules/quality/accuracy.h"
 #include "rules/quality/coherence.h"
 #include "rules/quality/evaluate.h"
+#include "rules/quality/logits_step.h"
 #include "rules/quality/perplexity.h"
 #include "rules/quality/tensors_step.h"
 #include "rules/registry.h"
@@ -34,9 +35,12 @@ static const struct lq_attr_spec attrs[] = {
      .help = "one or more models to compare with it"},
     {.name = "text",
      .type = LQ_ATTR_REF,
-     .required = true,
      .choices = "text",
-     .help = "text on which perplexity is measured"},
+     .help = "text on which perplexity is measured; required unless logits is given"},
+    {.name = "logits",
+     .type = LQ_ATTR_REF,
+     .choices = "logits",
+     .help = "take the text and the original's predictions from this base file"},
     {.name = "context",
      .type = LQ_ATTR_INT,
      .default_text = "0",
@@ -93,6 +97,16 @@ static enum lq_status check(const struct lq_artifact *artifact, struct lq_error 
         return lq_attr_error(artifact, "quantized", err, LQ_ERECIPE,
                              "a report compares 1 to %d quantized models, got %zu",
                              LQ_REPORT_MODELS_MAX, count);
+    }
+    bool has_logits = lq_attr_count(artifact, "logits") != 0;
+    if (has_logits == (lq_attr_count(artifact, "text") != 0)) {
+        return lq_attr_error(artifact, has_logits ? "logits" : NULL, err, LQ_ERECIPE,
+                             "a report needs either 'text' or 'logits'");
+    }
+    if (has_logits && (lq_attr_is_set(artifact, "context") || lq_attr_is_set(artifact, "chunks"))) {
+        return lq_attr_error(artifact, "logits", err, LQ_ERECIPE,
+                             "the file behind 'logits' says what 'context' and 'chunks' are; leave "
+                             "them out");
     }
     static const char *const needs_coherence[] = {"prompts", "continuation", "min_coherence"};
     for (size_t i = 0; i < LQ_COUNT_OF(needs_coherence); i++) {
@@ -368,6 +382,7 @@ struct report_plan {
     struct lq_arena *arena;
     struct lq_hparams hparams;
     struct lq_ref tokens;
+    const struct lq_artifact *logits; /* NULL: none */
     bool has_coherence;
     struct lq_coherence_request coherence;
     size_t continued;             /* step in which the original continues the prompts */
@@ -378,6 +393,14 @@ struct report_plan {
 
 static enum lq_status add_tokens(struct report_plan *plan, struct lq_error *err)
 {
+    if (lq_attr_count(plan->artifact, "logits") != 0) {
+        size_t step = 0;
+        plan->logits = lq_attr_ref(plan->artifact, "logits", 0);
+        enum lq_status status =
+            lq_logits_add_tokens_step(plan->expand, plan->original, plan->logits, &step, err);
+        plan->tokens = lq_ref_step(step, "main");
+        return status;
+    }
     const struct lq_artifact *text = lq_attr_ref(plan->artifact, "text", 0);
     uint32_t context = lq_perplexity_context(plan->hparams.context_length,
                                              (uint32_t)lq_attr_int(plan->artifact, "context"));
@@ -471,7 +494,8 @@ static enum lq_status add_model(struct report_plan *plan, size_t number, size_t 
                                           .original = plan->original,
                                           .hparams = &plan->hparams,
                                           .tokens = plan->tokens,
-                                          .reference = reference};
+                                          .reference = reference,
+                                          .logits = plan->logits};
     const char *evaluation = lq_arena_printf(plan->arena, "evaluation%zu", number);
     const char *tensors = lq_arena_printf(plan->arena, "tensors%zu", number);
     if (evaluation == NULL || tensors == NULL) {

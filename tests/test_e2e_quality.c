@@ -174,3 +174,34 @@ Test(e2e_quality, tasks_prefer_what_the_model_knows)
     cr_expect_eq(e2e_run("r"), 9, "%s", e2e_stderr());
     cr_expect_not_null(strstr(e2e_stderr(), "tasks.jsonl:1:"), "%s", e2e_stderr());
 }
+
+Test(e2e_quality, divergence_against_a_base_file)
+{
+    e2e_copy_text("eval.txt", "words.txt", 3000);
+    e2e_write(
+        "recipe.lq",
+        "model base { source = \"model\" }\n"
+        "text words { path = \"words.txt\" }\n"
+        "gguf q4 { model = base  level = \"Q4_0\" }\n"
+        "logits made { model = base  text = words  context = 128  path = \"base.kld\" }\n"
+        "logits loaded { file = \"base.kld\" }\n"
+        "report a { original = base  quantized = [q4]  logits = made  path = \"a.qreport\" }\n"
+        "report b { original = base  quantized = [q4]  text = words  context = 128 "
+        "path = \"b.qreport\" }\n");
+    cr_assert_eq(e2e_run("a b"), 0, "%s", e2e_stderr());
+    read_report("a.qreport");
+    double from_file = report.models[0].divergence.kld_mean;
+    double ppl = report.perplexity;
+    read_report("b.qreport");
+    /* 16 bits of a range of 16 are 2.4e-4 wide; errors of single tokens cancel. */
+    cr_expect_float_eq(from_file, report.models[0].divergence.kld_mean, 1e-4, "%g and %g",
+                       from_file, report.models[0].divergence.kld_mean);
+    cr_expect_eq(ppl, report.perplexity);
+    e2e_write("recipe.lq", "model base { source = \"model\" }\n"
+                           "logits loaded { file = \"base.kld\" }\n"
+                           "report a { original = base  quantized = [base]  logits = loaded }\n");
+    cr_expect_eq(e2e_run("a"), 0, "%s", e2e_stderr());
+    cr_assert_eq(truncate("base.kld", 5000), 0);
+    cr_expect_eq(e2e_run("a"), 9, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "truncated"), "%s", e2e_stderr());
+}

@@ -42,7 +42,8 @@ struct lq_evaluate_request {
     const struct lq_artifact *original; /* kind "model" */
     const struct lq_hparams *hparams;   /* the original's */
     struct lq_ref tokens;
-    size_t reference; /* number of the original's step */
+    size_t reference;                 /* number of the original's step */
+    const struct lq_artifact *logits; /* kind "logits", NULL: the original's own predictions */
 };
 
 /* Adds the step "quality.compare", whose output "main" is what lq_evaluation_parse reads. At run

@@ -7,6 +7,7 @@
 #include "engine/base/limits.h"
 #include "engine/base/pool.h"
 #include "rules/format/gguf.h"
+#include "rules/format/logits_file.h"
 #include "rules/model/forward_run.h"
 #include "rules/quality/evaluate.h"
 #include "rules/quality/model_reader.h"
@@ -175,6 +176,9 @@ struct comparison {
     float *original_logits;
     float *logits;
     size_t tile_rows;
+    bool has_file; /* divergence is measured against a base logits file */
+    struct lq_logits_header file;
+    unsigned char *file_rows; /* of a tile */
 };
 
 static void compare_report(void *user, uint64_t done, uint64_t total)
@@ -223,22 +227,52 @@ static void compare_row(void *user, size_t index)
 {
     struct tile *tile = user;
     size_t vocab = tile->self->reader->hparams.vocab_size;
+    if (tile->self->has_file) {
+        lq_divergence_of_log_probs(tile->self->original_logits + index * vocab,
+                                   tile->self->logits + index * vocab, vocab, tile->targets[index],
+                                   &tile->rows[index]);
+        return;
+    }
     lq_divergence_of_logits(tile->self->original_logits + index * vocab,
                             tile->self->logits + index * vocab, vocab, tile->targets[index],
                             &tile->rows[index]);
+}
+
+/* Logarithms of the original's probabilities out of the file. */
+static enum lq_status read_tile(struct comparison *self, size_t first_row, size_t rows,
+                                struct lq_error *err)
+{
+    const struct lq_logits_header *file = &self->file;
+    enum lq_status status =
+        lq_run_input_read(self->run, "logits", file->rows_offset + first_row * file->row_bytes,
+                          self->file_rows, rows * (size_t)file->row_bytes, err);
+    for (size_t r = 0; status == LQ_OK && r < rows; r++) {
+        status =
+            lq_logits_row_decode(self->file_rows + r * (size_t)file->row_bytes, file->vocab_size,
+                                 self->original_logits + r * file->vocab_size, err);
+    }
+    return status;
+}
+
+/* The original's logits out of its hidden states. */
+static enum lq_status make_tile(struct comparison *self, size_t first_row, size_t rows,
+                                struct lq_error *err)
+{
+    uint64_t row_bytes = (uint64_t)self->original_reader->hparams.width * sizeof *self->hidden;
+    enum lq_status status = lq_run_input_read(self->run, "hidden", first_row * row_bytes,
+                                              self->hidden, (size_t)(rows * row_bytes), err);
+    return status == LQ_OK
+               ? lq_forward_logits(self->original, self->hidden, rows, self->original_logits, err)
+               : status;
 }
 
 static enum lq_status compare_tile(struct comparison *self, size_t first_row, size_t rows,
                                    const float *hidden, const int32_t *targets,
                                    struct lq_error *err)
 {
-    uint64_t row_bytes = (uint64_t)self->original_reader->hparams.width * sizeof *self->hidden;
     struct tile tile = {self, targets, self->rows + first_row};
-    enum lq_status status = lq_run_input_read(self->run, "hidden", first_row * row_bytes,
-                                              self->hidden, (size_t)(rows * row_bytes), err);
-    if (status == LQ_OK) {
-        status = lq_forward_logits(self->original, self->hidden, rows, self->original_logits, err);
-    }
+    enum lq_status status = self->has_file ? read_tile(self, first_row, rows, err)
+                                           : make_tile(self, first_row, rows, err);
     if (status == LQ_OK) {
         status = lq_forward_logits(self->forward, hidden, rows, self->logits, err);
     }
@@ -254,7 +288,7 @@ static enum lq_status compare_score(void *user, size_t first_row, size_t rows, c
     struct comparison *self = user;
     size_t width = self->reader->hparams.width;
     enum lq_status status = LQ_OK;
-    if (self->original == NULL) {
+    if (self->original == NULL && !self->has_file) {
         status = make_forward(self->original_reader, self->forward_run, self->sequence,
                               &self->original, err);
         if (status == LQ_OK) {
@@ -273,6 +307,34 @@ static enum lq_status compare_score(void *user, size_t first_row, size_t rows, c
     return status;
 }
 
+/* The base logits file, if there is one. */
+static enum lq_status open_file(struct comparison *self, const struct lq_tokens *tokens,
+                                struct lq_error *err)
+{
+    unsigned char bytes[LQ_LOGITS_HEADER_BYTES] = {0};
+    self->has_file = lq_run_has_input(self->run, "logits");
+    if (!self->has_file) {
+        return LQ_OK;
+    }
+    uint64_t file_bytes = lq_run_input_size(self->run, "logits");
+    size_t size_bytes = file_bytes < sizeof bytes ? (size_t)file_bytes : sizeof bytes;
+    enum lq_status status = lq_run_input_read(self->run, "logits", 0, bytes, size_bytes, err);
+    if (status == LQ_OK) {
+        status = lq_logits_header_read(bytes, size_bytes, file_bytes, "base logits file",
+                                       &self->file, err);
+    }
+    if (status == LQ_OK && (self->file.vocab_size != self->reader->hparams.vocab_size ||
+                            self->file.context != tokens->sequence_length ||
+                            self->file.chunk_count != tokens->sample_count)) {
+        status = lq_error_set(err, LQ_EFORMAT,
+                              "the base logits file is of a vocabulary of %u tokens, the model has "
+                              "%u: they cannot be compared",
+                              (unsigned)self->file.vocab_size,
+                              (unsigned)self->reader->hparams.vocab_size);
+    }
+    return status;
+}
+
 static enum lq_status get_memory(struct comparison *self, const struct lq_tokens *tokens,
                                  struct lq_error *err)
 {
@@ -287,6 +349,12 @@ static enum lq_status get_memory(struct comparison *self, const struct lq_tokens
     self->hidden = calloc(self->tile_rows + 1, original->width * sizeof *self->hidden);
     self->original_logits = calloc(self->tile_rows + 1, vocab * sizeof *self->original_logits);
     self->logits = calloc(self->tile_rows + 1, vocab * sizeof *self->logits);
+    if (self->has_file) {
+        self->file_rows = calloc(self->tile_rows + 1, (size_t)self->file.row_bytes);
+        if (self->file_rows == NULL) {
+            return lq_error_nomem(err, "a comparison of models");
+        }
+    }
     bool has_layers =
         original->layer_count == hparams->layer_count && original->width == hparams->width;
     self->hidden_errors =
@@ -304,6 +372,9 @@ static enum lq_status compare_models(struct comparison *self, struct lq_buffer *
     struct lq_evaluation result = {.hidden_errors = NULL};
     struct lq_perplexity_hooks hooks = {compare_report, compare_layer, compare_score, self};
     enum lq_status status = load_tokens(self->run, hparams->vocab_size, &tokens, err);
+    if (status == LQ_OK) {
+        status = open_file(self, &tokens, err);
+    }
     if (status == LQ_OK) {
         self->sequence = tokens.sequence_length;
         status = get_memory(self, &tokens, err);
@@ -372,6 +443,7 @@ static enum lq_status run_compare(struct lq_run *run, struct lq_error *err)
     free(self.hidden);
     free(self.original_logits);
     free(self.logits);
+    free(self.file_rows);
     lq_forward_run_close(&forward_run);
     lq_model_reader_close(&original);
     lq_model_reader_close(&reader);
@@ -466,7 +538,7 @@ enum lq_status lq_evaluate_add_step(struct lq_expand *expand,
     static const struct lq_step_output outputs[] = {{"main", false}};
     const struct lq_artifact *models[] = {request->model, request->original};
     struct lq_model_inputs inputs;
-    enum lq_status status = lq_model_inputs_init(&inputs, expand, models, 2, 3, err);
+    enum lq_status status = lq_model_inputs_init(&inputs, expand, models, 2, 4, err);
     if (status == LQ_OK) {
         status = lq_model_inputs_add(&inputs, expand, request->model, "", err);
     }
@@ -479,6 +551,9 @@ enum lq_status lq_evaluate_add_step(struct lq_expand *expand,
     lq_model_inputs_put(&inputs, "tokens", request->tokens);
     lq_model_inputs_put(&inputs, "hidden", lq_ref_step(request->reference, "hidden"));
     lq_model_inputs_put(&inputs, "layers", lq_ref_step(request->reference, "layers"));
+    if (request->logits != NULL) {
+        lq_model_inputs_put(&inputs, "logits", lq_ref_artifact(request->logits, "main"));
+    }
     struct lq_step added = {.op = "quality.compare",
                             .version = COMPARE_VERSION,
                             .label = lq_artifact_name(request->model),
