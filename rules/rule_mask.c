@@ -1,6 +1,9 @@
-/* The rule `mask`: the weights whose magnitude times input importance is largest in the model. One
- * step for each tensor finds its candidates, one more takes the best of all. */
+/* The rule `mask`: super weights by rank, by activation spikes, or both. By rank: the weights whose
+ * magnitude times input importance is largest in the model; one step for each tensor finds its
+ * candidates, unless the importance matrix has ranked them already, and one more takes the best of
+ * all. By spikes: one step for each layer, see spikes.h. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +12,8 @@
 #include "engine/base/checked.h"
 #include "engine/base/compiler.h"
 #include "rules/format/mask.h"
+#include "rules/model/gradient.h"
+#include "rules/model/spike_steps.h"
 #include "rules/model/tensor_ref.h"
 #include "rules/quant/levels.h"
 #include "rules/quant/super_weights.h"
@@ -21,11 +26,23 @@ static const struct lq_attr_spec attrs[] = {
      .required = true,
      .choices = "model",
      .help = "whose weights"},
+    {.name = "find",
+     .type = LQ_ATTR_ENUM,
+     .default_text = "ranking",
+     .choices = "ranking spikes both",
+     .help = "what super weights are: the best by rank, those behind activation spikes, or both"},
     {.name = "imatrix",
      .type = LQ_ATTR_REF,
-     .required = true,
      .choices = "imatrix",
-     .help = "importance of input columns"},
+     .help = "importance of input columns; required for ranking"},
+    {.name = "calibration",
+     .type = LQ_ATTR_REF,
+     .choices = "calibration",
+     .help = "samples in whose first 2048 tokens spikes are sought; required for spikes"},
+    {.name = "threshold",
+     .type = LQ_ATTR_NUMBER,
+     .default_text = "50",
+     .help = "an activation above it is a spike"},
     {.name = "coverage",
      .type = LQ_ATTR_NUMBER,
      .default_text = "0.0001",
@@ -39,6 +56,24 @@ static const struct lq_attr_spec attrs[] = {
 
 static enum lq_status check(const struct lq_artifact *artifact, struct lq_error *err)
 {
+    static const char *const needs[2][2] = {{"imatrix", "spikes"}, {"calibration", "ranking"}};
+    const char *find = lq_attr_string(artifact, "find");
+    for (size_t i = 0; i < LQ_COUNT_OF(needs); i++) {
+        bool needed = strcmp(find, needs[i][1]) != 0;
+        if (needed && lq_attr_count(artifact, needs[i][0]) == 0) {
+            return lq_attr_error(artifact, NULL, err, LQ_ERECIPE,
+                                 "a mask with find = \"%s\" needs '%s'", find, needs[i][0]);
+        }
+        if (!needed && lq_attr_is_set(artifact, needs[i][0])) {
+            return lq_attr_error(artifact, needs[i][0], err, LQ_ERECIPE,
+                                 "'%s' means nothing with find = \"%s\"", needs[i][0], find);
+        }
+    }
+    double threshold = lq_attr_number(artifact, "threshold");
+    if (!(threshold > 0.0 && threshold < 1e30)) {
+        return lq_attr_error(artifact, "threshold", err, LQ_ERECIPE,
+                             "threshold is %g, expected more than 0", threshold);
+    }
     double coverage = lq_attr_number(artifact, "coverage");
     if (!(coverage > 0.0 && coverage <= LQ_MASK_COVERAGE_MAX)) {
         return lq_attr_error(artifact, "coverage", err, LQ_ERECIPE,
@@ -93,6 +128,9 @@ struct select_state {
     const char *matrix_id;
     struct lq_model_tensor *tensors; /* in the order of the model */
     size_t tensor_count;
+    struct lq_model_tensor *spike_tensors; /* one for each layer */
+    size_t spike_tensor_count;
+    uint64_t spike_elems; /* of all of them */
 };
 
 static enum lq_status read_candidates(void *user, size_t list, uint64_t first, void *out,
@@ -111,37 +149,116 @@ static int compare_ranks(const void *a, const void *b)
     return x->position < y->position ? -1 : x->position > y->position;
 }
 
-/* The first `count` candidates of a tensor as an entry of the mask, by position. */
-static enum lq_status fill_entry(struct lq_run *run, const struct lq_model_tensor *tensor,
-                                 size_t list, uint64_t count, struct lq_mask_tensor *entry,
-                                 struct lq_error *err)
+/* An entry with room for `count` positions. */
+static enum lq_status make_entry(struct lq_run *run, const struct lq_model_tensor *tensor,
+                                 size_t count, struct lq_mask_tensor *entry, uint64_t **positions,
+                                 float **scores, struct lq_error *err)
 {
     struct lq_arena *arena = lq_run_arena(run);
-    struct lq_weight_rank *ranks = lq_arena_get_array(arena, (size_t)count, sizeof *ranks);
-    uint64_t *positions = lq_arena_get_array(arena, (size_t)count, sizeof *positions);
-    float *scores = lq_arena_get_array(arena, (size_t)count, sizeof *scores);
-    unsigned char *bytes = lq_arena_get_array(arena, (size_t)count, LQ_WEIGHT_RANK_BYTES);
-    if (ranks == NULL || positions == NULL || scores == NULL || bytes == NULL) {
-        return lq_error_nomem(err, "a mask");
-    }
-    enum lq_status status = read_candidates(run, list, 0, bytes, (size_t)count, err);
-    if (status != LQ_OK) {
-        return status;
-    }
-    for (uint64_t i = 0; i < count; i++) {
-        ranks[i] = lq_weight_rank_read(bytes + i * LQ_WEIGHT_RANK_BYTES);
-    }
-    qsort(ranks, (size_t)count, sizeof *ranks, compare_ranks);
-    for (uint64_t i = 0; i < count; i++) {
-        positions[i] = ranks[i].position;
-        scores[i] = (float)ranks[i].score;
-    }
+    *positions = lq_arena_get_array(arena, count, sizeof **positions);
+    *scores = lq_arena_get_array(arena, count, sizeof **scores);
     *entry = (struct lq_mask_tensor){.name = tensor->name,
                                      .row_count = lq_level_tensor_elems(tensor) / tensor->ne[0],
                                      .col_count = tensor->ne[0],
-                                     .positions = positions,
-                                     .scores = scores,
-                                     .position_count = (size_t)count};
+                                     .positions = *positions,
+                                     .scores = *scores,
+                                     .position_count = count};
+    return *positions == NULL || *scores == NULL ? lq_error_nomem(err, "a mask") : LQ_OK;
+}
+
+/* `count` ranks as an entry of the mask, by position. */
+static enum lq_status fill_entry(struct lq_run *run, const struct lq_model_tensor *tensor,
+                                 struct lq_weight_rank *ranks, size_t count,
+                                 struct lq_mask_tensor *entry, struct lq_error *err)
+{
+    uint64_t *positions = NULL;
+    float *scores = NULL;
+    enum lq_status status = make_entry(run, tensor, count, entry, &positions, &scores, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    qsort(ranks, count, sizeof *ranks, compare_ranks);
+    for (size_t i = 0; i < count; i++) {
+        positions[i] = ranks[i].position;
+        scores[i] = (float)ranks[i].score;
+    }
+    return LQ_OK;
+}
+
+/* The first `count` candidates of a tensor. */
+static enum lq_status fill_ranked(struct lq_run *run, const struct lq_model_tensor *tensor,
+                                  size_t list, uint64_t count, struct lq_mask_tensor *entry,
+                                  struct lq_error *err)
+{
+    struct lq_arena *arena = lq_run_arena(run);
+    struct lq_weight_rank *ranks = lq_arena_get_array(arena, (size_t)count, sizeof *ranks);
+    unsigned char *bytes = lq_arena_get_array(arena, (size_t)count, LQ_WEIGHT_RANK_BYTES);
+    if (ranks == NULL || bytes == NULL) {
+        return lq_error_nomem(err, "a mask");
+    }
+    enum lq_status status = read_candidates(run, list, 0, bytes, (size_t)count, err);
+    for (uint64_t i = 0; status == LQ_OK && i < count; i++) {
+        ranks[i] = lq_weight_rank_read(bytes + i * LQ_WEIGHT_RANK_BYTES);
+    }
+    return status == LQ_OK ? fill_entry(run, tensor, ranks, (size_t)count, entry, err) : status;
+}
+
+/* The spikes of a layer, scored by the output that they make. */
+static enum lq_status fill_spikes(struct lq_run *run, const struct lq_model_tensor *tensor,
+                                  size_t layer, struct lq_mask_tensor *entry, struct lq_error *err)
+{
+    char name[32];
+    const void *data = NULL;
+    uint64_t size_bytes = 0;
+    struct lq_weight_rank ranks[LQ_SPIKES_MAX];
+    (void)snprintf(name, sizeof name, "spikes%zu", layer);
+    enum lq_status status = lq_run_input_load(run, name, &data, &size_bytes, err);
+    size_t count = (size_t)(size_bytes / LQ_SPIKE_BYTES);
+    if (status == LQ_OK && count > LQ_SPIKES_MAX) {
+        status = lq_error_set(err, LQ_EINTERNAL, "%zu spikes in a layer", count);
+    }
+    if (status != LQ_OK || count == 0) {
+        entry->position_count = 0;
+        return status;
+    }
+    for (size_t i = 0; i < count; i++) {
+        struct lq_spike spike = lq_spike_read((const unsigned char *)data + i * LQ_SPIKE_BYTES);
+        ranks[i] = (struct lq_weight_rank){fabs((double)spike.output), spike.position};
+    }
+    status = fill_entry(run, tensor, ranks, count, entry, err);
+    entry->spikes = entry->positions;
+    entry->spike_count = count;
+    return status;
+}
+
+/* Puts the spikes of `from` among the ranked positions of `entry`; where both have one, the rank's
+ * score stays. */
+static enum lq_status merge_spikes(struct lq_run *run, const struct lq_model_tensor *tensor,
+                                   const struct lq_mask_tensor *from, struct lq_mask_tensor *entry,
+                                   struct lq_error *err)
+{
+    struct lq_mask_tensor ranked = *entry;
+    uint64_t *positions = NULL;
+    float *scores = NULL;
+    enum lq_status status = make_entry(run, tensor, ranked.position_count + from->position_count,
+                                       entry, &positions, &scores, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    size_t i = 0;
+    size_t k = 0;
+    size_t count = 0;
+    while (i < ranked.position_count || k < from->position_count) {
+        uint64_t a = i < ranked.position_count ? ranked.positions[i] : UINT64_MAX;
+        uint64_t b = k < from->position_count ? from->positions[k] : UINT64_MAX;
+        positions[count] = a < b ? a : b;
+        scores[count++] = a <= b ? ranked.scores[i] : from->scores[k];
+        i += a <= b;
+        k += b <= a;
+    }
+    entry->position_count = count;
+    entry->spikes = from->spikes;
+    entry->spike_count = from->spike_count;
     return LQ_OK;
 }
 
@@ -152,6 +269,42 @@ static int compare_entries(const void *a, const void *b)
     return strcmp(x->name, y->name);
 }
 
+/* Adds the spikes of every layer to the mask's entries. */
+static enum lq_status add_spikes(struct lq_run *run, const struct select_state *state,
+                                 struct lq_mask *mask, struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
+    size_t found = 0;
+    for (size_t i = 0; status == LQ_OK && i < state->spike_tensor_count; i++) {
+        const struct lq_model_tensor *tensor = &state->spike_tensors[i];
+        struct lq_mask_tensor spikes;
+        struct lq_mask_tensor *entry = NULL;
+        status = fill_spikes(run, tensor, i, &spikes, err);
+        if (status != LQ_OK || spikes.position_count == 0) {
+            continue;
+        }
+        found += spikes.position_count;
+        for (size_t t = 0; t < mask->tensor_count; t++) {
+            entry = strcmp(mask->tensors[t].name, tensor->name) == 0 ? &mask->tensors[t] : entry;
+        }
+        if (entry == NULL) {
+            mask->tensors[mask->tensor_count++] = spikes;
+        } else {
+            status = merge_spikes(run, tensor, &spikes, entry, err);
+        }
+    }
+    if (status == LQ_OK && found == 0 && state->spike_tensor_count != 0) {
+        lq_run_warn(run, "no activation spike gives a super weight away; a lower threshold or "
+                         "find = \"ranking\" may find what matters");
+    }
+    if (state->tensor_count == 0) {
+        mask->coverage = (double)(found == 0 ? 1 : found) / (double)state->spike_elems;
+        mask->coverage =
+            mask->coverage > LQ_MASK_COVERAGE_MAX ? LQ_MASK_COVERAGE_MAX : mask->coverage;
+    }
+    return status;
+}
+
 static enum lq_status write_mask(struct lq_run *run, const struct select_state *state,
                                  const uint64_t *taken, struct lq_error *err)
 {
@@ -159,13 +312,17 @@ static enum lq_status write_mask(struct lq_run *run, const struct select_state *
                            .coverage = state->coverage,
                            .protection_precision = state->precision};
     mask.tensors =
-        lq_arena_get_array(lq_run_arena(run), state->tensor_count + 1, sizeof *mask.tensors);
+        lq_arena_get_array(lq_run_arena(run), state->tensor_count + state->spike_tensor_count + 1,
+                           sizeof *mask.tensors);
     enum lq_status status = mask.tensors == NULL ? lq_error_nomem(err, "a mask") : LQ_OK;
     for (size_t i = 0; status == LQ_OK && i < state->tensor_count; i++) {
         if (taken[i] > 0) {
-            status = fill_entry(run, &state->tensors[i], i, taken[i],
-                                &mask.tensors[mask.tensor_count++], err);
+            status = fill_ranked(run, &state->tensors[i], i, taken[i],
+                                 &mask.tensors[mask.tensor_count++], err);
         }
+    }
+    if (status == LQ_OK) {
+        status = add_spikes(run, state, &mask, err);
     }
     if (status != LQ_OK) {
         return status;
@@ -179,6 +336,23 @@ static enum lq_status write_mask(struct lq_run *run, const struct select_state *
     }
     lq_buffer_fini(&out);
     return status;
+}
+
+/* Says so when a list that an importance matrix made is used up: more of that tensor might rank
+ * among the best. */
+static void warn_of_short_lists(struct lq_run *run, const struct select_state *state,
+                                const uint64_t *counts, const uint64_t *taken)
+{
+    for (size_t i = 0; i < state->tensor_count; i++) {
+        if (taken[i] == counts[i] && counts[i] < state->keep &&
+            counts[i] < lq_level_tensor_elems(&state->tensors[i])) {
+            lq_run_warn(run,
+                        "all %" PRIu64 " weights of '%s' that the importance matrix has ranked "
+                        "are in the mask; with a smaller coverage it is exact",
+                        counts[i], state->tensors[i].name);
+            return;
+        }
+    }
 }
 
 static enum lq_status run_select(struct lq_run *run, struct lq_error *err)
@@ -198,6 +372,9 @@ static enum lq_status run_select(struct lq_run *run, struct lq_error *err)
     struct lq_super_lists lists = {
         .list_count = state->tensor_count, .counts = counts, .user = run, .read = read_candidates};
     enum lq_status status = lq_super_select(&lists, state->keep, taken, err);
+    if (status == LQ_OK) {
+        warn_of_short_lists(run, state, counts, taken);
+    }
     return status == LQ_OK ? write_mask(run, state, taken, err) : status;
 }
 
@@ -212,6 +389,8 @@ struct mask_plan {
     struct lq_imatrix imatrix;
     struct select_state *select;
     struct lq_step_input *inputs; /* of the selection */
+    size_t input_count;
+    bool has_ranks; /* the importance matrix has scores of single weights */
 };
 
 /* Layer weights that are quantized and that the matrix knows. */
@@ -289,23 +468,81 @@ static enum lq_status add_candidates(struct mask_plan *plan, size_t number, stru
     if (status == LQ_OK) {
         status = lq_expand_add_step(plan->expand, &step, &index, err);
     }
-    plan->inputs[number] = (struct lq_step_input){name, lq_ref_step(index, "candidates")};
+    plan->inputs[plan->input_count++] =
+        (struct lq_step_input){name, lq_ref_step(index, "candidates")};
     return status;
 }
 
-/* The names and shapes of the tensors, as one parameter: they are written into the mask. */
-static char *describe_tensors(const struct mask_plan *plan)
+/* The candidates that a matrix made by gradients has ranked by the scores of single weights. */
+static enum lq_status take_ranks(struct mask_plan *plan, size_t number, struct lq_error *err)
+{
+    const struct lq_artifact *imatrix = lq_attr_ref(plan->artifact, "imatrix", 0);
+    char *name = lq_arena_printf(plan->arena, "candidates%zu", number);
+    const char *output = lq_gradient_ranks_name(plan->arena, plan->select->tensors[number].name);
+    if (name == NULL || output == NULL) {
+        return lq_error_nomem(err, "a step");
+    }
+    plan->inputs[plan->input_count++] =
+        (struct lq_step_input){name, lq_ref_artifact(imatrix, output)};
+    return LQ_OK;
+}
+
+static enum lq_status add_spike_layers(struct mask_plan *plan, struct lq_error *err)
+{
+    struct lq_spike_plan spikes = {
+        .model = plan->model,
+        .calibration = lq_attr_ref(plan->artifact, "calibration", 0),
+        .threshold = lq_attr_number(plan->artifact, "threshold"),
+    };
+    enum lq_status status = lq_spike_layers(plan->expand, &spikes, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    struct lq_step_input *inputs =
+        lq_arena_get_array(plan->arena, plan->input_count + spikes.layer_count + 1, sizeof *inputs);
+    if (inputs == NULL) {
+        return lq_error_nomem(err, "a mask");
+    }
+    memcpy(inputs, plan->inputs, plan->input_count * sizeof *inputs);
+    plan->inputs = inputs;
+    plan->select->spike_tensors = spikes.tensors;
+    plan->select->spike_tensor_count = spikes.layer_count;
+    for (size_t i = 0; i < spikes.layer_count; i++) {
+        char *name = lq_arena_printf(plan->arena, "spikes%zu", i);
+        if (name == NULL) {
+            return lq_error_nomem(err, "a mask");
+        }
+        plan->select->spike_elems += lq_level_tensor_elems(&spikes.tensors[i]);
+        plan->inputs[plan->input_count++] =
+            (struct lq_step_input){name, lq_ref_step(spikes.steps[i], "spikes")};
+    }
+    return LQ_OK;
+}
+
+/* Names and shapes of tensors, as one parameter: they are written into the mask. */
+static char *describe(const struct mask_plan *plan, const struct lq_model_tensor *tensors,
+                      size_t count)
 {
     struct lq_buffer text;
     lq_buffer_init(&text);
-    for (size_t i = 0; i < plan->select->tensor_count; i++) {
-        const struct lq_model_tensor *tensor = &plan->select->tensors[i];
+    for (size_t i = 0; i < count; i++) {
+        const struct lq_model_tensor *tensor = &tensors[i];
         lq_buffer_printf(&text, "%s %" PRIu64 " %" PRIu64 "\n", tensor->name, tensor->ne[0],
                          lq_level_tensor_elems(tensor));
     }
     char *copy = text.failed ? NULL : lq_arena_dup_string(plan->arena, lq_buffer_text(&text));
     lq_buffer_fini(&text);
     return copy;
+}
+
+static char *describe_tensors(const struct mask_plan *plan)
+{
+    return describe(plan, plan->select->tensors, plan->select->tensor_count);
+}
+
+static char *describe_spikes(const struct mask_plan *plan)
+{
+    return describe(plan, plan->select->spike_tensors, plan->select->spike_tensor_count);
 }
 
 static enum lq_status add_selection(struct mask_plan *plan, struct lq_error *err)
@@ -317,7 +554,10 @@ static enum lq_status add_selection(struct mask_plan *plan, struct lq_error *err
         {"keep", lq_arena_printf(plan->arena, "%" PRIu64, select->keep)},
         {"matrix", select->matrix_id},
         {"tensors", describe_tensors(plan)},
+        {"spikes", describe_spikes(plan)},
     };
+    /* Without spikes the step is what it always was. */
+    size_t param_count = LQ_COUNT_OF(params) - (select->spike_tensor_count == 0 ? 1 : 0);
     for (size_t i = 0; i < LQ_COUNT_OF(params); i++) {
         if (params[i].value == NULL) {
             return lq_error_nomem(err, "a step");
@@ -330,9 +570,9 @@ static enum lq_status add_selection(struct mask_plan *plan, struct lq_error *err
                            .run = run_select,
                            .state = select,
                            .params = params,
-                           .param_count = LQ_COUNT_OF(params),
+                           .param_count = param_count,
                            .inputs = plan->inputs,
-                           .input_count = select->tensor_count,
+                           .input_count = plan->input_count,
                            .outputs = &output,
                            .output_count = 1,
                            .cost = 1000 + select->keep};
@@ -369,7 +609,7 @@ static enum lq_status plan_init(struct mask_plan *plan, struct lq_error *err)
     plan->model = lq_attr_ref(plan->artifact, "model", 0);
     enum lq_status status =
         lq_inputs_read_model(plan->expand, plan->model, &plan->index, NULL, err);
-    if (status == LQ_OK) {
+    if (status == LQ_OK && imatrix != NULL) {
         status = lq_inputs_read_imatrix(plan->expand, imatrix, &plan->imatrix, err);
     }
     if (status != LQ_OK) {
@@ -387,6 +627,13 @@ static enum lq_status plan_init(struct mask_plan *plan, struct lq_error *err)
     }
     plan->select->coverage = lq_attr_number(plan->artifact, "coverage");
     plan->select->precision = (uint32_t)lq_attr_int(plan->artifact, "precision");
+    plan->select->matrix_id = "";
+    if (imatrix == NULL) {
+        return LQ_OK;
+    }
+    plan->has_ranks = !lq_attr_is_set(imatrix, "file") &&
+                      strcmp(lq_attr_string(imatrix, "method"), "activation") != 0 &&
+                      lq_attr_ref(imatrix, "model", 0) == plan->model;
     return identify_matrix(plan, imatrix, err);
 }
 
@@ -395,18 +642,22 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
     struct mask_plan plan = {
         .expand = expand, .artifact = lq_expand_artifact(expand), .arena = lq_expand_arena(expand)};
     enum lq_status status = plan_init(&plan, err);
-    if (status == LQ_OK) {
+    const char *find = lq_attr_string(plan.artifact, "find");
+    if (status == LQ_OK && strcmp(find, "spikes") != 0) {
         status = count_weights(&plan, err);
     }
     for (size_t i = 0; status == LQ_OK && i < plan.select->tensor_count; i++) {
-        status = add_candidates(&plan, i, err);
+        status = plan.has_ranks ? take_ranks(&plan, i, err) : add_candidates(&plan, i, err);
+    }
+    if (status == LQ_OK && strcmp(find, "ranking") != 0) {
+        status = add_spike_layers(&plan, err);
     }
     return status == LQ_OK ? add_selection(&plan, err) : status;
 }
 
 const struct lq_rule lq_rule_mask = {
     .kind = "mask",
-    .version = 1,
+    .version = 2,
     .help = "the super weights of a model: few weights that matter most",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),

@@ -15,6 +15,7 @@
 #include "engine/lang/recipe.h"
 #include "rules/format/imatrix.h"
 #include "rules/format/mask.h"
+#include "rules/format/safetensors.h"
 #include "rules/registry.h"
 
 static char folder[64];
@@ -27,6 +28,8 @@ static const char *cancel_op; /* cancel when this step starts */
 static const char *cancel_label;
 static unsigned ran_layers;
 static unsigned ran_gradients;
+static char warning[LQ_ERROR_BYTES];
+static char summary[1024];
 
 static void set_up(void)
 {
@@ -52,6 +55,12 @@ static void on_event(void *user, const struct lq_event *event)
     if (event->kind == LQ_EVENT_STEP_STARTED && cancel_op != NULL &&
         strcmp(event->op, cancel_op) == 0 && strcmp(event->label, cancel_label) == 0) {
         atomic_store(&cancel, true);
+    }
+    if (event->kind == LQ_EVENT_WARNING) {
+        snprintf(warning, sizeof warning, "%s", event->text);
+    }
+    if (event->kind == LQ_EVENT_SUMMARY_TEXT) {
+        snprintf(summary, sizeof summary, "%s", event->text);
     }
     if (event->kind == LQ_EVENT_STEP_FINISHED && event->outcome == LQ_OUTCOME_RAN) {
         ran_layers += strcmp(event->op, "imatrix.layer") == 0;
@@ -211,6 +220,137 @@ Test(rule_gradient, the_first_token_can_be_left_out)
         cr_expect(without->sums[j] < with->sums[j] * 1.000001f);
     }
     cr_expect_eq(lq_imatrix_find(&fisher, "blk.3.ffn_down.weight")->counts[0], 128.0f);
+}
+
+/* ---- masks ---- */
+
+/* Copies the shipped model to `folder`/planted and gives its layer 2 a super weight: activation 101
+ * is made 8 times larger, and ffn_down carries it to channel 33 with a weight of 64. */
+static void plant_super_weight(void)
+{
+    char command[512];
+    char path[128];
+    struct lq_buffer file;
+    struct lq_safetensors tensors;
+    snprintf(command, sizeof command,
+             "mkdir '%s/planted' && cp '" LQ_SOURCE_DIR "/examples/tiny-llama/'*.json '%s/planted'",
+             folder, folder);
+    cr_assert_eq(system(command), 0);
+    lq_buffer_init(&file);
+    cr_assert_eq(
+        lq_file_read(LQ_SOURCE_DIR "/examples/tiny-llama/model.safetensors", 64 << 20, &file, &err),
+        LQ_OK, "%s", err.message);
+    cr_assert_eq(lq_safetensors_parse(file.data, file.size_bytes, file.size_bytes, "model",
+                                      LQ_EMODEL, &arena, &tensors, NULL, &err),
+                 LQ_OK);
+    const struct lq_safetensor *up =
+        lq_safetensors_find(&tensors, "model.layers.2.mlp.up_proj.weight");
+    const struct lq_safetensor *down =
+        lq_safetensors_find(&tensors, "model.layers.2.mlp.down_proj.weight");
+    cr_assert(up != NULL && down != NULL);
+    for (size_t j = 0; j < 256; j++) {
+        /* bf16: the exponent is bits 7 to 14. */
+        uint16_t bits;
+        char *at = (char *)file.data + up->offset + (101 * 256 + j) * 2;
+        memcpy(&bits, at, 2);
+        bits = (uint16_t)((bits & 0x7fff) == 0 ? bits : bits + (3 << 7));
+        memcpy(at, &bits, 2);
+    }
+    const uint16_t planted = 0x4280; /* 64 */
+    memcpy((char *)file.data + down->offset + (33 * 768 + 101) * 2, &planted, 2);
+    snprintf(path, sizeof path, "%s/planted/model.safetensors", folder);
+    cr_assert_eq(lq_file_write(path, file.data, file.size_bytes, &err), LQ_OK);
+    lq_buffer_fini(&file);
+}
+
+static struct lq_mask read_mask(const char *name)
+{
+    struct lq_mask mask;
+    struct lq_map map = read_output(name);
+    cr_assert_eq(lq_mask_parse(map.data, map.size_bytes, name, &arena, &mask, &err), LQ_OK, "%s",
+                 err.message);
+    lq_map_close(&map);
+    return mask;
+}
+
+#define PLANTED                                                                                    \
+    "model odd { source = \"planted\" }\n"                                                         \
+    "calibration few { model = odd  text = eval  samples = 128  sequence = 64 }\n"
+
+Test(rule_gradient, spikes_give_a_planted_super_weight_away)
+{
+    plant_super_weight();
+    cr_assert_eq(build("cache", 2,
+                       PLANTED "mask sw { model = odd  find = \"spikes\"  calibration = few  "
+                               "path = \"sw.mask\" }\n"
+                               "gguf small { model = odd  level = \"Q2_K\"  protect = sw  "
+                               "path = \"small.gguf\" }\n"
+                               "gguf plain { model = odd  level = \"Q2_K\"  protect = sw  "
+                               "promote_spikes = false  path = \"plain.gguf\" }\n"
+                               "default small, plain, sw\n"),
+                 LQ_OK, "%s", err.message);
+    struct lq_mask mask = read_mask("sw.mask");
+    cr_assert_eq(mask.tensor_count, 1);
+    cr_expect_str_eq(mask.tensors[0].name, "blk.2.ffn_down.weight");
+    cr_assert_eq(mask.tensors[0].spike_count, 1);
+    cr_expect_eq(mask.tensors[0].spikes[0], 33 * 768 + 101);
+    cr_expect_eq(mask.tensors[0].positions[0], 33 * 768 + 101);
+    cr_expect(mask.tensors[0].scores[0] > 50.0f);
+    /* F16 instead of Q3_K, 16 bits instead of 110 / 32 for each of 256 x 768 weights. */
+    struct lq_map small = read_output("small.gguf");
+    struct lq_map plain = read_output("plain.gguf");
+    cr_expect_eq(small.size_bytes - plain.size_bytes, 256 * 768 * 2 - 256 * 768 / 256 * 110);
+    lq_map_close(&small);
+    lq_map_close(&plain);
+    cr_expect_not_null(strstr(summary, "small: 1 tensor kept in higher precision"), "%s", summary);
+    cr_expect_not_null(
+        strstr(summary, "blk.2.ffn_down.weight: F16 instead of Q3_K for 1 super weight"), "%s",
+        summary);
+}
+
+Test(rule_gradient, without_spikes_the_mask_is_empty_and_says_so)
+{
+    cr_assert_eq(build("cache", 2,
+                       "mask sw { model = base  find = \"spikes\"  calibration = calib  "
+                       "path = \"sw.mask\" }\ndefault sw\n"),
+                 LQ_OK, "%s", err.message);
+    cr_expect_eq(read_mask("sw.mask").tensor_count, 0);
+    cr_expect_not_null(strstr(warning, "no activation spike"), "%s", warning);
+}
+
+/* A mask of a matrix by gradients takes the weights whose own score is best. */
+Test(rule_gradient, a_mask_takes_the_ranks_of_gradients)
+{
+    plant_super_weight();
+    cr_assert_eq(build("cache", 2,
+                       PLANTED "imatrix im { model = odd  calibration = few  method = \"gradient\" "
+                               "}\n"
+                               "mask sw { model = odd  find = \"both\"  imatrix = im  "
+                               "calibration = few  path = \"sw.mask\" }\n"
+                               "mask top { model = odd  imatrix = im  path = \"top.mask\" }\n"
+                               "default sw, top\n"),
+                 LQ_OK, "%s", err.message);
+    struct lq_mask top = read_mask("top.mask");
+    struct lq_mask both = read_mask("sw.mask");
+    /* A ten thousandth of 6 * 786432 weights. */
+    cr_expect_eq(top.total_protected, 471);
+    const struct lq_mask_tensor *tensor = lq_mask_find(&both, "blk.2.ffn_down.weight");
+    cr_assert_not_null(tensor);
+    cr_assert_eq(tensor->spike_count, 1);
+    cr_expect(both.total_protected == 471 || both.total_protected == 472);
+}
+
+Test(rule_gradient, masks_need_what_they_are_found_by)
+{
+    cr_expect_eq(build("cache", 1, "mask m { model = base }"), LQ_ERECIPE);
+    cr_expect_not_null(strstr(err.message, "needs 'imatrix'"), "%s", err.message);
+    cr_expect_eq(build("cache", 1, "mask m { model = base  find = \"spikes\" }"), LQ_ERECIPE);
+    cr_expect_not_null(strstr(err.message, "needs 'calibration'"), "%s", err.message);
+    cr_expect_eq(build("cache", 1,
+                       "mask m { model = base  find = \"spikes\"  calibration = calib  "
+                       "threshold = 0 }"),
+                 LQ_ERECIPE);
+    cr_expect_not_null(strstr(err.message, "threshold"), "%s", err.message);
 }
 
 Test(rule_gradient, contradictions_are_refused)
