@@ -172,7 +172,7 @@ struct lq_device {
 };
 
 enum lq_cpu_blas {
-    LQ_CPU_BLAS_AUTO,  /* our vector tiles; without them OpenBLAS; else our loops and a notice */
+    LQ_CPU_BLAS_AUTO,  /* with AVX-512 OpenBLAS; our AVX2 tiles; OpenBLAS; our loops and a notice */
     LQ_CPU_BLAS_OPEN,  /* OpenBLAS when it can be loaded, else our own loops and a notice */
     LQ_CPU_BLAS_OWN,   /* our own loops */
     LQ_CPU_BLAS_SHORT, /* 16-bit integers for matmul (kernels/matmul_short.h), else as AUTO */

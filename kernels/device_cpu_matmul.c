@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "kernels/device_cpu_parts.h"
+#include "kernels/kernels.h"
 #include "kernels/matmul_short.h"
 
 /* Tile sizes. With BLAS they decide the shape of each call, and so the last bits of results: never
@@ -20,10 +21,13 @@ void lq_cpu_choose_sgemm(struct lq_cpu_device *cpu)
         return;
     }
     bool is_ours = cpu->blas == LQ_CPU_BLAS_AUTO || cpu->blas == LQ_CPU_BLAS_SHORT;
-    cpu->tiles = is_ours ? lq_matmul_tiles() : NULL;
+    /* Our tiles are as wide as AVX2: where vectors are twice as wide, OpenBLAS comes first. */
+    bool is_wide = lq_kernels()->level >= LQ_CPU_AVX512;
+    lq_sgemm_fn wide = is_ours && is_wide ? lq_openblas_load() : NULL;
+    cpu->tiles = is_ours && wide == NULL ? lq_matmul_tiles() : NULL;
     cpu->short_tiles = cpu->blas == LQ_CPU_BLAS_SHORT ? lq_short_tiles() : NULL;
-    if (cpu->tiles != NULL) {
-        cpu->sgemm = cpu->tiles->sgemm;
+    if (wide != NULL || cpu->tiles != NULL) {
+        cpu->sgemm = wide != NULL ? wide : cpu->tiles->sgemm;
         return;
     }
     if (cpu->blas != LQ_CPU_BLAS_OWN) {

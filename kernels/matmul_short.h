@@ -8,7 +8,7 @@
  *
  * Error: rounding a block costs at most max / (2 LQ_SHORT_MAX) a value, in the mean square max /
  * (3.46 LQ_SHORT_MAX), and the maximum of 128 values is at most 11.3 times their root mean square:
- * never above 8e-4 of it, for normally distributed values 2e-4. Both sides together stay at or
+ * 8e-4 of it where rounding errors are spread evenly, for normally distributed values 2e-4. Both sides together stay at or
  * below the 1.1e-3 that rounding one side to bf16 costs. A block whose maximum is below
  * LQ_SHORT_TINY counts as zero; one with NaN or infinity makes its products NaN.
  *
