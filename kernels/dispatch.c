@@ -38,6 +38,12 @@ const struct lq_kernels *lq_kernels(void)
     return chosen;
 }
 
+void lq_kernels_replace(const struct lq_kernels *table)
+{
+    pthread_once(&tables_once, fill_tables);
+    chosen = table == NULL ? &tables[level_best] : table;
+}
+
 const struct lq_kernels *lq_kernels_at(enum lq_cpu_level level)
 {
     pthread_once(&tables_once, fill_tables);

@@ -40,6 +40,9 @@ struct lq_kernels {
 void lq_kernels_init(enum lq_cpu_level level_max);
 /* The chosen table (the best level when init was never called). */
 const struct lq_kernels *lq_kernels(void);
+/* Uses `table` instead of the chosen one until it is called with NULL: how tests put in encoders
+ * that go wrong. The caller owns it; not while workers run. */
+void lq_kernels_replace(const struct lq_kernels *table);
 /* The table of one level, for tests and benchmarks; NULL when the CPU cannot run it. */
 const struct lq_kernels *lq_kernels_at(enum lq_cpu_level level);
 /* "ref", "avx2", "avx512". */

@@ -622,8 +622,24 @@ static enum lq_status tensor_ref(const struct request *request, size_t number, s
     return status;
 }
 
+static enum lq_status check_size(const struct request *request, size_t number, uint64_t size_bytes,
+                                 struct lq_error *err)
+{
+    const struct lq_model_tensor *tensor = &request->index.tensors[number];
+    enum lq_dtype dtype = request->types[number];
+    uint64_t want = lq_level_tensor_bytes(tensor, dtype);
+    if (size_bytes == want) {
+        return LQ_OK;
+    }
+    return lq_error_set(err, LQ_EINTERNAL,
+                        "tensor '%s' came out with %" PRIu64 " bytes, expected %" PRIu64
+                        " as %s; nothing was published, please report it",
+                        tensor->name, size_bytes, want, lq_dtype_name((uint32_t)dtype));
+}
+
 static enum lq_status run_assemble(struct lq_run *run, struct lq_error *err)
 {
+    const struct request *request = lq_run_state(run);
     static const unsigned char zeros[LQ_GGUF_ALIGNMENT];
     enum lq_status status = lq_run_write_input(run, "main", "header", err);
     char name[32];
@@ -635,7 +651,10 @@ static enum lq_status run_assemble(struct lq_run *run, struct lq_error *err)
         if (lq_run_cancelled(run)) {
             return lq_error_set(err, LQ_ECANCELLED, "cancelled");
         }
-        status = lq_run_write_input(run, "main", name, err);
+        status = check_size(request, i, lq_run_input_size(run, name), err);
+        if (status == LQ_OK) {
+            status = lq_run_write_input(run, "main", name, err);
+        }
         size_t over = (size_t)(lq_run_input_size(run, name) % LQ_GGUF_ALIGNMENT);
         if (status == LQ_OK && over > 0) {
             status = lq_run_write(run, "main", zeros, LQ_GGUF_ALIGNMENT - over, err);
@@ -644,7 +663,7 @@ static enum lq_status run_assemble(struct lq_run *run, struct lq_error *err)
     return status;
 }
 
-static enum lq_status add_assembly(const struct request *request, struct lq_step_input *inputs,
+static enum lq_status add_assembly(struct request *request, struct lq_step_input *inputs,
                                    size_t input_count, struct lq_error *err)
 {
     struct lq_step_output output = {.name = "main"};
@@ -652,6 +671,7 @@ static enum lq_status add_assembly(const struct request *request, struct lq_step
                            .version = 1,
                            .label = lq_artifact_name(request->artifact),
                            .run = run_assemble,
+                           .state = request,
                            .inputs = inputs,
                            .input_count = input_count,
                            .outputs = &output,

@@ -2,6 +2,7 @@
  * protection that works; and measuring what encoding cost. */
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -295,4 +296,65 @@ Test(encode_tensor, scales_that_are_not_finite_are_found)
     cr_expect_eq(lq_encode_find_bad_block(LQ_DTYPE_NVFP4, floats, 2), 2);
     floats[36 + 3] = 0x7F;
     cr_expect_eq(lq_encode_find_bad_block(LQ_DTYPE_NVFP4, floats, 2), 1);
+}
+
+/* ---- encoders that go wrong; the table of kernels is replaced by one that has them ---- */
+
+/* Writes nothing at all. */
+static void encode_nothing(const float *row, void *blocks, size_t col_count,
+                           const float *importance)
+{
+}
+
+/* Leaves the last block of a row out: what an encoder that miscounts does. */
+static enum lq_dtype short_dtype;
+static void encode_too_few(const float *row, void *blocks, size_t col_count,
+                           const float *importance)
+{
+    size_t block = lq_dtype_info((uint32_t)short_dtype)->block_elems;
+    lq_kernels_at(LQ_CPU_REF)->encode[short_dtype](row, blocks, col_count - block, importance);
+}
+
+static enum lq_status encode_by(lq_encode_fn encode, enum lq_dtype dtype, const float *values,
+                                struct lq_buffer *out, struct lq_error *err)
+{
+    struct lq_kernels broken = *lq_kernels();
+    struct lq_model_tensor tensor = tensor_of(LQ_DTYPE_F32, 512, 4);
+    struct lq_encode_job job = job_of(&tensor, values, dtype, out);
+    broken.encode[dtype] = encode;
+    lq_kernels_replace(&broken);
+    enum lq_status status = lq_encode_tensor(&job, err);
+    lq_kernels_replace(NULL);
+    return status;
+}
+
+Test(encode_tensor, blocks_that_an_encoder_leaves_out_are_found_in_every_type)
+{
+    float *values = random_values(512 * 4);
+    size_t type_count = 0;
+    for (uint32_t t = 0; t < LQ_DTYPE_COUNT; t++) {
+        if (lq_dtype_info(t) == NULL || lq_kernels()->encode[t] == NULL) {
+            continue;
+        }
+        struct lq_buffer out;
+        struct lq_error err;
+        enum lq_dtype dtype = (enum lq_dtype)t;
+        lq_buffer_init(&out);
+        cr_expect_eq(encode_by(encode_nothing, dtype, values, &out, &err), LQ_EINTERNAL, "%s",
+                     lq_dtype_name(t));
+        cr_expect_not_null(strstr(err.message, "row 0 at column 0"), "%s", err.message);
+        short_dtype = dtype;
+        cr_expect_eq(encode_by(encode_too_few, dtype, values, &out, &err), LQ_EINTERNAL, "%s",
+                     lq_dtype_name(t));
+        char place[64];
+        snprintf(place, sizeof place, "row 0 at column %u;", 512 - lq_dtype_info(t)->block_elems);
+        cr_expect_not_null(strstr(err.message, place), "%s", err.message);
+        cr_expect_not_null(strstr(err.message, lq_dtype_name(t)), "%s", err.message);
+        cr_expect_eq(out.size_bytes, 0, "%s: %zu bytes", lq_dtype_name(t), out.size_bytes);
+        cr_expect_eq(encode_by(lq_kernels()->encode[t], dtype, values, &out, &err), LQ_OK);
+        lq_buffer_fini(&out);
+        type_count++;
+    }
+    cr_expect_eq(type_count, 28);
+    free(values);
 }

@@ -11,10 +11,12 @@
 #include "engine/base/pool.h"
 #include "engine/build.h"
 #include "engine/lang/recipe.h"
+#include "kernels/kernels.h"
 #include "rules/format/dqprofile.h"
 #include "rules/format/gguf.h"
 #include "rules/format/mask.h"
 #include "rules/format/qreport.h"
+#include "rules/quant/encode_tensor.h"
 #include "rules/quant/levels.h"
 #include "rules/registry.h"
 
@@ -200,6 +202,44 @@ Test(rules_e2e, levels_give_files_of_the_golden_sizes_and_nothing_runs_twice)
     }
     expect_built(recipe);
     cr_expect_eq(result.ran, 0);
+}
+
+/* The scale of one block of the last row is not a number. */
+static void encode_a_bad_scale(const float *row, void *blocks, size_t col_count,
+                               const float *importance)
+{
+    lq_kernels_at(LQ_CPU_REF)->encode[LQ_DTYPE_Q5_K](row, blocks, col_count, importance);
+    ((unsigned char *)blocks)[1] |= 0x7C;
+}
+
+Test(rules_e2e, what_a_broken_encoder_writes_is_never_published)
+{
+    const char *recipe = MODEL "gguf g { model = base level = \"Q4_K_S\" path = \"g.gguf\"\n"
+                               "  tensors = { \"blk.3.ffn_down.weight\" = \"Q5_K\" } }\n";
+    struct lq_kernels broken = *lq_kernels();
+    broken.encode[LQ_DTYPE_Q5_K] = encode_a_bad_scale;
+    lq_kernels_replace(&broken);
+    char path[256];
+    char beside[256];
+    (void)snprintf(path, sizeof path, "%s/g.gguf", folder);
+    (void)snprintf(beside, sizeof beside, "%s/g.gguf.intoto.json", folder);
+    for (int again = 0; again < 2; again++) {
+        expect_refused(recipe, LQ_EINTERNAL, "as Q5_K gave no finite scale for the block in row 0");
+        cr_expect_eq(lq_status_exit_code(err.status), 70);
+        cr_expect_neq(access(path, F_OK), 0, "a damaged file was published");
+        cr_expect_neq(access(beside, F_OK), 0, "its statement was published");
+    }
+    /* Nor is it in the cache: with the right encoder the file is what it is without this past. */
+    lq_kernels_replace(NULL);
+    expect_built(recipe);
+    struct lq_map map = get_file("g.gguf");
+    struct lq_gguf gguf = parse_gguf(&map);
+    const struct lq_gguf_tensor *tensor = lq_gguf_find_tensor(&gguf, "blk.3.ffn_down.weight");
+    cr_assert_eq(tensor->dtype, LQ_DTYPE_Q5_K);
+    size_t block_count = (size_t)(tensor->size_bytes / lq_dtype_info(LQ_DTYPE_Q5_K)->block_bytes);
+    cr_expect_eq(lq_encode_find_bad_block(LQ_DTYPE_Q5_K, map.data + tensor->offset, block_count),
+                 block_count);
+    lq_map_close(&map);
 }
 
 Test(rules_e2e, files_are_the_same_for_any_number_of_threads)

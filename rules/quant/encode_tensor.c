@@ -96,6 +96,9 @@ size_t lq_encode_find_bad_block(enum lq_dtype dtype, const void *blocks, size_t 
 {
     const struct lq_dtype_info *info = lq_dtype_info((uint32_t)dtype);
     const unsigned char *at = blocks;
+    if (dtype == LQ_DTYPE_F32) {
+        return lq_kernels()->find_nonfinite(blocks, block_count);
+    }
     if (dtype == LQ_DTYPE_IQ1_M) {
         return find_bad_iq1_m(at, block_count);
     }
@@ -251,8 +254,10 @@ static enum lq_status check_blocks(const struct lq_encode_job *job, struct tile 
     }
     uint64_t elem = (uint64_t)bad * info->block_elems;
     return lq_error_set(&tile->err, LQ_EINTERNAL,
-                        "encoding tensor '%s' as %s gave a scale that is not finite in row %" PRIu64
-                        " near column %" PRIu64,
+                        "encoding tensor '%s' as %s gave no finite scale for the block in row "
+                        "%" PRIu64 " at column %" PRIu64
+                        "; this is a mistake in lqbuild's encoder and nothing was published: "
+                        "please report it, and give the tensor another type meanwhile",
                         job->tensor->name, info->name, tile->row + elem / job->tensor->ne[0],
                         elem % job->tensor->ne[0]);
 }
@@ -272,6 +277,8 @@ static void run_tile(void *user, size_t tile_index)
     if (tile->status != LQ_OK) {
         return;
     }
+    /* All ones are no finite scale in any type: a block that the encoder leaves out is found. */
+    memset(tile->blocks, 0xFF, tile->row_count * row_bytes);
     lq_encode_fn encode = lq_kernels()->encode[job->dtype];
     bool weighted = lq_encode_uses_importance(job->dtype);
     for (size_t r = 0; r < tile->row_count; r++) {
