@@ -16,7 +16,8 @@ enum lq_http_method { LQ_HTTP_GET, LQ_HTTP_HEAD, LQ_HTTP_PUT };
 struct lq_http_request {
     enum lq_http_method method;
     const char *url;
-    const char *token; /* bearer; NULL: what ~/.netrc or the URL says */
+    const char *token;   /* bearer; NULL: what ~/.netrc or the URL says */
+    const char *ca_file; /* PEM; NULL: the system's list */
     unsigned timeout_seconds;
     atomic_bool *cancel; /* may be NULL */
     bool takes_zstd;     /* let the server compress what it sends */

@@ -186,6 +186,10 @@ static void set_common(struct lq_http *http)
     lib.setopt(curl, CURLOPT_FOLLOWLOCATION, follows ? 1L : 0L);
     lib.setopt(curl, CURLOPT_MAXREDIRS, 3L);
     lib.setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, connect_ms);
+    if (request->ca_file != NULL) {
+        lib.setopt(curl, CURLOPT_CAINFO, request->ca_file);
+        lib.setopt(curl, CURLOPT_CAPATH, (const char *)NULL);
+    }
     lib.setopt(curl, CURLOPT_NETRC, (long)CURL_NETRC_OPTIONAL);
     if (netrc != NULL && netrc[0] != '\0') {
         lib.setopt(curl, CURLOPT_NETRC_FILE, netrc);
@@ -258,6 +262,8 @@ static enum lq_http_outcome judge(struct lq_http *http, CURLcode code)
     case CURLE_TOO_MANY_REDIRECTS:
     case CURLE_UNSUPPORTED_PROTOCOL:
     case CURLE_URL_MALFORMAT:
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CACERT_BADFILE:
         return LQ_HTTP_REFUSED;
     default:
         return LQ_HTTP_BROKEN;

@@ -27,8 +27,9 @@ enum lq_compression { LQ_COMPRESS_AUTO, LQ_COMPRESS_ZSTD, LQ_COMPRESS_NONE };
 /* One server. Texts must outlive the remote. */
 struct lq_remote_site {
     const char *name;
-    const char *url;   /* http(s)://[user:password@]host[:port][/path] */
-    const char *token; /* NULL: none */
+    const char *url;     /* http(s)://[user:password@]host[:port][/path] */
+    const char *token;   /* NULL: none */
+    const char *ca_file; /* PEM: certificates that may vouch for the server; NULL: the system's */
     bool writes;
     bool trust_unsigned;
     unsigned timeout_seconds;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cache/actionresult.h"
+#include "cache/digest_set.h"
 #include "cache/layout.h"
 #include "cache/remote_internal.h"
 #include "cache/result.h"
@@ -19,14 +20,19 @@ struct object {
     const void *data; /* NULL: of the blob */
 };
 
+/* What a result names, each thing once: equal pieces are one object. */
 struct objects {
     struct object *items;
+    struct lq_digest_set seen;
     size_t count;
     size_t capacity;
 };
 
 static bool add_object(struct objects *objects, const struct object *object)
 {
+    if (lq_digest_set_has(&objects->seen, &object->digest)) {
+        return true;
+    }
     if (objects->count == objects->capacity) {
         size_t capacity = objects->capacity == 0 ? 8 : objects->capacity * 2;
         struct object *grown = realloc(objects->items, capacity * sizeof *grown);
@@ -37,7 +43,7 @@ static bool add_object(struct objects *objects, const struct object *object)
         objects->capacity = capacity;
     }
     objects->items[objects->count++] = *object;
-    return true;
+    return lq_digest_set_add(&objects->seen, &object->digest);
 }
 
 /* ---- one object to one site ---- */
@@ -266,6 +272,7 @@ bool lq_remote_put(struct lq_remote *remote, const struct lq_digest *key)
         lq_buffer_fini(&texts[i]);
     }
     free(objects.items);
+    lq_digest_set_fini(&objects.seen);
     lq_buffer_fini(&message);
     lq_arena_fini(&arena);
     return fine;

@@ -143,6 +143,7 @@ enum lq_http_outcome lq_site_request(struct lq_remote *remote, struct lq_site *s
     (void)snprintf(url, url_bytes, "%s/%s/%s", site->base, folder, lq_digest_to_hex(digest, hex));
     request->url = url;
     request->token = site->options.token;
+    request->ca_file = site->options.ca_file;
     request->timeout_seconds = site->options.timeout_seconds;
     request->cancel = remote->options.cancel;
     request->takes_zstd = site->options.compression != LQ_COMPRESS_NONE;

@@ -1,11 +1,12 @@
 /* A small HTTP server for tests that does what servers should not. It serves files below a folder
- * to GET and HEAD, in a process of its own; the test changes its mood while it runs. Header only;
- * needs threads. */
+ * to GET, HEAD and PUT, in a process of its own; the test changes its mood while it runs. Header
+ * only; needs threads. */
 #ifndef LQ_TESTS_HTTP_SERVER_H
 #define LQ_TESTS_HTTP_SERVER_H
 
 #include <arpa/inet.h>
 #include <criterion/criterion.h>
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -22,6 +23,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "cache/zstd_library.h"
 
 enum mood {
     MOOD_GOOD,
@@ -43,12 +46,15 @@ enum mood {
     MOOD_DENIES,     /* 401 */
     MOOD_TOKEN,      /* 401 without the right bearer token */
     MOOD_HEADERS,    /* headers without an end */
+    MOOD_ZSTD,       /* packs what it sends, and takes what is packed */
+    MOOD_BOMB,       /* a few KB that unpack to 64 MiB */
 };
 
 struct server_shared {
     atomic_int mood;
     atomic_int requests;
     atomic_int stop_after;
+    atomic_int packed; /* bodies that came or went as zstd */
 };
 
 struct test_server {
@@ -83,8 +89,32 @@ static void server_pause(long ms)
     nanosleep(&pause, NULL);
 }
 
+static inline bool server_has_zstd(void)
+{
+    return dlopen("libzstd.so.1", RTLD_NOW | RTLD_LOCAL) != NULL;
+}
+
+/* The body of an answer as zstd, when that makes it smaller; it takes the place of *bytes. */
+static bool server_pack(struct test_server *server, char **bytes, size_t *size, enum mood mood)
+{
+    enum { BOMB_BYTES = 64 << 20 };
+    size_t packed_size = 0;
+    char *zeros = mood == MOOD_BOMB ? calloc(1, BOMB_BYTES) : NULL;
+    char *packed = mood == MOOD_BOMB ? lq_zstd_compress(zeros, BOMB_BYTES, &packed_size)
+                                     : lq_zstd_compress(*bytes, *size, &packed_size);
+    free(zeros);
+    if (packed == NULL) {
+        return false;
+    }
+    free(*bytes);
+    *bytes = packed;
+    *size = packed_size;
+    atomic_fetch_add(&server->shared->packed, 1);
+    return true;
+}
+
 static void server_file(struct test_server *server, int fd, const char *path, bool head,
-                        enum mood mood)
+                        bool takes_zstd, enum mood mood)
 {
     char name[1024];
     char line[256];
@@ -107,9 +137,14 @@ static void server_file(struct test_server *server, int fd, const char *path, bo
         size > 0) {
         bytes[size / 2] ^= 4;
     }
+    bool packs = (mood == MOOD_ZSTD || mood == MOOD_BOMB) && takes_zstd && !head;
+    packs = packs && server_pack(server, &bytes, &size, mood);
     size_t told = mood == MOOD_SHORT ? size / 2 : mood == MOOD_LONG ? size + 100 : size;
     snprintf(line, sizeof line, "HTTP/1.1 200 OK\r\nContent-Length: %zu\r\n", told);
     server_say(fd, line, strlen(line));
+    if (packs) {
+        server_say(fd, "Content-Encoding: zstd\r\n", 24);
+    }
     if (mood == MOOD_TWO) {
         snprintf(line, sizeof line, "Content-Length: %zu\r\n", told + 1);
         server_say(fd, line, strlen(line));
@@ -126,6 +161,71 @@ static void server_file(struct test_server *server, int fd, const char *path, bo
     free(bytes);
 }
 
+/* Keeps the body of a PUT, unpacked. */
+static bool server_keep(struct test_server *server, const char *path, const char *headers,
+                        char *body, size_t size)
+{
+    char name[1024];
+    char *plain = NULL;
+    if (strlen(path) > 512 || strstr(path, "..") != NULL) {
+        return false;
+    }
+    if (strcasestr(headers, "content-encoding: zstd") != NULL) {
+        const char *told = strcasestr(headers, "x-digest-sizebytes: ");
+        size_t plain_size = told == NULL ? 0 : strtoul(told + 20, NULL, 10);
+        size_t (*unpack)(void *, size_t, const void *, size_t) = NULL;
+        void *symbol = dlsym(dlopen("libzstd.so.1", RTLD_NOW | RTLD_LOCAL), "ZSTD_decompress");
+        memcpy(&unpack, &symbol, sizeof unpack);
+        plain = malloc(plain_size + 1);
+        if (unpack(plain, plain_size, body, size) != plain_size) {
+            free(plain);
+            return false;
+        }
+        body = plain;
+        size = plain_size;
+        atomic_fetch_add(&server->shared->packed, 1);
+    }
+    for (size_t i = 1; path[i] != '\0'; i++) {
+        if (path[i] == '/') {
+            snprintf(name, sizeof name, "%s%.*s", server->root, (int)i, path);
+            (void)mkdir(name, 0777);
+        }
+    }
+    snprintf(name, sizeof name, "%s%.512s", server->root, path);
+    FILE *stream = fopen(name, "w");
+    bool kept = stream != NULL && fwrite(body, 1, size, stream) == size;
+    kept = stream != NULL && fclose(stream) == 0 && kept;
+    free(plain);
+    return kept;
+}
+
+/* A PUT whose headers are `text` and of whose body `got` bytes lie behind them. False when the
+ * connection is over. */
+static bool server_put(struct test_server *server, int fd, char *text, const char *more, size_t got)
+{
+    const char *told = strcasestr(text, "content-length: ");
+    size_t size = told == NULL ? 0 : strtoul(told + 16, NULL, 10);
+    char *body = malloc(size + 1);
+    char *path = text + 4;
+    memcpy(body, more, got < size ? got : size);
+    while (got < size) {
+        ssize_t step = recv(fd, body + got, size - got, 0);
+        if (step <= 0) {
+            free(body);
+            return false;
+        }
+        got += (size_t)step;
+    }
+    char *headers = path + strcspn(path, " ");
+    *headers++ = '\0';
+    bool kept = server_keep(server, path, headers, body, size);
+    const char *answer = kept ? "HTTP/1.1 201 Kept\r\nContent-Length: 0\r\n\r\n"
+                              : "HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n";
+    server_say(fd, answer, strlen(answer));
+    free(body);
+    return true;
+}
+
 /* False when the connection is over. */
 static bool server_answer(struct test_server *server, int fd, char *request)
 {
@@ -134,6 +234,7 @@ static bool server_answer(struct test_server *server, int fd, char *request)
     bool head = strncmp(request, "HEAD ", 5) == 0;
     char *path = strchr(request, ' ') + 1;
     bool has_token = strcasestr(path, "authorization: bearer sesame\r\n") != NULL;
+    bool takes_zstd = strcasestr(path, "accept-encoding: zstd\r\n") != NULL;
     path[strcspn(path, " ")] = '\0';
     static const char error[] = "HTTP/1.1 500 Oh\r\nContent-Length: 2\r\n\r\nno";
     static const char denied[] = "HTTP/1.1 401 Who\r\nContent-Length: 0\r\n\r\n";
@@ -200,7 +301,7 @@ static bool server_answer(struct test_server *server, int fd, char *request)
     default:
         break;
     }
-    server_file(server, fd, path, head, mood);
+    server_file(server, fd, path, head, takes_zstd, mood);
     return mood != MOOD_TRUNCATES && mood != MOOD_SHORT && mood != MOOD_DRIPS;
 }
 
@@ -217,10 +318,19 @@ static void *server_connection(void *user)
         }
         used += (size_t)got;
         text[used] = '\0';
-        if (strstr(text, "\r\n\r\n") == NULL) {
+        char *end = strstr(text, "\r\n\r\n");
+        if (end == NULL) {
             continue;
         }
+        size_t behind = used - (size_t)(end + 4 - text);
         used = 0;
+        if (strncmp(text, "PUT ", 4) == 0) {
+            end[2] = '\0';
+            if (!server_put(request.server, request.fd, text, end + 4, behind)) {
+                break;
+            }
+            continue;
+        }
         if (!server_answer(request.server, request.fd, text)) {
             break;
         }

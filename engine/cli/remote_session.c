@@ -130,6 +130,7 @@ static enum lq_status make_site(struct lq_cli *cli, const struct lq_remote_setti
     *site = (struct lq_remote_site){
         .name = settings->name,
         .url = settings->url,
+        .ca_file = settings->ca_file,
         .writes = strcmp(settings->mode, "read-write") == 0,
         .trust_unsigned = settings->trust_unsigned || cli->settings.trust_unsigned,
         .timeout_seconds = (unsigned)settings->timeout_seconds,

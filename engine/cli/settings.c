@@ -45,6 +45,7 @@ static const struct setting of_remote[] = {
     {"remote", "url", SETTING_TEXT, REMOTE_AT(url), 0, 0, 0, NULL},
     {"remote", "mode", SETTING_TEXT, REMOTE_AT(mode), 0, 0, 0, "read read-write"},
     {"remote", "token_file", SETTING_PATH, REMOTE_AT(token_file), 0, 0, 0, NULL},
+    {"remote", "ca_file", SETTING_PATH, REMOTE_AT(ca_file), 0, 0, 0, NULL},
     {"remote", "token_env", SETTING_TEXT, REMOTE_AT(token_env), 0, 0, 0, NULL},
     {"remote", "trusted_keys", SETTING_WORDS, REMOTE_AT(trusted_keys), REMOTE_AT(trusted_key_count),
      0, 0, NULL},

@@ -20,6 +20,7 @@ struct lq_remote_settings {
     const char *mode;       /* "read", "read-write" */
     const char *token_file; /* bearer token: the first line of a file, or a variable */
     const char *token_env;
+    const char *ca_file;     /* PEM: who may vouch for the server; NULL: the system's list */
     const char *compression; /* "auto", "zstd", "none": of uploads */
     const char **trusted_keys;
     size_t trusted_key_count;
