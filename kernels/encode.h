@@ -6,9 +6,11 @@
 #include <stddef.h>
 
 #include "kernels/block_types.h"
+#include "kernels/device_fn.h"
 
 #define LQ_ENCODER(name)                                                                           \
-    void name(const float *row, void *blocks, size_t col_count, const float *importance)
+    LQ_DEVICE_FN void name(const float *row, void *blocks, size_t col_count,                       \
+                           const float *importance)
 #define LQ_ENCODER_LEVELS(upper, lower)                                                            \
     LQ_ENCODER(lq_encode_##lower##_ref);                                                           \
     LQ_ENCODER(lq_encode_##lower##_avx2);                                                          \

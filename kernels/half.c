@@ -2,21 +2,21 @@
 
 #include <string.h>
 
-static uint32_t bits_of(float value)
+LQ_DEVICE_FN static uint32_t bits_of(float value)
 {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
 }
 
-static float float_of(uint32_t bits)
+LQ_DEVICE_FN static float float_of(uint32_t bits)
 {
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-float lq_f16_to_f32(uint16_t half)
+LQ_DEVICE_FN float lq_f16_to_f32(uint16_t half)
 {
     uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
     uint32_t exponent = (half >> 10) & 0x1fu;
@@ -34,7 +34,7 @@ float lq_f16_to_f32(uint16_t half)
     return float_of(sign | ((exponent + 112) << 23) | (mantissa << 13));
 }
 
-uint16_t lq_f32_to_f16(float value)
+LQ_DEVICE_FN uint16_t lq_f32_to_f16(float value)
 {
     uint32_t bits = bits_of(value);
     uint32_t sign = (bits >> 16) & 0x8000u;
@@ -54,12 +54,12 @@ uint16_t lq_f32_to_f16(float value)
     return (uint16_t)(sign | ((magnitude - (112u << 23) + 0xfffu + odd) >> 13));
 }
 
-float lq_bf16_to_f32(uint16_t bits)
+LQ_DEVICE_FN float lq_bf16_to_f32(uint16_t bits)
 {
     return float_of((uint32_t)bits << 16);
 }
 
-uint16_t lq_f32_to_bf16(float value)
+LQ_DEVICE_FN uint16_t lq_f32_to_bf16(float value)
 {
     uint32_t bits = bits_of(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u) {

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/device_fn.h"
 #include "kernels/dtype.h"
 
 enum lq_cpu_level {
@@ -51,9 +52,9 @@ const char *lq_cpu_level_name(enum lq_cpu_level level);
 enum lq_cpu_level lq_cpu_level_best(void);
 
 /* Half-precision conversions, round to nearest even; reference code, bit-exact everywhere. */
-float lq_f16_to_f32(uint16_t half);
-uint16_t lq_f32_to_f16(float value);
-float lq_bf16_to_f32(uint16_t bits);
-uint16_t lq_f32_to_bf16(float value);
+LQ_DEVICE_FN float lq_f16_to_f32(uint16_t half);
+LQ_DEVICE_FN uint16_t lq_f32_to_f16(float value);
+LQ_DEVICE_FN float lq_bf16_to_f32(uint16_t bits);
+LQ_DEVICE_FN uint16_t lq_f32_to_bf16(float value);
 
 #endif

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-void lq_unpack_scales_q3_k(const unsigned char *in, int8_t scales[16])
+LQ_DEVICE_FN void lq_unpack_scales_q3_k(const unsigned char *in, int8_t scales[16])
 {
     /* Low four bits: nibbles of the first eight bytes. High two: bit pairs of the last four. */
     for (unsigned j = 0; j < 16; j++) {
@@ -13,7 +13,7 @@ void lq_unpack_scales_q3_k(const unsigned char *in, int8_t scales[16])
     }
 }
 
-void lq_pack_scales_q3_k(unsigned char *out, const int8_t scales[16])
+LQ_DEVICE_FN void lq_pack_scales_q3_k(unsigned char *out, const int8_t scales[16])
 {
     memset(out, 0, 12);
     for (unsigned j = 0; j < 16; j++) {
@@ -23,7 +23,7 @@ void lq_pack_scales_q3_k(unsigned char *out, const int8_t scales[16])
     }
 }
 
-void lq_unpack_scales_q4_k(const unsigned char *in, uint8_t scales[8], uint8_t mins[8])
+LQ_DEVICE_FN void lq_unpack_scales_q4_k(const unsigned char *in, uint8_t scales[8], uint8_t mins[8])
 {
     for (unsigned j = 0; j < 4; j++) {
         scales[j] = in[j] & 63;
@@ -33,7 +33,8 @@ void lq_unpack_scales_q4_k(const unsigned char *in, uint8_t scales[8], uint8_t m
     }
 }
 
-void lq_pack_scales_q4_k(unsigned char *out, const uint8_t scales[8], const uint8_t mins[8])
+LQ_DEVICE_FN void lq_pack_scales_q4_k(unsigned char *out, const uint8_t scales[8],
+                                      const uint8_t mins[8])
 {
     for (unsigned j = 0; j < 4; j++) {
         out[j] = (unsigned char)(scales[j] | scales[j + 4] >> 4 << 6);
@@ -42,7 +43,7 @@ void lq_pack_scales_q4_k(unsigned char *out, const uint8_t scales[8], const uint
     }
 }
 
-unsigned lq_even_signs(unsigned seven)
+LQ_DEVICE_FN unsigned lq_even_signs(unsigned seven)
 {
     unsigned parity = seven ^ seven >> 4;
     parity ^= parity >> 2;
@@ -50,7 +51,7 @@ unsigned lq_even_signs(unsigned seven)
     return seven | (parity & 1u) << 7;
 }
 
-float lq_ue4m3_value(unsigned char code)
+LQ_DEVICE_FN float lq_ue4m3_value(unsigned char code)
 {
     int exponent = code >> 3 & 15;
     int mantissa = code & 7;

@@ -6,9 +6,9 @@
 #include "kernels/pack.h"
 #include "kernels/tables/grids.h"
 
-void lq_decode_iq4_nl_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_iq4_nl_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 32, in += 18) {
         float d = lq_load_f16(in);
         for (size_t j = 0; j < 16; j++) {
@@ -18,9 +18,9 @@ void lq_decode_iq4_nl_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_iq4_xs_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_iq4_xs_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 256, in += 136) {
         float d = lq_load_f16(in);
         unsigned scales_high = lq_load_u16(in + 2);
@@ -36,13 +36,13 @@ void lq_decode_iq4_xs_ref(const void *blocks, float *out, size_t elem_count)
 }
 
 /* -1 where bit k of the sign byte is set. */
-static float sign_of(unsigned signs, size_t k)
+LQ_DEVICE_FN static float sign_of(unsigned signs, size_t k)
 {
     return signs >> k & 1u ? -1.0f : 1.0f;
 }
 
 /* Eight values of a grid of eight coordinates. */
-static void put_grid8(float *out, float scale, uint16_t point, unsigned signs)
+LQ_DEVICE_FN static void put_grid8(float *out, float scale, uint16_t point, unsigned signs)
 {
     for (size_t k = 0; k < 8; k++) {
         float level = (float)lq_levels_iq2[(unsigned)point >> (2 * k) & 3u];
@@ -50,9 +50,9 @@ static void put_grid8(float *out, float scale, uint16_t point, unsigned signs)
     }
 }
 
-void lq_decode_iq2_xxs_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_iq2_xxs_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 256, in += 66) {
         float d = lq_load_f16(in);
         for (size_t g = 0; g < 32; g++) {
@@ -65,9 +65,9 @@ void lq_decode_iq2_xxs_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_iq2_xs_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_iq2_xs_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 256, in += 74) {
         float d = lq_load_f16(in);
         for (size_t g = 0; g < 32; g++) {
@@ -79,9 +79,9 @@ void lq_decode_iq2_xs_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_iq2_s_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_iq2_s_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 256, in += 82) {
         float d = lq_load_f16(in);
         for (size_t g = 0; g < 32; g++) {
@@ -93,9 +93,9 @@ void lq_decode_iq2_s_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_iq3_xxs_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_iq3_xxs_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 256, in += 98) {
         float d = lq_load_f16(in);
         for (size_t j = 0; j < 256; j++) {
@@ -108,9 +108,9 @@ void lq_decode_iq3_xxs_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_iq3_s_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_iq3_s_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 256, in += 110) {
         float d = lq_load_f16(in);
         for (size_t j = 0; j < 256; j++) {
@@ -123,16 +123,16 @@ void lq_decode_iq3_s_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-static void put_grid_ternary(float *out, float scale, uint16_t point, float shift)
+LQ_DEVICE_FN static void put_grid_ternary(float *out, float scale, uint16_t point, float shift)
 {
     for (size_t k = 0; k < 8; k++) {
         out[k] = scale * ((float)(int)((unsigned)point >> (2 * k) & 3u) - 1.0f + shift);
     }
 }
 
-void lq_decode_iq1_s_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_iq1_s_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 256, in += 50) {
         float d = lq_load_f16(in);
         for (size_t g = 0; g < 32; g++) {
@@ -145,9 +145,9 @@ void lq_decode_iq1_s_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_iq1_m_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_iq1_m_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 256, in += 56) {
         uint16_t bits = 0;
         for (size_t k = 0; k < 4; k++) {
@@ -164,9 +164,9 @@ void lq_decode_iq1_m_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_mxfp4_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_mxfp4_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 32, in += 17) {
         /* The exponent's bias is 127; one more because the levels are doubled. */
         float d = ldexpf(1.0f, in[0] - 128);
@@ -177,9 +177,9 @@ void lq_decode_mxfp4_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_nvfp4_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_nvfp4_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 64, in += 36) {
         for (size_t p = 0; p < 4; p++) {
             float d = lq_ue4m3_value(in[p]) * 0.5f;
@@ -193,16 +193,16 @@ void lq_decode_nvfp4_ref(const void *blocks, float *out, size_t elem_count)
 }
 
 /* Digit n of a byte that holds a base-3 fraction in 256ths. */
-static float trit_of(unsigned char byte, size_t n)
+LQ_DEVICE_FN static float trit_of(unsigned char byte, size_t n)
 {
     static const uint8_t powers[5] = {1, 3, 9, 27, 81};
     uint8_t shifted = (uint8_t)(byte * powers[n]);
     return (float)((shifted * 3) >> 8) - 1.0f;
 }
 
-void lq_decode_tq1_0_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_tq1_0_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 256, in += 54) {
         float d = lq_load_f16(in + 52);
         for (size_t j = 0; j < 160; j++) {
@@ -217,9 +217,9 @@ void lq_decode_tq1_0_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_tq2_0_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_tq2_0_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 256, in += 66) {
         float d = lq_load_f16(in + 64);
         for (size_t j = 0; j < 256; j++) {
@@ -229,9 +229,9 @@ void lq_decode_tq2_0_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_q1_0_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_q1_0_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 128, in += 18) {
         float d = lq_load_f16(in);
         for (size_t j = 0; j < 128; j++) {
@@ -240,9 +240,9 @@ void lq_decode_q1_0_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_q2_0_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_q2_0_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 64, in += 18) {
         float d = lq_load_f16(in);
         for (size_t j = 0; j < 64; j++) {

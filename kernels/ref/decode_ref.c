@@ -3,9 +3,9 @@
 #include "kernels/bytes.h"
 #include "kernels/pack.h"
 
-void lq_decode_q4_0_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_q4_0_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 32, in += 18) {
         float d = lq_load_f16(in);
         for (size_t j = 0; j < 16; j++) {
@@ -15,9 +15,9 @@ void lq_decode_q4_0_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_q4_1_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_q4_1_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 32, in += 20) {
         float d = lq_load_f16(in);
         float m = lq_load_f16(in + 2);
@@ -28,9 +28,9 @@ void lq_decode_q4_1_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_q5_0_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_q5_0_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 32, in += 22) {
         float d = lq_load_f16(in);
         uint32_t high = lq_load_u32(in + 2);
@@ -43,9 +43,9 @@ void lq_decode_q5_0_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_q5_1_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_q5_1_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 32, in += 24) {
         float d = lq_load_f16(in);
         float m = lq_load_f16(in + 2);
@@ -59,9 +59,9 @@ void lq_decode_q5_1_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_q8_0_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_q8_0_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 32, in += 34) {
         float d = lq_load_f16(in);
         for (size_t j = 0; j < 32; j++) {
@@ -70,9 +70,9 @@ void lq_decode_q8_0_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_q2_k_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_q2_k_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 256, in += 84) {
         float d = lq_load_f16(in + 80);
         float dmin = lq_load_f16(in + 82);
@@ -85,9 +85,9 @@ void lq_decode_q2_k_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_q3_k_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_q3_k_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 256, in += 110) {
         float d = lq_load_f16(in + 108);
         int8_t scales[16];
@@ -100,9 +100,9 @@ void lq_decode_q3_k_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_q4_k_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_q4_k_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 256, in += 144) {
         float d = lq_load_f16(in);
         float dmin = lq_load_f16(in + 2);
@@ -117,9 +117,9 @@ void lq_decode_q4_k_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_q5_k_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_q5_k_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 256, in += 176) {
         float d = lq_load_f16(in);
         float dmin = lq_load_f16(in + 2);
@@ -134,9 +134,9 @@ void lq_decode_q5_k_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_q6_k_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_q6_k_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i += 256, in += 210) {
         float d = lq_load_f16(in + 208);
         for (size_t j = 0; j < 256; j++) {

@@ -5,7 +5,7 @@
 
 #include "kernels/kernels.h"
 
-size_t lq_find_nonfinite_ref(const float *values, size_t count)
+LQ_DEVICE_FN size_t lq_find_nonfinite_ref(const float *values, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         uint32_t bits;
@@ -17,7 +17,8 @@ size_t lq_find_nonfinite_ref(const float *values, size_t count)
     return count;
 }
 
-void lq_add_squares_ref(const float *rows, size_t row_count, size_t col_count, float *sums)
+LQ_DEVICE_FN void lq_add_squares_ref(const float *rows, size_t row_count, size_t col_count,
+                                     float *sums)
 {
     for (size_t i = 0; i < row_count; i++) {
         const float *row = rows + i * col_count;
@@ -27,14 +28,14 @@ void lq_add_squares_ref(const float *rows, size_t row_count, size_t col_count, f
     }
 }
 
-void lq_decode_f32_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_f32_ref(const void *blocks, float *out, size_t elem_count)
 {
     memcpy(out, blocks, elem_count * sizeof *out);
 }
 
-void lq_decode_f16_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_f16_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i++) {
         uint16_t half;
         memcpy(&half, in + 2 * i, sizeof half);
@@ -42,9 +43,9 @@ void lq_decode_f16_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_decode_bf16_ref(const void *blocks, float *out, size_t elem_count)
+LQ_DEVICE_FN void lq_decode_bf16_ref(const void *blocks, float *out, size_t elem_count)
 {
-    const unsigned char *in = blocks;
+    const unsigned char *in = (const unsigned char *)blocks;
     for (size_t i = 0; i < elem_count; i++) {
         uint16_t bits;
         memcpy(&bits, in + 2 * i, sizeof bits);
@@ -52,16 +53,18 @@ void lq_decode_bf16_ref(const void *blocks, float *out, size_t elem_count)
     }
 }
 
-void lq_encode_f32_ref(const float *row, void *blocks, size_t col_count, const float *importance)
+LQ_DEVICE_FN void lq_encode_f32_ref(const float *row, void *blocks, size_t col_count,
+                                    const float *importance)
 {
     (void)importance;
     memcpy(blocks, row, col_count * sizeof *row);
 }
 
-void lq_encode_f16_ref(const float *row, void *blocks, size_t col_count, const float *importance)
+LQ_DEVICE_FN void lq_encode_f16_ref(const float *row, void *blocks, size_t col_count,
+                                    const float *importance)
 {
     (void)importance;
-    unsigned char *out = blocks;
+    unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0; i < col_count; i++) {
         uint16_t half = lq_f32_to_f16(row[i]);
         if ((half & 0x7fffu) == 0x7c00u) {
@@ -71,10 +74,11 @@ void lq_encode_f16_ref(const float *row, void *blocks, size_t col_count, const f
     }
 }
 
-void lq_encode_bf16_ref(const float *row, void *blocks, size_t col_count, const float *importance)
+LQ_DEVICE_FN void lq_encode_bf16_ref(const float *row, void *blocks, size_t col_count,
+                                     const float *importance)
 {
     (void)importance;
-    unsigned char *out = blocks;
+    unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0; i < col_count; i++) {
         uint16_t bits = lq_f32_to_bf16(row[i]);
         if ((bits & 0x7fffu) == 0x7f80u) {

@@ -5,16 +5,22 @@
 
 #include <stddef.h>
 
-size_t lq_find_nonfinite_ref(const float *values, size_t count);
-void lq_add_squares_ref(const float *rows, size_t row_count, size_t col_count, float *sums);
+#include "kernels/device_fn.h"
 
-void lq_decode_f32_ref(const void *blocks, float *out, size_t elem_count);
-void lq_decode_f16_ref(const void *blocks, float *out, size_t elem_count);
-void lq_decode_bf16_ref(const void *blocks, float *out, size_t elem_count);
+LQ_DEVICE_FN size_t lq_find_nonfinite_ref(const float *values, size_t count);
+LQ_DEVICE_FN void lq_add_squares_ref(const float *rows, size_t row_count, size_t col_count,
+                                     float *sums);
+
+LQ_DEVICE_FN void lq_decode_f32_ref(const void *blocks, float *out, size_t elem_count);
+LQ_DEVICE_FN void lq_decode_f16_ref(const void *blocks, float *out, size_t elem_count);
+LQ_DEVICE_FN void lq_decode_bf16_ref(const void *blocks, float *out, size_t elem_count);
 /* The importance is not used: these types have no freedom. A value beyond the largest half becomes
  * that half, never an infinity. */
-void lq_encode_f32_ref(const float *row, void *blocks, size_t col_count, const float *importance);
-void lq_encode_f16_ref(const float *row, void *blocks, size_t col_count, const float *importance);
-void lq_encode_bf16_ref(const float *row, void *blocks, size_t col_count, const float *importance);
+LQ_DEVICE_FN void lq_encode_f32_ref(const float *row, void *blocks, size_t col_count,
+                                    const float *importance);
+LQ_DEVICE_FN void lq_encode_f16_ref(const float *row, void *blocks, size_t col_count,
+                                    const float *importance);
+LQ_DEVICE_FN void lq_encode_bf16_ref(const float *row, void *blocks, size_t col_count,
+                                     const float *importance);
 
 #endif

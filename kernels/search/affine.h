@@ -37,8 +37,7 @@ LANE_INLINE lane_f affine_code(lane_f value, lane_f code_max)
 
 /* Least squares of value ~ scale * code + offset for fixed codes. A positive offset that is not
  * allowed becomes 0; one that the codes do not determine is taken from `offset`. */
-static inline struct affine_fit affine_solve(const struct affine_sums *s, bool free_offset,
-                                             lane_f offset)
+LANE_FN struct affine_fit affine_solve(const struct affine_sums *s, bool free_offset, lane_f offset)
 {
     lane_f zero = lane_set(0.0f);
     lane_f one = lane_set(1.0f);
@@ -90,9 +89,9 @@ LANE_INLINE void affine_count(struct affine_codes *codes, lane_f t, lane_f weigh
     codes->tl = codes->tl + wl * t;
 }
 
-static inline struct affine_fit affine_fit_of(const struct affine_codes *codes,
-                                              const struct affine_trials *trials,
-                                              struct affine_sums *sums, lane_f offset)
+LANE_FN struct affine_fit affine_fit_of(const struct affine_codes *codes,
+                                        const struct affine_trials *trials,
+                                        struct affine_sums *sums, lane_f offset)
 {
     sums->code_middle = codes->code_middle;
     sums->l = codes->l;
@@ -101,9 +100,9 @@ static inline struct affine_fit affine_fit_of(const struct affine_codes *codes,
     return affine_solve(sums, trials->free_offset, offset);
 }
 
-static inline struct affine_fit affine_try(const float *x, const float *w, size_t elem_count,
-                                           const struct affine_trials *trials,
-                                           struct affine_sums *sums, lane_f inverse, lane_f offset)
+LANE_FN struct affine_fit affine_try(const float *x, const float *w, size_t elem_count,
+                                     const struct affine_trials *trials, struct affine_sums *sums,
+                                     lane_f inverse, lane_f offset)
 {
     lane_f top = lane_set(trials->code_max);
     lane_f value_middle = sums->value_middle;
@@ -116,9 +115,9 @@ static inline struct affine_fit affine_try(const float *x, const float *w, size_
 
 /* Two offsets with the same distance of levels, side by side: their sums do not wait for each
  * other. */
-static inline void affine_try_pair(const float *x, const float *w, size_t elem_count,
-                                   const struct affine_trials *trials, struct affine_sums *sums,
-                                   lane_f inverse, const lane_f offset[2], struct affine_fit fit[2])
+LANE_FN void affine_try_pair(const float *x, const float *w, size_t elem_count,
+                             const struct affine_trials *trials, struct affine_sums *sums,
+                             lane_f inverse, const lane_f offset[2], struct affine_fit fit[2])
 {
     lane_f top = lane_set(trials->code_max);
     lane_f value_middle = sums->value_middle;
@@ -134,7 +133,7 @@ static inline void affine_try_pair(const float *x, const float *w, size_t elem_c
     fit[1] = affine_fit_of(&second, trials, sums, offset[1]);
 }
 
-static inline void affine_keep(struct affine_fit *best, const struct affine_fit *fit)
+LANE_FN void affine_keep(struct affine_fit *best, const struct affine_fit *fit)
 {
     lane_m better = lane_less(fit->error, best->error);
     best->scale = lane_select(better, fit->scale, best->scale);
@@ -142,8 +141,8 @@ static inline void affine_keep(struct affine_fit *best, const struct affine_fit 
     best->error = lane_select(better, fit->error, best->error);
 }
 
-static inline struct affine_fit affine_search(const float *x, const float *w, size_t elem_count,
-                                              const struct affine_trials *trials)
+LANE_FN struct affine_fit affine_search(const float *x, const float *w, size_t elem_count,
+                                        const struct affine_trials *trials)
 {
     lane_f zero = lane_set(0.0f);
     lane_f high = lane_load(x);

@@ -6,7 +6,7 @@
 #include "kernels/encode.h"
 #include "kernels/search/small.h"
 
-static inline void put_iq4_nl(unsigned char *out, const struct small_batch *batch, size_t p)
+LANE_FN void put_iq4_nl(unsigned char *out, const struct small_batch *batch, size_t p)
 {
     lq_store_u16(out, lq_f32_to_f16(batch->scale[p]));
     const uint8_t *codes = batch->codes + p * 32;
@@ -15,8 +15,8 @@ static inline void put_iq4_nl(unsigned char *out, const struct small_batch *batc
     }
 }
 
-void LANE_NAME(lq_encode_iq4_nl)(const float *row, void *blocks, size_t col_count,
-                                 const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_iq4_nl)(const float *row, void *blocks, size_t col_count,
+                                              const float *importance)
 {
     static const struct small_type type = {
         .elem_count = 32,
@@ -31,13 +31,13 @@ void LANE_NAME(lq_encode_iq4_nl)(const float *row, void *blocks, size_t col_coun
 }
 
 /* The 4-bit float whose doubled value is i - 12. */
-static const uint8_t fp4_codes[25] = {15, 0, 0, 0, 14, 0, 13, 0, 12, 11, 10, 9, 0,
-                                      1,  2, 3, 4, 0,  5, 0,  6, 0,  0,  0,  7};
+LQ_DEVICE_TABLE static const uint8_t fp4_codes[25] = {15, 0, 0, 0, 14, 0, 13, 0, 12, 11, 10, 9, 0,
+                                                      1,  2, 3, 4, 0,  5, 0,  6, 0,  0,  0,  7};
 
 /* The scale is a power of two: values lie in [1, 2) at the peak, levels reach 12, so one of
  * 2^-5 .. 2^-2 is the best; 2^-128 is the format's smallest, and above 2^124 the largest level
  * would not be finite. */
-static inline void small_power_search(struct small_batch *batch, const struct small_type *type)
+LANE_FN void small_power_search(struct small_batch *batch, const struct small_type *type)
 {
     for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
         const float *x = batch->tile.x + p * type->elem_count;
@@ -63,7 +63,7 @@ static inline void small_power_search(struct small_batch *batch, const struct sm
     small_symmetric_codes(batch, type);
 }
 
-static inline void put_mxfp4(unsigned char *out, const struct small_batch *batch, size_t p)
+LANE_FN void put_mxfp4(unsigned char *out, const struct small_batch *batch, size_t p)
 {
     const uint8_t *codes = batch->codes + p * 32;
     /* scale = 2^(e - 128), and frexp gives a fraction of 1/2. */
@@ -75,8 +75,8 @@ static inline void put_mxfp4(unsigned char *out, const struct small_batch *batch
     }
 }
 
-void LANE_NAME(lq_encode_mxfp4)(const float *row, void *blocks, size_t col_count,
-                                const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_mxfp4)(const float *row, void *blocks, size_t col_count,
+                                             const float *importance)
 {
     static const struct small_type type = {
         .elem_count = 32,
@@ -93,7 +93,7 @@ void LANE_NAME(lq_encode_mxfp4)(const float *row, void *blocks, size_t col_count
 #define UE4M3_TRIALS 9
 
 /* The largest code up to 126 whose value is at most `value`, which is not negative. */
-static inline int ue4m3_floor(float value)
+LANE_FN int ue4m3_floor(float value)
 {
     if (value < 0x1p-6f) {
         return (int)(value * 0x1p9f);
@@ -106,7 +106,7 @@ static inline int ue4m3_floor(float value)
 }
 
 /* The scale is one of 127 small floats: trials around the one that fits the peak. */
-static inline void small_float_search(struct small_batch *batch, const struct small_type *type)
+LANE_FN void small_float_search(struct small_batch *batch, const struct small_type *type)
 {
     for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
         const float *x = batch->tile.x + p * type->elem_count;
@@ -145,7 +145,7 @@ static inline void small_float_search(struct small_batch *batch, const struct sm
     small_symmetric_codes(batch, type);
 }
 
-static inline void put_nvfp4(unsigned char *out, const struct small_batch *batch, size_t p)
+LANE_FN void put_nvfp4(unsigned char *out, const struct small_batch *batch, size_t p)
 {
     for (size_t q = 0; q < 4; q++) {
         const uint8_t *codes = batch->codes + (p + q) * 16;
@@ -157,8 +157,8 @@ static inline void put_nvfp4(unsigned char *out, const struct small_batch *batch
     }
 }
 
-void LANE_NAME(lq_encode_nvfp4)(const float *row, void *blocks, size_t col_count,
-                                const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_nvfp4)(const float *row, void *blocks, size_t col_count,
+                                             const float *importance)
 {
     static const struct small_type type = {
         .elem_count = 16,
@@ -172,12 +172,12 @@ void LANE_NAME(lq_encode_nvfp4)(const float *row, void *blocks, size_t col_count
 }
 
 /* Five base-3 digits, the first the highest, as a fraction of 256. */
-static inline unsigned char trits_byte(unsigned value)
+LANE_FN unsigned char trits_byte(unsigned value)
 {
     return (unsigned char)((value * 256 + 242) / 243);
 }
 
-static inline void put_tq1_0(unsigned char *out, const struct small_batch *batch, size_t p)
+LANE_FN void put_tq1_0(unsigned char *out, const struct small_batch *batch, size_t p)
 {
     const uint8_t *codes = batch->codes + p * 256;
     for (size_t j = 0; j < 48; j++) {
@@ -199,8 +199,8 @@ static inline void put_tq1_0(unsigned char *out, const struct small_batch *batch
     lq_store_u16(out + 52, lq_f32_to_f16(batch->scale[p]));
 }
 
-void LANE_NAME(lq_encode_tq1_0)(const float *row, void *blocks, size_t col_count,
-                                const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_tq1_0)(const float *row, void *blocks, size_t col_count,
+                                             const float *importance)
 {
     static const struct small_type type = {
         .elem_count = 256,
@@ -213,7 +213,7 @@ void LANE_NAME(lq_encode_tq1_0)(const float *row, void *blocks, size_t col_count
     small_encode(&type, row, blocks, col_count, importance);
 }
 
-static inline void put_tq2_0(unsigned char *out, const struct small_batch *batch, size_t p)
+LANE_FN void put_tq2_0(unsigned char *out, const struct small_batch *batch, size_t p)
 {
     for (size_t j = 0; j < 64; j++) {
         const uint8_t *from = batch->codes + p * 256 + j / 32 * 128 + j % 32;
@@ -222,8 +222,8 @@ static inline void put_tq2_0(unsigned char *out, const struct small_batch *batch
     lq_store_u16(out + 64, lq_f32_to_f16(batch->scale[p]));
 }
 
-void LANE_NAME(lq_encode_tq2_0)(const float *row, void *blocks, size_t col_count,
-                                const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_tq2_0)(const float *row, void *blocks, size_t col_count,
+                                             const float *importance)
 {
     static const struct small_type type = {
         .elem_count = 256,
@@ -236,7 +236,7 @@ void LANE_NAME(lq_encode_tq2_0)(const float *row, void *blocks, size_t col_count
     small_encode(&type, row, blocks, col_count, importance);
 }
 
-static inline void put_q2_0(unsigned char *out, const struct small_batch *batch, size_t p)
+LANE_FN void put_q2_0(unsigned char *out, const struct small_batch *batch, size_t p)
 {
     lq_store_u16(out, lq_f32_to_f16(batch->scale[p]));
     for (size_t j = 0; j < 16; j++) {
@@ -245,8 +245,8 @@ static inline void put_q2_0(unsigned char *out, const struct small_batch *batch,
     }
 }
 
-void LANE_NAME(lq_encode_q2_0)(const float *row, void *blocks, size_t col_count,
-                               const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_q2_0)(const float *row, void *blocks, size_t col_count,
+                                            const float *importance)
 {
     static const struct small_type type = {
         .elem_count = 64,
@@ -260,7 +260,7 @@ void LANE_NAME(lq_encode_q2_0)(const float *row, void *blocks, size_t col_count,
 }
 
 /* One bit per value: the best scale is the weighted mean magnitude. */
-static inline void small_sign_search(struct small_batch *batch, const struct small_type *type)
+LANE_FN void small_sign_search(struct small_batch *batch, const struct small_type *type)
 {
     for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
         const float *x = batch->tile.x + p * type->elem_count;
@@ -280,7 +280,7 @@ static inline void small_sign_search(struct small_batch *batch, const struct sma
     }
 }
 
-static inline void put_q1_0(unsigned char *out, const struct small_batch *batch, size_t p)
+LANE_FN void put_q1_0(unsigned char *out, const struct small_batch *batch, size_t p)
 {
     lq_store_u16(out, lq_f32_to_f16(batch->scale[p]));
     for (size_t j = 0; j < 16; j++) {
@@ -292,8 +292,8 @@ static inline void put_q1_0(unsigned char *out, const struct small_batch *batch,
     }
 }
 
-void LANE_NAME(lq_encode_q1_0)(const float *row, void *blocks, size_t col_count,
-                               const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_q1_0)(const float *row, void *blocks, size_t col_count,
+                                            const float *importance)
 {
     static const struct small_type type = {
         .elem_count = 128,

@@ -12,13 +12,13 @@
         8, 25, 43, 43, 8, 25, 43, 43                                                               \
     }
 
-static inline const float *grid_importance(const float *importance, size_t at)
+LANE_FN const float *grid_importance(const float *importance, size_t at)
 {
     return importance == NULL ? NULL : importance + at;
 }
 
 /* Four 7-bit sign codes and a 4-bit s: the last four bytes per 32 values of IQ2_XXS and IQ3_XXS. */
-static inline uint32_t grid_sign_word(const uint8_t *signs, uint8_t small)
+LANE_FN uint32_t grid_sign_word(const uint8_t *signs, uint8_t small)
 {
     uint32_t word = (uint32_t)small << 28;
     for (size_t k = 0; k < 4; k++) {
@@ -27,8 +27,8 @@ static inline uint32_t grid_sign_word(const uint8_t *signs, uint8_t small)
     return word;
 }
 
-void LANE_NAME(lq_encode_iq3_s)(const float *row, void *blocks, size_t col_count,
-                                const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_iq3_s)(const float *row, void *blocks, size_t col_count,
+                                             const float *importance)
 {
     static const struct grid_shape shape = {
         .problem_count = 8,
@@ -55,7 +55,7 @@ void LANE_NAME(lq_encode_iq3_s)(const float *row, void *blocks, size_t col_count
         .share_max = 0.136f,
     };
     struct lq_near near = lq_near_iq3s();
-    unsigned char *out = blocks;
+    unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 110) {
         struct grid_block block;
         grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
@@ -72,8 +72,8 @@ void LANE_NAME(lq_encode_iq3_s)(const float *row, void *blocks, size_t col_count
     }
 }
 
-void LANE_NAME(lq_encode_iq3_xxs)(const float *row, void *blocks, size_t col_count,
-                                  const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_iq3_xxs)(const float *row, void *blocks, size_t col_count,
+                                               const float *importance)
 {
     static const struct grid_shape shape = {
         .problem_count = 8,
@@ -100,7 +100,7 @@ void LANE_NAME(lq_encode_iq3_xxs)(const float *row, void *blocks, size_t col_cou
         .share_max = 0.229f,
     };
     struct lq_near near = lq_near_iq3xxs();
-    unsigned char *out = blocks;
+    unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 98) {
         struct grid_block block;
         grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
@@ -114,8 +114,8 @@ void LANE_NAME(lq_encode_iq3_xxs)(const float *row, void *blocks, size_t col_cou
     }
 }
 
-void LANE_NAME(lq_encode_iq2_s)(const float *row, void *blocks, size_t col_count,
-                                const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_iq2_s)(const float *row, void *blocks, size_t col_count,
+                                             const float *importance)
 {
     static const struct grid_shape shape = {
         .problem_count = 16,
@@ -142,7 +142,7 @@ void LANE_NAME(lq_encode_iq2_s)(const float *row, void *blocks, size_t col_count
         .share_max = 0.6f,
     };
     struct lq_near near = lq_near_iq2s();
-    unsigned char *out = blocks;
+    unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 82) {
         struct grid_block block;
         grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
@@ -159,8 +159,8 @@ void LANE_NAME(lq_encode_iq2_s)(const float *row, void *blocks, size_t col_count
     }
 }
 
-void LANE_NAME(lq_encode_iq2_xs)(const float *row, void *blocks, size_t col_count,
-                                 const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_iq2_xs)(const float *row, void *blocks, size_t col_count,
+                                              const float *importance)
 {
     static const struct grid_shape shape = {
         .problem_count = 16,
@@ -187,7 +187,7 @@ void LANE_NAME(lq_encode_iq2_xs)(const float *row, void *blocks, size_t col_coun
         .share_max = 0.6f,
     };
     struct lq_near near = lq_near_iq2xs();
-    unsigned char *out = blocks;
+    unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 74) {
         struct grid_block block;
         grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
@@ -202,8 +202,8 @@ void LANE_NAME(lq_encode_iq2_xs)(const float *row, void *blocks, size_t col_coun
     }
 }
 
-void LANE_NAME(lq_encode_iq2_xxs)(const float *row, void *blocks, size_t col_count,
-                                  const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_iq2_xxs)(const float *row, void *blocks, size_t col_count,
+                                               const float *importance)
 {
     static const struct grid_shape shape = {
         .problem_count = 8,
@@ -230,7 +230,7 @@ void LANE_NAME(lq_encode_iq2_xxs)(const float *row, void *blocks, size_t col_cou
         .share_max = 0.6f,
     };
     struct lq_near near = lq_near_iq2xxs();
-    unsigned char *out = blocks;
+    unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 66) {
         struct grid_block block;
         grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
@@ -245,8 +245,8 @@ void LANE_NAME(lq_encode_iq2_xxs)(const float *row, void *blocks, size_t col_cou
     }
 }
 
-void LANE_NAME(lq_encode_iq1_s)(const float *row, void *blocks, size_t col_count,
-                                const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_iq1_s)(const float *row, void *blocks, size_t col_count,
+                                             const float *importance)
 {
     static const struct grid_shape shape = {
         .problem_count = 8,
@@ -273,7 +273,7 @@ void LANE_NAME(lq_encode_iq1_s)(const float *row, void *blocks, size_t col_count
         .share_max = 0.6f,
     };
     struct lq_near near = lq_near_iq1s();
-    unsigned char *out = blocks;
+    unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 50) {
         struct grid_block block;
         grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
@@ -290,8 +290,8 @@ void LANE_NAME(lq_encode_iq1_s)(const float *row, void *blocks, size_t col_count
     }
 }
 
-void LANE_NAME(lq_encode_iq1_m)(const float *row, void *blocks, size_t col_count,
-                                const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_iq1_m)(const float *row, void *blocks, size_t col_count,
+                                             const float *importance)
 {
     static const struct grid_shape shape = {
         .problem_count = 16,
@@ -318,7 +318,7 @@ void LANE_NAME(lq_encode_iq1_m)(const float *row, void *blocks, size_t col_count
         .share_max = 0.6f,
     };
     struct lq_near near = lq_near_iq1s();
-    unsigned char *out = blocks;
+    unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 56) {
         struct grid_block block;
         grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);

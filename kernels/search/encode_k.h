@@ -9,8 +9,8 @@
 #include "kernels/search/k_symmetric.h"
 #include "kernels/search/stretch.h"
 
-static inline struct k_affine k_affine_encode(const struct k_affine_shape *shape, const float *row,
-                                              const float *importance, uint8_t *codes)
+LANE_FN struct k_affine k_affine_encode(const struct k_affine_shape *shape, const float *row,
+                                        const float *importance, uint8_t *codes)
 {
     struct tile tile;
     tile.problem_count = shape->problem_count;
@@ -29,7 +29,7 @@ static inline struct k_affine k_affine_encode(const struct k_affine_shape *shape
 }
 
 /* The scales and mins of Q4_K and Q5_K, behind d and dmin. */
-static inline void k_affine_put_head(unsigned char *out, const struct k_affine *fit)
+LANE_FN void k_affine_put_head(unsigned char *out, const struct k_affine *fit)
 {
     uint8_t scales[8];
     uint8_t mins[8];
@@ -42,8 +42,8 @@ static inline void k_affine_put_head(unsigned char *out, const struct k_affine *
     lq_pack_scales_q4_k(out + 4, scales, mins);
 }
 
-void LANE_NAME(lq_encode_q4_k)(const float *row, void *blocks, size_t col_count,
-                               const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_q4_k)(const float *row, void *blocks, size_t col_count,
+                                            const float *importance)
 {
     static const struct k_affine_shape shape = {
         .problem_count = 8,
@@ -54,7 +54,7 @@ void LANE_NAME(lq_encode_q4_k)(const float *row, void *blocks, size_t col_count,
         .round_count = 1,
         .share_max = 0.0312f,
     };
-    unsigned char *out = blocks;
+    unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 144) {
         uint8_t codes[256];
         struct k_affine fit =
@@ -67,8 +67,8 @@ void LANE_NAME(lq_encode_q4_k)(const float *row, void *blocks, size_t col_count,
     }
 }
 
-void LANE_NAME(lq_encode_q5_k)(const float *row, void *blocks, size_t col_count,
-                               const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_q5_k)(const float *row, void *blocks, size_t col_count,
+                                            const float *importance)
 {
     static const struct k_affine_shape shape = {
         .problem_count = 8,
@@ -79,7 +79,7 @@ void LANE_NAME(lq_encode_q5_k)(const float *row, void *blocks, size_t col_count,
         .round_count = 1,
         .share_max = 0.0078f,
     };
-    unsigned char *out = blocks;
+    unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 176) {
         uint8_t codes[256];
         struct k_affine fit =
@@ -100,7 +100,7 @@ void LANE_NAME(lq_encode_q5_k)(const float *row, void *blocks, size_t col_count,
 }
 
 /* Bit pairs of 256 codes: 128 values share 32 bytes, the first 32 of them the lowest pairs. */
-static inline void k_put_pairs(unsigned char *out, const uint8_t *codes)
+LANE_FN void k_put_pairs(unsigned char *out, const uint8_t *codes)
 {
     for (size_t j = 0; j < 64; j++) {
         const uint8_t *from = codes + j / 32 * 128 + j % 32;
@@ -109,8 +109,8 @@ static inline void k_put_pairs(unsigned char *out, const uint8_t *codes)
     }
 }
 
-void LANE_NAME(lq_encode_q2_k)(const float *row, void *blocks, size_t col_count,
-                               const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_q2_k)(const float *row, void *blocks, size_t col_count,
+                                            const float *importance)
 {
     static const struct k_affine_shape shape = {
         .problem_count = 16,
@@ -121,7 +121,7 @@ void LANE_NAME(lq_encode_q2_k)(const float *row, void *blocks, size_t col_count,
         .round_count = 1,
         .share_max = 0.42f,
     };
-    unsigned char *out = blocks;
+    unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 84) {
         uint8_t codes[256];
         struct k_affine fit =
@@ -135,9 +135,9 @@ void LANE_NAME(lq_encode_q2_k)(const float *row, void *blocks, size_t col_count,
     }
 }
 
-static inline struct k_symmetric k_symmetric_encode(const struct k_symmetric_shape *shape,
-                                                    const float *row, const float *importance,
-                                                    uint8_t *codes)
+LANE_FN struct k_symmetric k_symmetric_encode(const struct k_symmetric_shape *shape,
+                                              const float *row, const float *importance,
+                                              uint8_t *codes)
 {
     struct tile tile;
     tile.problem_count = shape->problem_count;
@@ -153,8 +153,8 @@ static inline struct k_symmetric k_symmetric_encode(const struct k_symmetric_sha
     return fit;
 }
 
-void LANE_NAME(lq_encode_q3_k)(const float *row, void *blocks, size_t col_count,
-                               const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_q3_k)(const float *row, void *blocks, size_t col_count,
+                                            const float *importance)
 {
     static const struct k_symmetric_shape shape = {
         .problem_count = 16,
@@ -165,7 +165,7 @@ void LANE_NAME(lq_encode_q3_k)(const float *row, void *blocks, size_t col_count,
         .round_count = 1,
         .share_max = 0.136f,
     };
-    unsigned char *out = blocks;
+    unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 110) {
         uint8_t codes[256];
         struct k_symmetric fit =
@@ -187,8 +187,8 @@ void LANE_NAME(lq_encode_q3_k)(const float *row, void *blocks, size_t col_count,
     }
 }
 
-void LANE_NAME(lq_encode_q6_k)(const float *row, void *blocks, size_t col_count,
-                               const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_q6_k)(const float *row, void *blocks, size_t col_count,
+                                            const float *importance)
 {
     static const struct k_symmetric_shape shape = {
         .problem_count = 16,
@@ -199,7 +199,7 @@ void LANE_NAME(lq_encode_q6_k)(const float *row, void *blocks, size_t col_count,
         .round_count = 1,
         .share_max = 0.0018f,
     };
-    unsigned char *out = blocks;
+    unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 210) {
         uint8_t codes[256];
         struct k_symmetric fit =
@@ -220,8 +220,8 @@ void LANE_NAME(lq_encode_q6_k)(const float *row, void *blocks, size_t col_count,
     }
 }
 
-void LANE_NAME(lq_encode_iq4_xs)(const float *row, void *blocks, size_t col_count,
-                                 const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_iq4_xs)(const float *row, void *blocks, size_t col_count,
+                                              const float *importance)
 {
     static const struct k_symmetric_shape shape = {
         .problem_count = 8,
@@ -232,7 +232,7 @@ void LANE_NAME(lq_encode_iq4_xs)(const float *row, void *blocks, size_t col_coun
         .round_count = 1,
         .share_max = 0.0442f,
     };
-    unsigned char *out = blocks;
+    unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0; i < col_count; i += 256, out += 136) {
         uint8_t codes[256];
         struct k_symmetric fit =

@@ -6,14 +6,14 @@
 #include "kernels/encode.h"
 #include "kernels/search/small.h"
 
-static inline void small_put_nibbles(unsigned char *out, const uint8_t *codes)
+LANE_FN void small_put_nibbles(unsigned char *out, const uint8_t *codes)
 {
     for (size_t j = 0; j < 16; j++) {
         out[j] = (unsigned char)((codes[j] & 15) | codes[j + 16] << 4);
     }
 }
 
-static inline void small_put_fifth_bits(unsigned char *out, const uint8_t *codes)
+LANE_FN void small_put_fifth_bits(unsigned char *out, const uint8_t *codes)
 {
     uint32_t high = 0;
     for (size_t j = 0; j < 32; j++) {
@@ -22,14 +22,14 @@ static inline void small_put_fifth_bits(unsigned char *out, const uint8_t *codes
     lq_store_u32(out, high);
 }
 
-static inline void put_q4_0(unsigned char *out, const struct small_batch *batch, size_t p)
+LANE_FN void put_q4_0(unsigned char *out, const struct small_batch *batch, size_t p)
 {
     lq_store_u16(out, lq_f32_to_f16(batch->scale[p]));
     small_put_nibbles(out + 2, batch->codes + p * 32);
 }
 
-void LANE_NAME(lq_encode_q4_0)(const float *row, void *blocks, size_t col_count,
-                               const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_q4_0)(const float *row, void *blocks, size_t col_count,
+                                            const float *importance)
 {
     static const struct small_type type = {
         .elem_count = 32,
@@ -43,7 +43,7 @@ void LANE_NAME(lq_encode_q4_0)(const float *row, void *blocks, size_t col_count,
     small_encode(&type, row, blocks, col_count, importance);
 }
 
-static inline void put_q5_0(unsigned char *out, const struct small_batch *batch, size_t p)
+LANE_FN void put_q5_0(unsigned char *out, const struct small_batch *batch, size_t p)
 {
     const uint8_t *codes = batch->codes + p * 32;
     lq_store_u16(out, lq_f32_to_f16(batch->scale[p]));
@@ -51,8 +51,8 @@ static inline void put_q5_0(unsigned char *out, const struct small_batch *batch,
     small_put_nibbles(out + 6, codes);
 }
 
-void LANE_NAME(lq_encode_q5_0)(const float *row, void *blocks, size_t col_count,
-                               const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_q5_0)(const float *row, void *blocks, size_t col_count,
+                                            const float *importance)
 {
     static const struct small_type type = {
         .elem_count = 32,
@@ -66,7 +66,7 @@ void LANE_NAME(lq_encode_q5_0)(const float *row, void *blocks, size_t col_count,
     small_encode(&type, row, blocks, col_count, importance);
 }
 
-static inline void put_q8_0(unsigned char *out, const struct small_batch *batch, size_t p)
+LANE_FN void put_q8_0(unsigned char *out, const struct small_batch *batch, size_t p)
 {
     const uint8_t *codes = batch->codes + p * 32;
     lq_store_u16(out, lq_f32_to_f16(batch->scale[p]));
@@ -76,8 +76,8 @@ static inline void put_q8_0(unsigned char *out, const struct small_batch *batch,
 }
 
 /* -128 is left out: the other end has no partner for it, and some readers negate codes. */
-void LANE_NAME(lq_encode_q8_0)(const float *row, void *blocks, size_t col_count,
-                               const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_q8_0)(const float *row, void *blocks, size_t col_count,
+                                            const float *importance)
 {
     static const struct small_type type = {
         .elem_count = 32,
@@ -90,15 +90,15 @@ void LANE_NAME(lq_encode_q8_0)(const float *row, void *blocks, size_t col_count,
     small_encode(&type, row, blocks, col_count, importance);
 }
 
-static inline void put_q4_1(unsigned char *out, const struct small_batch *batch, size_t p)
+LANE_FN void put_q4_1(unsigned char *out, const struct small_batch *batch, size_t p)
 {
     lq_store_u16(out, lq_f32_to_f16(batch->scale[p]));
     lq_store_u16(out + 2, lq_f32_to_f16(batch->offset[p]));
     small_put_nibbles(out + 4, batch->codes + p * 32);
 }
 
-void LANE_NAME(lq_encode_q4_1)(const float *row, void *blocks, size_t col_count,
-                               const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_q4_1)(const float *row, void *blocks, size_t col_count,
+                                            const float *importance)
 {
     static const struct small_type type = {
         .elem_count = 32,
@@ -112,7 +112,7 @@ void LANE_NAME(lq_encode_q4_1)(const float *row, void *blocks, size_t col_count,
     small_encode(&type, row, blocks, col_count, importance);
 }
 
-static inline void put_q5_1(unsigned char *out, const struct small_batch *batch, size_t p)
+LANE_FN void put_q5_1(unsigned char *out, const struct small_batch *batch, size_t p)
 {
     const uint8_t *codes = batch->codes + p * 32;
     lq_store_u16(out, lq_f32_to_f16(batch->scale[p]));
@@ -121,8 +121,8 @@ static inline void put_q5_1(unsigned char *out, const struct small_batch *batch,
     small_put_nibbles(out + 8, codes);
 }
 
-void LANE_NAME(lq_encode_q5_1)(const float *row, void *blocks, size_t col_count,
-                               const float *importance)
+LQ_DEVICE_FN void LANE_NAME(lq_encode_q5_1)(const float *row, void *blocks, size_t col_count,
+                                            const float *importance)
 {
     static const struct small_type type = {
         .elem_count = 32,

@@ -51,7 +51,7 @@ struct grid_sums {
 };
 
 /* Turns the value that has its bit in `which`, none for 0. */
-static inline void grid_turn(float *x, lane_f which)
+LANE_FN void grid_turn(float *x, lane_f which)
 {
     for (size_t k = 0; k < 8; k++) {
         lane_f gap = lane_abs(which - lane_set((float)(1 << k)));
@@ -63,8 +63,7 @@ static inline void grid_turn(float *x, lane_f which)
 
 /* Turns values into targets for the points: magnitudes, or negative where the sign is not the
  * value's own; the minus signs of each eight go to `signs` as bits, indexed as in the row. */
-static inline void grid_take_signs(struct tile *tile, const struct grid_shape *shape,
-                                   uint8_t *signs)
+LANE_FN void grid_take_signs(struct tile *tile, const struct grid_shape *shape, uint8_t *signs)
 {
     size_t octets = shape->elem_count / 8;
     for (size_t p = 0; p < shape->problem_count; p += LANES) {
@@ -112,10 +111,9 @@ struct grid_choice {
 };
 
 /* The best point for one group among the candidates of its cell. */
-static inline struct grid_choice grid_choose(const struct grid_shape *shape,
-                                             const struct lq_near *near, unsigned pairs,
-                                             const float *x, const float *w, lane_f inverse,
-                                             lane_f shift)
+LANE_FN struct grid_choice grid_choose(const struct grid_shape *shape, const struct lq_near *near,
+                                       unsigned pairs, const float *x, const float *w,
+                                       lane_f inverse, lane_f shift)
 {
     lane_f target[8];
     lane_f weight[8];
@@ -153,9 +151,9 @@ static inline struct grid_choice grid_choose(const struct grid_shape *shape,
 }
 
 /* The point of one group, with its shift: either sign of it where groups have their own. */
-static inline lane_i grid_choose_shifted(const struct grid_shape *shape, const struct lq_near *near,
-                                         unsigned pairs, const float *x, const float *w,
-                                         lane_f inverse, lane_f *shift)
+LANE_FN lane_i grid_choose_shifted(const struct grid_shape *shape, const struct lq_near *near,
+                                   unsigned pairs, const float *x, const float *w, lane_f inverse,
+                                   lane_f *shift)
 {
     if (shape->shift != GRID_SHIFT_GROUP) {
         return grid_choose(shape, near, pairs, x, w, inverse, *shift).point;
@@ -172,10 +170,10 @@ static inline lane_i grid_choose_shifted(const struct grid_shape *shape, const s
 /* Least-squares sums of a problem with the points that `inverse` gives. With `residual_scale` the
  * values are counted from what that scale decodes them to, and `error` gets the true error. The
  * points go to `points`, where that is not NULL. */
-static inline struct grid_sums grid_pass(const struct grid_shape *shape, const struct lq_near *near,
-                                         unsigned pairs, const float *x, const float *w,
-                                         lane_f inverse, lane_f shift, lane_f residual_scale,
-                                         lane_f *error, uint32_t *points)
+LANE_FN struct grid_sums grid_pass(const struct grid_shape *shape, const struct lq_near *near,
+                                   unsigned pairs, const float *x, const float *w, lane_f inverse,
+                                   lane_f shift, lane_f residual_scale, lane_f *error,
+                                   uint32_t *points)
 {
     struct grid_sums sums = {.cross = lane_set(0.0f), .square = lane_set(0x1p-100f)};
     lane_f total = lane_set(0.0f);
@@ -208,8 +206,8 @@ struct grid_real {
     lane_f scale, gain, shift;
 };
 
-static inline void grid_try(const struct grid_shape *shape, const struct lq_near *near,
-                            const float *x, const float *w, lane_f inverse, struct grid_real *best)
+LANE_FN void grid_try(const struct grid_shape *shape, const struct lq_near *near, const float *x,
+                      const float *w, lane_f inverse, struct grid_real *best)
 {
     lane_f zero = lane_set(0.0f);
     lane_f shift = lane_set(shape->shift == GRID_SHIFT_PROBLEM ? 0.125f : 0.0f);
@@ -228,9 +226,8 @@ static inline void grid_try(const struct grid_shape *shape, const struct lq_near
     }
 }
 
-static inline struct grid_real grid_search(const struct grid_shape *shape,
-                                           const struct lq_near *near, const float *x,
-                                           const float *w)
+LANE_FN struct grid_real grid_search(const struct grid_shape *shape, const struct lq_near *near,
+                                     const float *x, const float *w)
 {
     lane_f peak = lane_set(0.0f);
     for (size_t i = 0; i < shape->elem_count * LANES; i += LANES) {
@@ -250,7 +247,7 @@ static inline struct grid_real grid_search(const struct grid_shape *shape,
 }
 
 /* The odd number from 1 to 2 s_max + 1 nearest to `ratio`. */
-static inline lane_f grid_odd(lane_f ratio, float small_max)
+LANE_FN lane_f grid_odd(lane_f ratio, float small_max)
 {
     lane_f half = (ratio - lane_set(1.0f)) * lane_set(0.5f);
     half = lane_round(lane_max(lane_min(half, lane_set(small_max)), lane_set(0.0f)));
@@ -260,8 +257,7 @@ static inline lane_f grid_odd(lane_f ratio, float small_max)
 #define GRID_STEPS 16
 
 /* The step D that represents scales[p] ~ D * odd number best. */
-static inline float grid_step(const float *scales, const float *weights, size_t count,
-                              float small_max)
+LANE_FN float grid_step(const float *scales, const float *weights, size_t count, float small_max)
 {
     float peak = 0.0f;
     for (size_t p = 0; p < count; p++) {
@@ -300,15 +296,15 @@ static inline float grid_step(const float *scales, const float *weights, size_t 
 }
 
 /* The stored half nearest to a d of the tile, and what it stands for there. */
-static inline struct super_half grid_half(const struct grid_shape *shape, float d, float unit)
+LANE_FN struct super_half grid_half(const struct grid_shape *shape, float d, float unit)
 {
     struct super_half half = super_half_of(d * shape->d_factor, unit);
     half.value = half.value / shape->d_factor;
     return half;
 }
 
-static inline void grid_start(const struct tile *tile, const struct grid_shape *shape,
-                              const struct lq_near *near, struct grid_fit *fit)
+LANE_FN void grid_start(const struct tile *tile, const struct grid_shape *shape,
+                        const struct lq_near *near, struct grid_fit *fit)
 {
     float weight[TILE_PROBLEMS_MAX];
     for (size_t p = 0; p < shape->problem_count; p += LANES) {
@@ -332,9 +328,9 @@ struct grid_moves {
     lane_f cross, square;
 };
 
-static inline void grid_trials(const struct tile *tile, const struct grid_shape *shape,
-                               const struct lq_near *near, struct grid_fit *fit, size_t p,
-                               struct grid_moves *moves)
+LANE_FN void grid_trials(const struct tile *tile, const struct grid_shape *shape,
+                         const struct lq_near *near, struct grid_fit *fit, size_t p,
+                         struct grid_moves *moves)
 {
     const float *x = tile->x + p * shape->elem_count;
     const float *w = tile->w + p * shape->elem_count;
@@ -364,8 +360,8 @@ static inline void grid_trials(const struct tile *tile, const struct grid_shape 
 
 /* Integers for the present d; returns how far d should move, by least squares over the residuals.
  */
-static inline float grid_round(const struct tile *tile, const struct grid_shape *shape,
-                               const struct lq_near *near, struct grid_fit *fit)
+LANE_FN float grid_round(const struct tile *tile, const struct grid_shape *shape,
+                         const struct lq_near *near, struct grid_fit *fit)
 {
     float crosses[TILE_PROBLEMS_MAX];
     float squares[TILE_PROBLEMS_MAX];
@@ -384,7 +380,7 @@ static inline float grid_round(const struct tile *tile, const struct grid_shape 
     return square > 0x1p-80f ? cross / square : 0.0f;
 }
 
-static inline float grid_total(const struct grid_fit *fit, size_t count)
+LANE_FN float grid_total(const struct grid_fit *fit, size_t count)
 {
     float total = 0.0f;
     for (size_t p = 0; p < count; p++) {
@@ -393,8 +389,8 @@ static inline float grid_total(const struct grid_fit *fit, size_t count)
     return total;
 }
 
-static inline struct grid_fit
-grid_fit_scales(const struct tile *tile, const struct grid_shape *shape, const struct lq_near *near)
+LANE_FN struct grid_fit grid_fit_scales(const struct tile *tile, const struct grid_shape *shape,
+                                        const struct lq_near *near)
 {
     struct grid_fit fit = {.odd = {0.0f}};
     grid_start(tile, shape, near, &fit);
@@ -411,9 +407,8 @@ grid_fit_scales(const struct tile *tile, const struct grid_shape *shape, const s
 }
 
 /* The points in the order of the row; brings the errors up to date. */
-static inline void grid_put_points(const struct tile *tile, const struct grid_shape *shape,
-                                   const struct lq_near *near, struct grid_fit *fit,
-                                   uint32_t *points)
+LANE_FN void grid_put_points(const struct tile *tile, const struct grid_shape *shape,
+                             const struct lq_near *near, struct grid_fit *fit, uint32_t *points)
 {
     size_t groups = shape->elem_count / shape->dims;
     for (size_t p = 0; p < shape->problem_count; p += LANES) {
@@ -433,8 +428,8 @@ static inline void grid_put_points(const struct tile *tile, const struct grid_sh
 }
 
 /* Position in the grid of a point. */
-static inline unsigned grid_index(const struct grid_shape *shape, const struct lq_near *near,
-                                  uint32_t point)
+LANE_FN unsigned grid_index(const struct grid_shape *shape, const struct lq_near *near,
+                            uint32_t point)
 {
     unsigned cell = 0;
     for (unsigned k = shape->dims; k-- > 0;) {
@@ -453,8 +448,8 @@ struct grid_block {
     uint8_t signs[32];   /* per eight values */
 };
 
-static inline void grid_encode(const struct grid_shape *shape, const struct lq_near *near,
-                               const float *row, const float *importance, struct grid_block *block)
+LANE_FN void grid_encode(const struct grid_shape *shape, const struct lq_near *near,
+                         const float *row, const float *importance, struct grid_block *block)
 {
     struct tile tile;
     tile.problem_count = shape->problem_count;

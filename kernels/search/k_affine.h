@@ -39,9 +39,9 @@ struct k_affine_best {
 
 /* One trial: codes for the integers `small` and `start_min`, then the min that suits those codes,
  * and the true error with it. */
-static inline void k_affine_trial(const struct tile *tile, const struct k_affine_shape *shape,
-                                  const struct k_affine *fit, size_t p, lane_f small,
-                                  lane_f start_min, struct k_affine_best *best)
+LANE_FN void k_affine_trial(const struct tile *tile, const struct k_affine_shape *shape,
+                            const struct k_affine *fit, size_t p, lane_f small, lane_f start_min,
+                            struct k_affine_best *best)
 {
     const float *x = tile->x + p * shape->elem_count;
     const float *w = tile->w + p * shape->elem_count;
@@ -79,8 +79,8 @@ static inline void k_affine_trial(const struct tile *tile, const struct k_affine
 }
 
 /* Tries the integers next to the present ones. */
-static inline void k_affine_trials(const struct tile *tile, const struct k_affine_shape *shape,
-                                   struct k_affine *fit, size_t p)
+LANE_FN void k_affine_trials(const struct tile *tile, const struct k_affine_shape *shape,
+                             struct k_affine *fit, size_t p)
 {
     lane_f zero = lane_set(0.0f);
     lane_f small_max = lane_set(shape->small_max);
@@ -100,8 +100,8 @@ static inline void k_affine_trials(const struct tile *tile, const struct k_affin
 }
 
 /* Error of the present integers, with the sums for the refit. */
-static inline void k_affine_measure(const struct tile *tile, const struct k_affine_shape *shape,
-                                    struct k_affine *fit, struct k_affine_normal *normal, size_t p)
+LANE_FN void k_affine_measure(const struct tile *tile, const struct k_affine_shape *shape,
+                              struct k_affine *fit, struct k_affine_normal *normal, size_t p)
 {
     const float *x = tile->x + p * shape->elem_count;
     const float *w = tile->w + p * shape->elem_count;
@@ -136,7 +136,7 @@ static inline void k_affine_measure(const struct tile *tile, const struct k_affi
     lane_store(normal->xm + p, zero - small_min * sum_r);
 }
 
-static inline float k_affine_total(const struct k_affine *fit, size_t count)
+LANE_FN float k_affine_total(const struct k_affine *fit, size_t count)
 {
     float total = 0.0f;
     for (size_t p = 0; p < count; p++) {
@@ -146,9 +146,8 @@ static inline float k_affine_total(const struct k_affine *fit, size_t count)
 }
 
 /* d and dmin by least squares on the residuals of the present codes. */
-static inline void k_affine_refit(const struct k_affine_shape *shape,
-                                  const struct k_affine_normal *normal, struct k_affine *fit,
-                                  float unit)
+LANE_FN void k_affine_refit(const struct k_affine_shape *shape,
+                            const struct k_affine_normal *normal, struct k_affine *fit, float unit)
 {
     float ss = 0.0f, sm = 0.0f, mm = 0.0f, xs = 0.0f, xm = 0.0f;
     for (size_t p = 0; p < shape->problem_count; p++) {
@@ -173,8 +172,8 @@ static inline void k_affine_refit(const struct k_affine_shape *shape,
     fit->dmin = super_half_of(dmin > 0.0f ? dmin : 0.0f, unit);
 }
 
-static inline void k_affine_start(const struct tile *tile, const struct k_affine_shape *shape,
-                                  struct k_affine *fit)
+LANE_FN void k_affine_start(const struct tile *tile, const struct k_affine_shape *shape,
+                            struct k_affine *fit)
 {
     float weight[TILE_PROBLEMS_MAX];
     for (size_t p = 0; p < shape->problem_count; p += LANES) {
@@ -205,8 +204,7 @@ static inline void k_affine_start(const struct tile *tile, const struct k_affine
     }
 }
 
-static inline struct k_affine k_affine_search(const struct tile *tile,
-                                              const struct k_affine_shape *shape)
+LANE_FN struct k_affine k_affine_search(const struct tile *tile, const struct k_affine_shape *shape)
 {
     struct k_affine fit = {.scale = {0.0f}};
     struct k_affine_normal normal;
@@ -232,8 +230,8 @@ static inline struct k_affine k_affine_search(const struct tile *tile,
 }
 
 /* The codes of problem p in element order. */
-static inline void k_affine_codes(const struct k_affine_shape *shape, const struct k_affine *fit,
-                                  const float *row, float unit, uint8_t *codes)
+LANE_FN void k_affine_codes(const struct k_affine_shape *shape, const struct k_affine *fit,
+                            const float *row, float unit, uint8_t *codes)
 {
     for (size_t p = 0; p < shape->problem_count; p++) {
         float scale = fit->d.value * fit->scale[p];

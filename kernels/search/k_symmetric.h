@@ -23,8 +23,8 @@ struct k_symmetric {
     float error[TILE_PROBLEMS_MAX];
 };
 
-static inline void k_symmetric_start(const struct tile *tile, const struct k_symmetric_shape *shape,
-                                     struct k_symmetric *fit)
+LANE_FN void k_symmetric_start(const struct tile *tile, const struct k_symmetric_shape *shape,
+                               struct k_symmetric *fit)
 {
     float weight[TILE_PROBLEMS_MAX];
     for (size_t p = 0; p < shape->problem_count; p += LANES) {
@@ -49,9 +49,8 @@ static inline void k_symmetric_start(const struct tile *tile, const struct k_sym
 }
 
 /* Tries the integers on either side of the present ones. */
-static inline void k_symmetric_trials(const struct tile *tile,
-                                      const struct k_symmetric_shape *shape,
-                                      struct k_symmetric *fit, size_t p)
+LANE_FN void k_symmetric_trials(const struct tile *tile, const struct k_symmetric_shape *shape,
+                                struct k_symmetric *fit, size_t p)
 {
     const float *x = tile->x + p * shape->elem_count;
     const float *w = tile->w + p * shape->elem_count;
@@ -75,8 +74,8 @@ static inline void k_symmetric_trials(const struct tile *tile,
 }
 
 /* How far d should move: least squares over the residuals of the present codes. */
-static inline float k_symmetric_move(const struct tile *tile, const struct k_symmetric_shape *shape,
-                                     const struct k_symmetric *fit)
+LANE_FN float k_symmetric_move(const struct tile *tile, const struct k_symmetric_shape *shape,
+                               const struct k_symmetric *fit)
 {
     float cross_of[TILE_PROBLEMS_MAX];
     float square_of[TILE_PROBLEMS_MAX];
@@ -107,7 +106,7 @@ static inline float k_symmetric_move(const struct tile *tile, const struct k_sym
     return square > 0x1p-80f ? cross / square : 0.0f;
 }
 
-static inline float k_symmetric_total(const struct k_symmetric *fit, size_t count)
+LANE_FN float k_symmetric_total(const struct k_symmetric *fit, size_t count)
 {
     float total = 0.0f;
     for (size_t p = 0; p < count; p++) {
@@ -116,8 +115,8 @@ static inline float k_symmetric_total(const struct k_symmetric *fit, size_t coun
     return total;
 }
 
-static inline struct k_symmetric k_symmetric_search(const struct tile *tile,
-                                                    const struct k_symmetric_shape *shape)
+LANE_FN struct k_symmetric k_symmetric_search(const struct tile *tile,
+                                              const struct k_symmetric_shape *shape)
 {
     struct k_symmetric fit = {.scale = {0.0f}};
     k_symmetric_start(tile, shape, &fit);
@@ -140,9 +139,8 @@ static inline struct k_symmetric k_symmetric_search(const struct tile *tile,
 }
 
 /* Codes minus their lowest, or their indices, in element order. */
-static inline void k_symmetric_codes(const struct k_symmetric_shape *shape,
-                                     const struct k_symmetric *fit, const float *row, float unit,
-                                     uint8_t *codes)
+LANE_FN void k_symmetric_codes(const struct k_symmetric_shape *shape, const struct k_symmetric *fit,
+                               const float *row, float unit, uint8_t *codes)
 {
     float inverse[TILE_PROBLEMS_MAX];
     for (size_t p = 0; p < shape->problem_count; p += LANES) {

@@ -28,14 +28,15 @@ struct small_type {
     size_t block_bytes;
     void (*search)(struct small_batch *batch, const struct small_type *type);
     void (*put)(unsigned char *out, const struct small_batch *batch, size_t p);
+    float share_max; /* of stretch_factor; 0 for none */
     struct symmetric_range range;
     struct affine_trials trials;
-    float share_max; /* of stretch_factor; 0 for none */
 };
 
-static inline void small_encode(const struct small_type *type, const float *row, unsigned char *out,
-                                size_t col_count, const float *importance)
+LANE_FN void small_encode(const struct small_type *type, const float *row, void *blocks,
+                          size_t col_count, const float *importance)
 {
+    unsigned char *out = (unsigned char *)blocks;
     size_t block_elems = type->elem_count * type->problems;
     size_t batch_blocks = type->problems >= LANES ? 1 : LANES / type->problems;
     struct small_batch batch;
@@ -62,21 +63,21 @@ static inline void small_encode(const struct small_type *type, const float *row,
         }
         tile_load(&batch.tile, batch.row, weights);
         type->search(&batch, type);
-        size_t blocks = left < step ? left / block_elems : batch_blocks;
-        for (size_t b = 0; b < blocks; b++, out += type->block_bytes) {
+        size_t block_count = left < step ? left / block_elems : batch_blocks;
+        for (size_t b = 0; b < block_count; b++, out += type->block_bytes) {
             type->put(out, &batch, b * type->problems);
         }
     }
 }
 
 /* The half nearest to `value`, both in tile units. */
-static inline lane_f small_half(lane_f value, lane_f unit)
+LANE_FN lane_f small_half(lane_f value, lane_f unit)
 {
     return lane_to_half(value / unit) * unit;
 }
 
 /* Codes of all problems under the scales found. */
-static inline void small_symmetric_codes(struct small_batch *batch, const struct small_type *type)
+LANE_FN void small_symmetric_codes(struct small_batch *batch, const struct small_type *type)
 {
     float inverse[TILE_PROBLEMS_MAX];
     for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
@@ -91,7 +92,7 @@ static inline void small_symmetric_codes(struct small_batch *batch, const struct
 }
 
 /* As stretch_applies. */
-static inline lane_m small_is_ordinary(lane_f half)
+LANE_FN lane_m small_is_ordinary(lane_f half)
 {
     lane_f magnitude = lane_abs(half);
     lane_m inside = lane_less(magnitude, lane_set(65504.0f));
@@ -99,7 +100,7 @@ static inline lane_m small_is_ordinary(lane_f half)
 }
 
 /* Stretches scales and offsets, once the codes are chosen. */
-static inline void small_stretch(struct small_batch *batch, const struct small_type *type)
+LANE_FN void small_stretch(struct small_batch *batch, const struct small_type *type)
 {
     lane_f one = lane_set(1.0f);
     for (size_t p = 0; type->share_max > 0.0f && p < batch->tile.problem_count; p += LANES) {
@@ -118,8 +119,8 @@ static inline void small_stretch(struct small_batch *batch, const struct small_t
 }
 
 /* Rounds a real scale to the best half near it. */
-static inline void small_keep_half(struct small_batch *batch, const struct small_type *type,
-                                   size_t p, lane_f scale)
+LANE_FN void small_keep_half(struct small_batch *batch, const struct small_type *type, size_t p,
+                             lane_f scale)
 {
     const float *x = batch->tile.x + p * type->elem_count;
     const float *w = batch->tile.w + p * type->elem_count;
@@ -135,7 +136,7 @@ static inline void small_keep_half(struct small_batch *batch, const struct small
     lane_store(batch->error + p, error);
 }
 
-static inline void small_symmetric_search(struct small_batch *batch, const struct small_type *type)
+LANE_FN void small_symmetric_search(struct small_batch *batch, const struct small_type *type)
 {
     for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
         const float *x = batch->tile.x + p * type->elem_count;
@@ -149,7 +150,7 @@ static inline void small_symmetric_search(struct small_batch *batch, const struc
 
 /* Few levels: trials from range.first times the weighted mean magnitude up, each range.step times
  * the one before, rather than down from the peak. */
-static inline void small_coarse_search(struct small_batch *batch, const struct small_type *type)
+LANE_FN void small_coarse_search(struct small_batch *batch, const struct small_type *type)
 {
     for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
         const float *x = batch->tile.x + p * type->elem_count;
@@ -162,8 +163,7 @@ static inline void small_coarse_search(struct small_batch *batch, const struct s
             sum_w = sum_w + weight;
         }
         lane_f mean_inverse = symmetric_inverse(sum / sum_w);
-        struct symmetric_queue queue = {x, w, type->elem_count, &type->range,
-                                        .best = {lane_set(0.0f), lane_set(0.0f)}};
+        struct symmetric_queue queue = symmetric_queue_of(x, w, type->elem_count, &type->range);
         float factor = type->range.first;
         for (size_t k = 0; k < type->range.step_count; k++, factor *= type->range.step) {
             lane_f inverse = mean_inverse * lane_set(1.0f / factor);
@@ -178,7 +178,7 @@ static inline void small_coarse_search(struct small_batch *batch, const struct s
     small_symmetric_codes(batch, type);
 }
 
-static inline void small_affine_codes(struct small_batch *batch, const struct small_type *type)
+LANE_FN void small_affine_codes(struct small_batch *batch, const struct small_type *type)
 {
     lane_f top = lane_set(type->trials.code_max);
     for (size_t p = 0; p < batch->tile.problem_count; p++) {
@@ -193,8 +193,8 @@ static inline void small_affine_codes(struct small_batch *batch, const struct sm
 }
 
 /* Rounds scale and offset to the best halves near them. */
-static inline void small_keep_halves(struct small_batch *batch, const struct small_type *type,
-                                     size_t p, const struct affine_fit *fit)
+LANE_FN void small_keep_halves(struct small_batch *batch, const struct small_type *type, size_t p,
+                               const struct affine_fit *fit)
 {
     const float *x = batch->tile.x + p * type->elem_count;
     const float *w = batch->tile.w + p * type->elem_count;
@@ -232,7 +232,7 @@ static inline void small_keep_halves(struct small_batch *batch, const struct sma
     lane_store(batch->error + p, best_error);
 }
 
-static inline void small_affine_search(struct small_batch *batch, const struct small_type *type)
+LANE_FN void small_affine_search(struct small_batch *batch, const struct small_type *type)
 {
     for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
         const float *x = batch->tile.x + p * type->elem_count;

@@ -19,7 +19,7 @@
 #define LQ_STRETCH_KAPPA 4.0f
 
 /* The factor for a fit that leaves `error` of the weighted square sum `square`; 1 for zeros. */
-static inline lane_f stretch_factor(lane_f error, lane_f square, float share_max)
+LANE_FN lane_f stretch_factor(lane_f error, lane_f square, float share_max)
 {
     lane_f one = lane_set(1.0f);
     lane_m usable = lane_less(lane_set(0x1p-80f), square);
@@ -30,14 +30,14 @@ static inline lane_f stretch_factor(lane_f error, lane_f square, float share_max
 
 /* Whether a scale has eight bits of precision as a half. One that has not was rounded or clamped
  * to something that is no fit, so there is nothing to undo. Zero is left alone likewise. */
-static inline bool stretch_applies(uint16_t scale_bits)
+LANE_FN bool stretch_applies(uint16_t scale_bits)
 {
     unsigned magnitude = scale_bits & 0x7FFFu;
     return magnitude >= 0x0100 && magnitude < 0x7BFF;
 }
 
 /* Sum of w x^2 of LANES problems. */
-static inline lane_f stretch_square(const float *x, const float *w, size_t elem_count)
+LANE_FN lane_f stretch_square(const float *x, const float *w, size_t elem_count)
 {
     lane_f square = lane_set(0.0f);
     for (size_t i = 0; i < elem_count * LANES; i += LANES) {
@@ -48,7 +48,7 @@ static inline lane_f stretch_square(const float *x, const float *w, size_t elem_
 }
 
 /* The factor for all problems of a super-block, from the error of each. */
-static inline float stretch_tile(const struct tile *tile, const float *errors, float share_max)
+LANE_FN float stretch_tile(const struct tile *tile, const float *errors, float share_max)
 {
     float squares[TILE_PROBLEMS_MAX];
     for (size_t p = 0; p < tile->problem_count; p += LANES) {

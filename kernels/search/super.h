@@ -14,7 +14,7 @@ struct super_half {
 };
 
 /* The half nearest to `value` (in tile units), never infinite. */
-static inline struct super_half super_half_of(float value, float unit)
+LANE_FN struct super_half super_half_of(float value, float unit)
 {
     float real = value / unit;
     real = real > 65504.0f ? 65504.0f : real < -65504.0f ? -65504.0f : real;
@@ -26,8 +26,8 @@ static inline struct super_half super_half_of(float value, float unit)
 /* The step D that represents scales[p] ~ D * code best, codes low..high, over SUPER_TRIALS steps
  * around peak / high. A scale of either sign is allowed when low < 0; then the largest magnitude
  * gets the code `low`, and D takes the sign that makes it so. */
-static inline float super_step(const float *scales, const float *weights, size_t count, float low,
-                               float high)
+LANE_FN float super_step(const float *scales, const float *weights, size_t count, float low,
+                         float high)
 {
     float peak = 0.0f;
     for (size_t p = 0; p < count; p++) {

@@ -24,7 +24,7 @@ struct symmetric_fit {
 };
 
 /* 1 / scale, or 0 where the scale is too small to divide by. */
-static inline lane_f symmetric_inverse(lane_f scale)
+LANE_FN lane_f symmetric_inverse(lane_f scale)
 {
     lane_m usable = lane_less(lane_set(0x1p-80f), lane_abs(scale));
     return lane_select(usable, lane_set(1.0f) / lane_select(usable, scale, lane_set(1.0f)),
@@ -34,7 +34,7 @@ static inline lane_f symmetric_inverse(lane_f scale)
 /* The kinds of levels. Loops over elements are built once for each. */
 enum symmetric_levels { SYMMETRIC_WHOLE, SYMMETRIC_FP4, SYMMETRIC_BOOK };
 
-static inline enum symmetric_levels symmetric_levels_of(const struct symmetric_range *range)
+LANE_FN enum symmetric_levels symmetric_levels_of(const struct symmetric_range *range)
 {
     return range->book != NULL ? SYMMETRIC_BOOK : range->fp4 ? SYMMETRIC_FP4 : SYMMETRIC_WHOLE;
 }
@@ -50,16 +50,15 @@ LANE_INLINE lane_f symmetric_level(lane_f value, const struct symmetric_range *r
     return levels == SYMMETRIC_FP4 ? lane_round_fp4(inside) : lane_round(inside);
 }
 
-static inline lane_f symmetric_code(lane_f value, const struct symmetric_range *range)
+LANE_FN lane_f symmetric_code(lane_f value, const struct symmetric_range *range)
 {
     return symmetric_level(value, range, symmetric_levels_of(range));
 }
 
 /* The codes of one problem in element order: levels minus the lowest, or their indices. `inverse`
  * is the symmetric_inverse of its scale. */
-static inline void symmetric_put_codes(const struct symmetric_range *range, float inverse,
-                                       const float *row, float unit, size_t elem_count,
-                                       uint8_t *codes)
+LANE_FN void symmetric_put_codes(const struct symmetric_range *range, float inverse,
+                                 const float *row, float unit, size_t elem_count, uint8_t *codes)
 {
     enum symmetric_levels levels = symmetric_levels_of(range);
     for (size_t i = 0; i < elem_count; i += LANES) {
@@ -94,7 +93,7 @@ LANE_INLINE void symmetric_count(struct symmetric_sums *sums, lane_f value, lane
     sums->square = sums->square + weighted * code;
 }
 
-static inline struct symmetric_fit symmetric_fit_of(const struct symmetric_sums *sums)
+LANE_FN struct symmetric_fit symmetric_fit_of(const struct symmetric_sums *sums)
 {
     struct symmetric_fit fit = {.scale = sums->cross / sums->square};
     fit.gain = fit.scale * sums->cross;
@@ -113,9 +112,8 @@ LANE_INLINE void symmetric_sum(const float *x, const float *w, size_t elem_count
 }
 
 /* The least-squares scale for the codes that 1 / inverse gives. */
-static inline struct symmetric_fit symmetric_try(const float *x, const float *w, size_t elem_count,
-                                                 lane_f inverse,
-                                                 const struct symmetric_range *range)
+LANE_FN struct symmetric_fit symmetric_try(const float *x, const float *w, size_t elem_count,
+                                           lane_f inverse, const struct symmetric_range *range)
 {
     struct symmetric_sums sums = symmetric_sums_of(inverse);
     enum symmetric_levels levels = symmetric_levels_of(range);
@@ -152,10 +150,10 @@ LANE_INLINE void symmetric_sum_pair(const float *x, const float *w, size_t elem_
     sums[1] = second;
 }
 
-static inline void symmetric_try_pair(const float *x, const float *w, size_t elem_count,
-                                      const lane_f inverse[SYMMETRIC_PAIR],
-                                      const struct symmetric_range *range,
-                                      struct symmetric_fit fit[SYMMETRIC_PAIR])
+LANE_FN void symmetric_try_pair(const float *x, const float *w, size_t elem_count,
+                                const lane_f inverse[SYMMETRIC_PAIR],
+                                const struct symmetric_range *range,
+                                struct symmetric_fit fit[SYMMETRIC_PAIR])
 {
     struct symmetric_sums sums[SYMMETRIC_PAIR] = {symmetric_sums_of(inverse[0]),
                                                   symmetric_sums_of(inverse[1])};
@@ -171,7 +169,7 @@ static inline void symmetric_try_pair(const float *x, const float *w, size_t ele
     fit[1] = symmetric_fit_of(&sums[1]);
 }
 
-static inline void symmetric_keep(struct symmetric_fit *best, const struct symmetric_fit *fit)
+LANE_FN void symmetric_keep(struct symmetric_fit *best, const struct symmetric_fit *fit)
 {
     lane_m better = lane_less(best->gain, fit->gain);
     best->scale = lane_select(better, fit->scale, best->scale);
@@ -188,8 +186,17 @@ struct symmetric_queue {
     struct symmetric_fit best;
 };
 
+LANE_FN struct symmetric_queue symmetric_queue_of(const float *x, const float *w, size_t elem_count,
+                                                  const struct symmetric_range *range)
+{
+    struct symmetric_queue queue = {.x = x, .w = w, .elem_count = elem_count, .range = range};
+    queue.best.scale = lane_set(0.0f);
+    queue.best.gain = lane_set(0.0f);
+    return queue;
+}
+
 /* Runs what waits. */
-static inline void symmetric_flush(struct symmetric_queue *queue)
+LANE_FN void symmetric_flush(struct symmetric_queue *queue)
 {
     struct symmetric_fit fit[SYMMETRIC_PAIR];
     if (queue->count == SYMMETRIC_PAIR) {
@@ -206,7 +213,7 @@ static inline void symmetric_flush(struct symmetric_queue *queue)
     queue->count = 0;
 }
 
-static inline void symmetric_add(struct symmetric_queue *queue, lane_f inverse)
+LANE_FN void symmetric_add(struct symmetric_queue *queue, lane_f inverse)
 {
     queue->inverse[queue->count++] = inverse;
     if (queue->count == SYMMETRIC_PAIR) {
@@ -215,7 +222,7 @@ static inline void symmetric_add(struct symmetric_queue *queue, lane_f inverse)
 }
 
 /* Codes for the best scale so far, a new scale for those, and so on. */
-static inline struct symmetric_fit symmetric_repeat(struct symmetric_queue *queue)
+LANE_FN struct symmetric_fit symmetric_repeat(struct symmetric_queue *queue)
 {
     symmetric_flush(queue);
     for (size_t k = 0; k < queue->range->repeat_count; k++) {
@@ -225,9 +232,8 @@ static inline struct symmetric_fit symmetric_repeat(struct symmetric_queue *queu
     return queue->best;
 }
 
-static inline struct symmetric_fit symmetric_search(const float *x, const float *w,
-                                                    size_t elem_count,
-                                                    const struct symmetric_range *range)
+LANE_FN struct symmetric_fit symmetric_search(const float *x, const float *w, size_t elem_count,
+                                              const struct symmetric_range *range)
 {
     lane_f zero = lane_set(0.0f);
     lane_f peak = zero;
@@ -236,7 +242,7 @@ static inline struct symmetric_fit symmetric_search(const float *x, const float 
         peak = lane_select(lane_less(lane_abs(peak), lane_abs(value)), value, peak);
     }
     lane_f peak_inverse = symmetric_inverse(peak);
-    struct symmetric_queue queue = {x, w, elem_count, range, .best = {zero, zero}};
+    struct symmetric_queue queue = symmetric_queue_of(x, w, elem_count, range);
     for (size_t k = 0; k < range->step_count; k++) {
         float beyond = range->first + range->step * (float)k;
         symmetric_add(&queue, lane_set(range->low - beyond) * peak_inverse);
@@ -285,10 +291,9 @@ LANE_INLINE void symmetric_measure(const float *x, const float *w, size_t elem_c
     trials[2] = third;
 }
 
-static inline void symmetric_errors(const float *x, const float *w, size_t elem_count,
-                                    const lane_f scale[SYMMETRIC_ABREAST],
-                                    const struct symmetric_range *range,
-                                    lane_f error[SYMMETRIC_ABREAST])
+LANE_FN void symmetric_errors(const float *x, const float *w, size_t elem_count,
+                              const lane_f scale[SYMMETRIC_ABREAST],
+                              const struct symmetric_range *range, lane_f error[SYMMETRIC_ABREAST])
 {
     struct symmetric_trial trials[SYMMETRIC_ABREAST];
     for (size_t k = 0; k < SYMMETRIC_ABREAST; k++) {
@@ -309,9 +314,9 @@ static inline void symmetric_errors(const float *x, const float *w, size_t elem_
 
 /* The better of two scales of 4-bit floats by true error, the first where they are equal; also its
  * error. */
-static inline lane_f symmetric_better(const float *x, const float *w, size_t elem_count,
-                                      const lane_f scale[SYMMETRIC_PAIR],
-                                      const struct symmetric_range *range, lane_f *error)
+LANE_FN lane_f symmetric_better(const float *x, const float *w, size_t elem_count,
+                                const lane_f scale[SYMMETRIC_PAIR],
+                                const struct symmetric_range *range, lane_f *error)
 {
     struct symmetric_trial first = symmetric_trial_of(scale[0]);
     struct symmetric_trial second = symmetric_trial_of(scale[1]);
@@ -327,9 +332,9 @@ static inline lane_f symmetric_better(const float *x, const float *w, size_t ele
 }
 
 /* The best scale of those by true error, the first of equal ones; also its error. */
-static inline lane_f symmetric_best(const float *x, const float *w, size_t elem_count,
-                                    const lane_f scale[SYMMETRIC_ABREAST],
-                                    const struct symmetric_range *range, lane_f *best_error)
+LANE_FN lane_f symmetric_best(const float *x, const float *w, size_t elem_count,
+                              const lane_f scale[SYMMETRIC_ABREAST],
+                              const struct symmetric_range *range, lane_f *best_error)
 {
     lane_f error[SYMMETRIC_ABREAST];
     symmetric_errors(x, w, elem_count, scale, range, error);

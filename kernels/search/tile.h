@@ -28,7 +28,7 @@ struct tile {
 #define TILE_WEIGHT_FLOOR 0x1p-40f
 
 /* The power of two that brings `magnitude` to [1, 2); 1 for zero. */
-static inline float tile_unit(float magnitude)
+LANE_FN float tile_unit(float magnitude)
 {
     uint32_t bits;
     memcpy(&bits, &magnitude, sizeof bits);
@@ -45,8 +45,8 @@ static inline float tile_unit(float magnitude)
 
 /* Loads problems, multiplies the values of each group by its unit and adds `floor`. `unit` gets the
  * units. */
-static inline void tile_load_values(const struct tile *tile, const float *in, lane_f floor,
-                                    float *values, float *unit)
+LANE_FN void tile_load_values(const struct tile *tile, const float *in, lane_f floor, float *values,
+                              float *unit)
 {
     size_t elems = tile->elem_count;
     size_t lanes = tile->problem_count < LANES ? tile->problem_count : LANES;
@@ -74,7 +74,7 @@ static inline void tile_load_values(const struct tile *tile, const float *in, la
 }
 
 /* Loads values and weights. */
-static inline void tile_load(struct tile *tile, const float *row, const float *importance)
+LANE_FN void tile_load(struct tile *tile, const float *row, const float *importance)
 {
     tile_load_values(tile, row, lane_set(-0.0f), tile->x, tile->unit);
     if (importance == NULL) {

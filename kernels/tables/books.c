@@ -1,6 +1,8 @@
 #include "kernels/tables/books.h"
 
-const struct lq_book lq_book_iq4 = {
+#include "kernels/device_fn.h"
+
+LQ_DEVICE_TABLE const struct lq_book lq_book_iq4 = {
     {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113},
     -4.5f,
     {-57.0f, 45.5f},
@@ -8,7 +10,7 @@ const struct lq_book lq_book_iq4 = {
     {-115.5f, -74.0f, -42.0f, -16.0f, 7.0f, 31.5f, 61.0f, 101.0f},
 };
 
-const float lq_ue4m3_values[128] = {
+LQ_DEVICE_TABLE const float lq_ue4m3_values[128] = {
     0.0f,
     0x1.0000000000000p-9f,
     0x1.0000000000000p-8f,

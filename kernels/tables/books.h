@@ -11,9 +11,12 @@ struct lq_book {
     float middle0[8];
 };
 
+/* On a GPU the definitions come before their use instead: C++ has no declarations of constants. */
+#ifndef __CUDACC__
 /* IQ4_NL and IQ4_XS; the index is the code. */
 extern const struct lq_book lq_book_iq4;
 /* Value of an unsigned float of 4 exponent and 3 mantissa bits; 127, its NaN, counts as zero. */
 extern const float lq_ue4m3_values[128];
+#endif
 
 #endif

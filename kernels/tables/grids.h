@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+/* On a GPU the definitions come before their use instead: C++ has no declarations of constants. */
+#ifndef __CUDACC__
 extern const uint16_t lq_grid_iq2xxs[256];
 extern const uint16_t lq_grid_iq2xs[512];
 extern const uint16_t lq_grid_iq2s[1024];
@@ -20,5 +22,6 @@ extern const int8_t lq_levels_iq3xxs[8];
 extern const int8_t lq_levels_iq4[16];
 /* MXFP4 and NVFP4: twice the value of a 4-bit float with 2 exponent bits and 1 mantissa bit. */
 extern const int8_t lq_levels_fp4[16];
+#endif
 
 #endif

@@ -8,6 +8,8 @@
 
 #include <stdint.h>
 
+#include "kernels/device_fn.h"
+
 #define LQ_NEAR_POINTS 32 /* per cell */
 #define LQ_NEAR_PAIRS (LQ_NEAR_POINTS / 2)
 
@@ -20,11 +22,11 @@ struct lq_near {
     const uint16_t *index;
 };
 
-struct lq_near lq_near_iq2xxs(void);
-struct lq_near lq_near_iq2xs(void);
-struct lq_near lq_near_iq2s(void);
-struct lq_near lq_near_iq3xxs(void);
-struct lq_near lq_near_iq3s(void);
-struct lq_near lq_near_iq1s(void);
+LQ_DEVICE_FN struct lq_near lq_near_iq2xxs(void);
+LQ_DEVICE_FN struct lq_near lq_near_iq2xs(void);
+LQ_DEVICE_FN struct lq_near lq_near_iq2s(void);
+LQ_DEVICE_FN struct lq_near lq_near_iq3xxs(void);
+LQ_DEVICE_FN struct lq_near lq_near_iq3s(void);
+LQ_DEVICE_FN struct lq_near lq_near_iq1s(void);
 
 #endif
