@@ -418,7 +418,7 @@ static enum lq_status check_types(const struct request *request, struct lq_error
 
 static uint32_t file_type_of(const struct request *request)
 {
-    if (lq_attr_is_set(request->artifact, "level")) {
+    if (lq_attr_is_set(request->artifact, "level") && !lq_level_keeps_types(request->level)) {
         return lq_level_file_type(request->level);
     }
     uint64_t elems[LQ_DTYPE_COUNT] = {0};
@@ -429,7 +429,11 @@ static uint32_t file_type_of(const struct request *request)
     for (size_t t = 1; t < LQ_DTYPE_COUNT; t++) {
         most = elems[t] > elems[most] ? t : most;
     }
-    return lq_level_file_type(lq_level_of_dtype((enum lq_dtype)most));
+    uint32_t file_type = lq_level_file_type(lq_level_of_dtype((enum lq_dtype)most));
+    if (lq_attr_is_set(request->artifact, "level")) { /* a copy is what its source is */
+        file_type = (uint32_t)lq_gguf_get_uint(&request->meta, "general.file_type", file_type);
+    }
+    return file_type;
 }
 
 /* Keys that say how a file was made or laid out: they are written anew or have no meaning here. */

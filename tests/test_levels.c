@@ -257,6 +257,62 @@ Test(levels, names_have_aliases_and_suggestions)
     cr_expect_eq(lq_level_file_type(lq_level_find("Q6_K")), 18);
 }
 
+/* Every name in llama-quantize's help of August 2026, with its number. */
+Test(levels, names_and_numbers_of_llama_quantize_are_accepted)
+{
+    static const struct {
+        const char *name;
+        uint32_t file_type;
+    } theirs[] = {
+        {"Q1_0", 40},   {"Q2_0", 41},   {"Q4_0", 2},     {"Q4_1", 3},    {"MXFP4_MOE", 38},
+        {"Q5_0", 8},    {"Q5_1", 9},    {"IQ2_XXS", 19}, {"IQ2_XS", 20}, {"IQ2_S", 28},
+        {"IQ2_M", 29},  {"IQ1_S", 24},  {"IQ1_M", 31},   {"TQ1_0", 36},  {"TQ2_0", 37},
+        {"Q2_K", 10},   {"Q2_K_S", 21}, {"IQ3_XXS", 23}, {"IQ3_S", 26},  {"IQ3_M", 27},
+        {"Q3_K", 12},   {"IQ3_XS", 22}, {"Q3_K_S", 11},  {"Q3_K_M", 12}, {"Q3_K_L", 13},
+        {"IQ4_NL", 25}, {"IQ4_XS", 30}, {"Q4_K", 15},    {"Q4_K_S", 14}, {"Q4_K_M", 15},
+        {"Q5_K", 17},   {"Q5_K_S", 16}, {"Q5_K_M", 17},  {"Q6_K", 18},   {"Q8_0", 7},
+        {"F16", 1},     {"BF16", 32},   {"F32", 0},
+    };
+    for (size_t i = 0; i < LQ_COUNT_OF(theirs); i++) {
+        char number[8];
+        const struct lq_level *level = lq_level_find(theirs[i].name);
+        cr_assert_not_null(level, "%s", theirs[i].name);
+        cr_expect_eq(lq_level_file_type(level), theirs[i].file_type, "%s", theirs[i].name);
+        snprintf(number, sizeof number, "%u", theirs[i].file_type);
+        cr_expect_eq(lq_level_find(number), level, "%s", number);
+    }
+    cr_expect(lq_level_keeps_types(lq_level_find("copy")));
+    cr_expect_null(lq_level_find("015"));
+    cr_expect_null(lq_level_find("5"));
+    cr_expect_null(lq_level_find("-1"));
+}
+
+Test(levels, a_copy_changes_no_type_that_is_not_chosen)
+{
+    struct lq_arena arena;
+    struct lq_error err;
+    lq_arena_init(&arena);
+    const struct shape *shape = find_shape("tiny-llama");
+    struct lq_tensor_index index = make_index(shape, &arena);
+    enum lq_dtype types[128];
+    index.tensors[2].dtype = LQ_DTYPE_F32;
+    index.tensors[3].dtype = LQ_DTYPE_Q5_K;
+    struct lq_level_request request = request_for(shape, "COPY", true);
+    struct lq_level_override override = {"blk.1.attn_v.weight", LQ_DTYPE_Q8_0};
+    request.overrides = &override;
+    request.override_count = 1;
+    cr_assert_eq(lq_level_assign(&request, &index, types, &err), LQ_OK);
+    for (size_t i = 0; i < index.tensor_count; i++) {
+        const struct lq_model_tensor *tensor = &index.tensors[i];
+        bool is_chosen = strcmp(tensor->name, override.pattern) == 0;
+        enum lq_dtype want = is_chosen                ? LQ_DTYPE_Q8_0
+                             : tensor->dim_count == 1 ? LQ_DTYPE_F32
+                                                      : tensor->dtype;
+        cr_expect_eq(types[i], want, "%s: %s", tensor->name, lq_dtype_name(types[i]));
+    }
+    lq_arena_fini(&arena);
+}
+
 Test(levels, the_users_choice_beats_the_mixture)
 {
     struct lq_arena arena;

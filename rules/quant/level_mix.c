@@ -304,6 +304,9 @@ enum lq_status lq_level_assign(const struct lq_level_request *request,
         return lq_error_nomem(err, "the order of tensors");
     }
     walk_init(&walk, request, index);
+    bool keeps = lq_level_keeps_types(request->level);
+    bool is_plain =
+        keeps || request->pure || !lq_level_is_quantized_type((enum lq_dtype)request->level->base);
     for (size_t i = 0; i < index->tensor_count; i++) {
         const char *name = index->tensors[i].name;
         order[i] = (struct ordered){lq_level_layer_of(name), name, i};
@@ -316,11 +319,9 @@ enum lq_status lq_level_assign(const struct lq_level_request *request,
             *dtype = lq_level_kept_type(tensor);
             continue;
         }
-        bool is_plain =
-            request->pure || !lq_level_is_quantized_type((enum lq_dtype)request->level->base);
         *dtype = mixture_type(&walk, tensor);
         if (is_plain) {
-            *dtype = (enum lq_dtype)request->level->base;
+            *dtype = keeps ? tensor->dtype : (enum lq_dtype)request->level->base;
         }
         (void)chosen_type(&walk, tensor, matched, dtype);
         *dtype = lq_level_fallback(*dtype, tensor->ne[0]);

@@ -36,6 +36,7 @@ enum lq_level_flags {
     LOW = 1,      /* the mixtures of one and two bits: own rules for experts, running counters */
     MOE_OUT = 2,  /* with 8 experts the attention output is Q5_K */
     MOE_FILE = 4, /* experts in the base type, everything else Q8_0 */
+    KEEP = 8,     /* every tensor in the type that it has */
 };
 
 enum { AS_BASE = 255 };

@@ -1,5 +1,7 @@
 #include "rules/quant/levels.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "engine/base/checked.h"
@@ -10,7 +12,8 @@
 
 #define T(name) LQ_DTYPE_##name
 
-/* Facts: docs/formats.md, "default mixtures". */
+/* The mixtures are facts about llama-quantize; tests/golden/levels/mixtures.tsv records what it
+ * does. */
 static const struct lq_level levels[] = {
     {.name = "F32", .file_type = 0, .base = T(F32), .output = AS_BASE, .embedding = AS_BASE},
     {.name = "F16", .file_type = 1, .base = T(F16), .output = AS_BASE, .embedding = AS_BASE},
@@ -217,14 +220,23 @@ static const struct lq_level levels[] = {
     {.name = "NVFP4", .file_type = 39, .base = T(NVFP4), .output = T(Q6_K), .embedding = AS_BASE},
     {.name = "Q2_0", .file_type = 41, .base = T(Q2_0), .output = T(Q6_K), .embedding = T(Q4_K)},
     {.name = "Q1_0", .file_type = 40, .base = T(Q1_0), .output = T(Q6_K), .embedding = AS_BASE},
+    {.name = "COPY", .base = T(F32), .output = AS_BASE, .embedding = AS_BASE, .flags = KEEP},
 };
 
 /* --------------------------------------------------------------- names and facts ---- */
 
+/* A name that is the decimal number of general.file_type, as llama-quantize takes it too. */
+static bool is_number_of(const char *name, const struct lq_level *level)
+{
+    char digits[16];
+    (void)snprintf(digits, sizeof digits, "%" PRIu32, level->file_type);
+    return !(level->flags & KEEP) && strcmp(name, digits) == 0;
+}
+
 const struct lq_level *lq_level_find(const char *name)
 {
     for (size_t i = 0; i < LQ_COUNT_OF(levels); i++) {
-        if (lq_text_equal_nocase(levels[i].name, name) ||
+        if (is_number_of(name, &levels[i]) || lq_text_equal_nocase(levels[i].name, name) ||
             (levels[i].alias != NULL && lq_text_equal_nocase(levels[i].alias, name))) {
             return &levels[i];
         }
@@ -254,6 +266,11 @@ const struct lq_level *lq_level_at(size_t index)
 const char *lq_level_name(const struct lq_level *level)
 {
     return level->name;
+}
+
+bool lq_level_keeps_types(const struct lq_level *level)
+{
+    return (level->flags & KEEP) != 0;
 }
 
 uint32_t lq_level_file_type(const struct lq_level *level)

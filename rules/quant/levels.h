@@ -1,7 +1,7 @@
 /* Quantization levels: what a level name such as "Q4_K_M" means for each tensor of a model. A level
  * has a base type, a number for general.file_type, and a mixture: rules by kind of tensor and layer
- * that raise or lower single tensors, as llama.cpp's levels of the same names do (docs/formats.md,
- * "type decision" and "default mixtures"). One difference, on purpose: layer counters also advance
+ * that raise or lower single tensors, as llama.cpp's levels of the same names do. One
+ * difference, on purpose: layer counters also advance
  * past tensors whose type the user chose, so that choosing one tensor's type changes no other.
  * Everything is static or the caller's. Thread rule: pure. */
 #ifndef LQ_RULES_QUANT_LEVELS_H
@@ -18,13 +18,16 @@
 
 struct lq_level;
 
-/* By name or alias, case-free ("q4_k" is Q4_K_M); NULL when there is none. */
+/* By name or alias, case-free ("q4_k" is Q4_K_M), or by the number of its file type ("15"); NULL
+ * when there is none. */
 const struct lq_level *lq_level_find(const char *name);
 /* The level name most like `name`, or NULL. */
 const char *lq_level_suggest(const char *name);
 size_t lq_level_count(void);
 const struct lq_level *lq_level_at(size_t index);
 const char *lq_level_name(const struct lq_level *level);
+/* True for COPY, which changes no tensor's type: the file type is then the source's. */
+bool lq_level_keeps_types(const struct lq_level *level);
 /* The value of general.file_type. */
 uint32_t lq_level_file_type(const struct lq_level *level);
 enum lq_dtype lq_level_base(const struct lq_level *level);
