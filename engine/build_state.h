@@ -16,7 +16,8 @@
 enum {
     LQ_BUILD_KEY_BUCKETS = 1 << 14,
     LQ_BUILD_SOURCE_BUCKETS = 1 << 14,
-    LQ_BUILD_ATTEMPTS_MAX = 3
+    LQ_BUILD_ATTEMPTS_MAX = 3,
+    LQ_BUILD_CHECKED_MAX = 64, /* blobs that are known to be intact */
 };
 
 struct lq_pending_warning {
@@ -83,8 +84,10 @@ struct lq_build {
     uint64_t cost_ran;
     double seconds_ran;
     /* Shared with workers. */
-    pthread_mutex_t mutex; /* maps of sources, warnings */
+    pthread_mutex_t mutex; /* maps of sources, warnings, checked blobs */
     struct lq_pending_warning *warnings;
+    struct lq_digest checked[LQ_BUILD_CHECKED_MAX]; /* the newest ones, in a ring */
+    uint64_t checked_count;
 };
 
 /* build.c: a build on any executor; lq_build_run is this on the CPU. For tests. */

@@ -13,6 +13,8 @@
 #include "engine/build_state.h"
 #include "engine/label.h"
 
+enum { CHECKED_BYTES_MIN = 1 << 20 }; /* smaller blobs are checked whenever they are opened */
+
 struct run_input {
     const char *name;
     struct lq_digest digest;
@@ -297,17 +299,40 @@ static enum lq_status direct_bytes(struct lq_run *run, const struct run_input *i
     return status;
 }
 
+/* Many steps may read one big file, a model of many layers: each build checks it once. */
+static bool was_checked(struct lq_build *build, const struct lq_digest *digest)
+{
+    bool found = false;
+    (void)pthread_mutex_lock(&build->mutex);
+    for (size_t i = 0; i < LQ_BUILD_CHECKED_MAX && i < build->checked_count && !found; i++) {
+        found = lq_digest_equal(&build->checked[i], digest);
+    }
+    (void)pthread_mutex_unlock(&build->mutex);
+    return found;
+}
+
+static void note_checked(struct lq_build *build, const struct lq_digest *digest)
+{
+    (void)pthread_mutex_lock(&build->mutex);
+    build->checked[build->checked_count++ % LQ_BUILD_CHECKED_MAX] = *digest;
+    (void)pthread_mutex_unlock(&build->mutex);
+}
+
 /* Opens the blob at first use; the whole content is checked then. Called with the mutex held. */
 static enum lq_status open_reader(struct lq_run *run, struct run_input *input, struct lq_error *err)
 {
     if (input->reader != NULL) {
         return LQ_OK;
     }
+    bool is_big = input->size_bytes >= CHECKED_BYTES_MIN;
+    bool is_known = is_big && was_checked(run->build, &input->digest);
     enum lq_status status =
-        lq_blob_open(run->build->cache, &input->digest, true, &input->reader, err);
+        lq_blob_open(run->build->cache, &input->digest, !is_known, &input->reader, err);
     if (status == LQ_OK && input->reader == NULL) {
         run->lost = true;
         status = lq_error_set(err, LQ_ECACHE, "input '%s' is no longer in the cache", input->name);
+    } else if (status == LQ_OK && is_big && !is_known) {
+        note_checked(run->build, &input->digest);
     }
     return status;
 }
