@@ -99,7 +99,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 const struct lq_rule lq_rule_logits = {
     .kind = "logits",
-    .version = 1,
+    .version = 2,
     .help = "what a model predicts on a text, as llama-perplexity's base file",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),

@@ -1,6 +1,6 @@
-/* The rule `report`: what quantization cost. One step makes the tokens, one runs the
- * original, one runs each quantized model against it, one compares each quantized model's tensors
- * with the original's, and the last one writes the report and judges it. */
+/* The rule `report`: what quantization cost. One step makes the tokens, one for each layer runs the
+ * original and each quantized model, one measures what came out, one compares each quantized
+ * model's tensors with the original's, and the last one writes the report and judges it. */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -381,7 +381,7 @@ struct report_plan {
     const struct lq_artifact *original;
     struct lq_arena *arena;
     struct lq_hparams hparams;
-    struct lq_ref tokens;
+    struct lq_pass_options options;
     const struct lq_artifact *logits; /* NULL: none */
     bool has_coherence;
     struct lq_coherence_request coherence;
@@ -398,7 +398,7 @@ static enum lq_status add_tokens(struct report_plan *plan, struct lq_error *err)
         plan->logits = lq_attr_ref(plan->artifact, "logits", 0);
         enum lq_status status =
             lq_logits_add_tokens_step(plan->expand, plan->original, plan->logits, &step, err);
-        plan->tokens = lq_ref_step(step, "main");
+        plan->options.tokens = lq_ref_step(step, "main");
         return status;
     }
     const struct lq_artifact *text = lq_attr_ref(plan->artifact, "text", 0);
@@ -422,7 +422,7 @@ static enum lq_status add_tokens(struct report_plan *plan, struct lq_error *err)
         status = lq_corpus_add_cut_step(plan->expand, "text.chunks", lq_artifact_name(text), &vocab,
                                         &words, &cut, &index, err);
     }
-    plan->tokens = lq_ref_step(index, "main");
+    plan->options.tokens = lq_ref_step(index, "main");
     return status;
 }
 
@@ -487,14 +487,12 @@ static enum lq_status add_tasks(struct report_plan *plan, size_t number,
 }
 
 /* The steps that look at one model. */
-static enum lq_status add_model(struct report_plan *plan, size_t number, size_t reference,
-                                struct lq_error *err)
+static enum lq_status add_model(struct report_plan *plan, size_t number,
+                                const struct lq_pass *original, struct lq_error *err)
 {
     struct lq_evaluate_request request = {.model = lq_attr_ref(plan->artifact, "quantized", number),
-                                          .original = plan->original,
-                                          .hparams = &plan->hparams,
-                                          .tokens = plan->tokens,
-                                          .reference = reference,
+                                          .original = original,
+                                          .options = plan->options,
                                           .logits = plan->logits};
     const char *evaluation = lq_arena_printf(plan->arena, "evaluation%zu", number);
     const char *tensors = lq_arena_printf(plan->arena, "tensors%zu", number);
@@ -520,8 +518,9 @@ static enum lq_status add_model(struct report_plan *plan, size_t number, size_t 
 static enum lq_status add_models(struct report_plan *plan, const char **names, struct lq_error *err)
 {
     size_t reference = 0;
-    enum lq_status status =
-        lq_evaluate_add_reference(plan->expand, plan->original, plan->tokens, &reference, err);
+    struct lq_pass original;
+    enum lq_status status = lq_evaluate_add_reference(plan->expand, plan->original, &plan->options,
+                                                      &original, &reference, err);
     if (status == LQ_OK) {
         add_input(plan, "perplexity", reference);
     }
@@ -533,7 +532,7 @@ static enum lq_status add_models(struct report_plan *plan, const char **names, s
     }
     for (size_t i = 0; status == LQ_OK && i < plan->state->count; i++) {
         names[i] = lq_artifact_name(lq_attr_ref(plan->artifact, "quantized", i));
-        status = add_model(plan, i, reference, err);
+        status = add_model(plan, i, &original, err);
     }
     return status;
 }
@@ -638,7 +637,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 const struct lq_rule lq_rule_report = {
     .kind = "report",
-    .version = 5,
+    .version = 6,
     .help = "perplexity, divergence and errors of quantized models against the original",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),

@@ -153,22 +153,29 @@ static LQ_UNUSED double e2e_summary(const char *key)
     return value;
 }
 
-/* How many --json lines have the event and the text in them. */
-static LQ_UNUSED unsigned e2e_count_events(const char *event, const char *text)
+/* How many --json lines have all three in them. */
+static LQ_UNUSED unsigned e2e_count_lines(const char *mark, const char *text, const char *more)
 {
-    char mark[128];
-    snprintf(mark, sizeof mark, "\"event\":\"%s\"", event);
     unsigned count = 0;
     const char *line = e2e_stdout();
     while (*line != '\0') {
         const char *end = strchr(line, '\n');
         size_t length = end == NULL ? strlen(line) : (size_t)(end - line);
         char *copy = strndup(line, length);
-        count += strstr(copy, mark) != NULL && strstr(copy, text) != NULL;
+        count +=
+            strstr(copy, mark) != NULL && strstr(copy, text) != NULL && strstr(copy, more) != NULL;
         free(copy);
         line += length + (end != NULL);
     }
     return count;
+}
+
+/* How many --json lines have the event and the text in them. */
+static LQ_UNUSED unsigned e2e_count_events(const char *event, const char *text)
+{
+    char mark[128];
+    snprintf(mark, sizeof mark, "\"event\":\"%s\"", event);
+    return e2e_count_lines(mark, text, "");
 }
 
 static LQ_UNUSED void e2e_digest(const char *name, char hex[LQ_DIGEST_HEX_BYTES])

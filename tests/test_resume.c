@@ -1,5 +1,5 @@
-/* A calibration that is killed again and again goes on at the layer where it was, and ends with the
- * bytes of one that was left alone. */
+/* A calibration or evaluation that is killed again and again goes on at the layer where it was, and
+ * ends with the bytes of one that was left alone. */
 #include <time.h>
 
 #include "e2e.h"
@@ -20,7 +20,11 @@ static void init(void)
               "text words { path = \"words.txt\" }\n"
               "calibration calib { model = base  text = words  samples = 128\n"
               "                    sequence = 64 }\n"
-              "imatrix im { model = base  calibration = calib  path = \"im.gguf\" }\n");
+              "imatrix im { model = base  calibration = calib  path = \"im.gguf\" }\n"
+              "gguf q4 { model = base  level = \"Q4_0\"  path = \"q4.gguf\" }\n"
+              "gguf q8 { model = base  level = \"Q8_0\"  path = \"q8.gguf\" }\n"
+              "report r { original = base  quantized = [q4, q8]  text = words  context = 64\n"
+              "           chunks = 128  path = \"r.qreport\" }\n");
 }
 
 TestSuite(resume, .init = init, .fini = e2e_fini, .timeout = 600);
@@ -31,39 +35,68 @@ static void wait_ms(unsigned ms)
     nanosleep(&pause, NULL);
 }
 
-Test(resume, killed_calibration_repeats_at_most_the_layer_it_was_in)
+struct kills {
+    unsigned kills;
+    unsigned started;  /* steps of layers */
+    unsigned finished; /* those that ran to their end */
+};
+
+/* Builds `target` again and again, each time killed somewhere, until a build ends by itself. */
+static struct kills kill_until_done(const char *target, const char *op)
 {
+    struct kills result = {0};
+    char options[64];
+    char event[64];
     uint64_t seed = (uint64_t)time(NULL);
-    unsigned kills = 0;
-    unsigned started = 0;
-    unsigned finished = 0;
     fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
-    cr_assert_eq(e2e_run("-q --cache-dir whole im"), 0, "%s", e2e_stderr());
-    cr_assert_eq(rename("im.gguf", "whole.gguf"), 0);
-    cr_assert_eq(e2e_run("-q calib"), 0, "%s", e2e_stderr());
+    snprintf(options, sizeof options, "--json %s", target);
+    snprintf(event, sizeof event, "\"op\":\"%s\"", op);
     for (;;) {
-        pid_t child = e2e_start("--json im", "run");
-        if (kills < KILLS_MAX) {
+        pid_t child = e2e_start(options, "run");
+        if (result.kills < KILLS_MAX) {
             seed = seed * 6364136223846793005u + 1442695040888963407u;
             wait_ms(20 + (unsigned)(seed >> 33) % 100);
             kill(child, SIGKILL);
         }
         int code = e2e_wait(child);
         e2e_collect("run");
-        started += e2e_count_events("step-started", "imatrix.layer");
-        finished += e2e_count_events("step-finished", "\"op\":\"imatrix.layer\"") -
-                    e2e_count_events("step-finished", "\"outcome\":\"cached\"");
+        result.started += e2e_count_events("step-started", event);
+        result.finished +=
+            e2e_count_lines("\"event\":\"step-finished\"", event, "\"outcome\":\"ran\"");
         if (code == 0) {
             break;
         }
         cr_assert_eq(code, 128 + SIGKILL, "%s%s", e2e_stdout(), e2e_stderr());
-        kills++;
+        result.kills++;
     }
-    fprintf(stderr, "%u kills, %u layers started, %u finished\n", kills, started, finished);
-    cr_expect_geq(kills, 2);
-    cr_expect_leq(started, LAYERS + kills);
-    cr_expect_leq(finished, LAYERS);
+    fprintf(stderr, "%u kills, %u layers started, %u finished\n", result.kills, result.started,
+            result.finished);
+    return result;
+}
+
+Test(resume, killed_calibration_repeats_at_most_the_layer_it_was_in)
+{
+    cr_assert_eq(e2e_run("-q --cache-dir whole im"), 0, "%s", e2e_stderr());
+    cr_assert_eq(rename("im.gguf", "whole.gguf"), 0);
+    cr_assert_eq(e2e_run("-q calib"), 0, "%s", e2e_stderr());
+    struct kills kills = kill_until_done("im", "imatrix.layer");
+    cr_expect_geq(kills.kills, 2);
+    cr_expect_leq(kills.started, LAYERS + kills.kills);
+    cr_expect_leq(kills.finished, LAYERS);
     e2e_expect_same_file("im.gguf", "whole.gguf");
+}
+
+/* The original and two others, each a layer at a time. */
+Test(resume, killed_evaluation_repeats_at_most_the_layer_it_was_in)
+{
+    cr_assert_eq(e2e_run("-q --cache-dir whole r"), 0, "%s", e2e_stderr());
+    cr_assert_eq(rename("r.qreport", "whole.qreport"), 0);
+    cr_assert_eq(e2e_run("-q q4 q8"), 0, "%s", e2e_stderr());
+    struct kills kills = kill_until_done("r", "quality.layer");
+    cr_expect_geq(kills.kills, 2);
+    cr_expect_leq(kills.started, 3 * LAYERS + kills.kills);
+    cr_expect_leq(kills.finished, 3 * LAYERS);
+    e2e_expect_same_file("r.qreport", "whole.qreport");
 }
 
 /* Cancellation is asked for between tiles of work: it does not wait for a layer. */

@@ -60,18 +60,14 @@ static enum lq_status cut_tokens(struct lq_expand *expand, const struct lq_artif
 static enum lq_status expand_score(struct lq_expand *expand, struct lq_error *err)
 {
     const struct lq_artifact *artifact = lq_expand_artifact(expand);
-    struct lq_hparams hparams;
+    struct lq_pass original;
     struct lq_evaluate_request request = {.model = lq_attr_ref(artifact, "candidate", 0),
-                                          .original = lq_attr_ref(artifact, "original", 0),
-                                          .hparams = &hparams};
+                                          .original = &original};
     size_t step = 0;
-    enum lq_status status = lq_perplexity_hparams(expand, request.original, &hparams, err);
+    enum lq_status status = cut_tokens(expand, artifact, &request.options.tokens, err);
     if (status == LQ_OK) {
-        status = cut_tokens(expand, artifact, &request.tokens, err);
-    }
-    if (status == LQ_OK) {
-        status = lq_evaluate_add_reference(expand, request.original, request.tokens,
-                                           &request.reference, err);
+        status = lq_evaluate_add_reference(expand, lq_attr_ref(artifact, "original", 0),
+                                           &request.options, &original, &step, err);
     }
     if (status == LQ_OK) {
         status = lq_evaluate_add_step(expand, &request, &step, err);

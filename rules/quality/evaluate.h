@@ -1,10 +1,9 @@
-/* Steps that run models over one text: the original once, then each quantized model against it. The
- * original's step keeps what the others need: the hidden states before its output matrix at scored
- * positions, and those behind every layer at some positions of the first batch. A model's step runs
- * its own layers, then makes its logits and the original's side by side, one tile of positions at a
- * time, and compares them; so there is no file of logits, a changed model is measured alone, and
- * memory does not grow with the number of models. Layers stream as in perplexity.h. Thread rule:
- * functions that take an expansion run on its thread. Limits: those of tokens.h. */
+/* Steps that measure models on one text: the original once, then each quantized model against it.
+ * pass.h runs their layers; here is what happens behind the last one. A model's step makes its
+ * logits and the original's side by side, one tile of positions at a time, and compares them; so
+ * there is no file of logits, a changed model is measured alone, and memory does not grow with the
+ * number of models or tokens. Thread rule: functions that take an expansion run on its thread.
+ * Limits: those of tokens.h. */
 #ifndef LQ_RULES_QUALITY_EVALUATE_H
 #define LQ_RULES_QUALITY_EVALUATE_H
 
@@ -16,6 +15,7 @@
 #include "engine/rule.h"
 #include "rules/model/hparams.h"
 #include "rules/quality/divergence.h"
+#include "rules/quality/pass.h"
 #include "rules/quality/perplexity.h"
 
 /* What a model's step finds. */
@@ -28,26 +28,23 @@ struct lq_evaluation {
     size_t layer_count;
 };
 
-/* Positions behind every layer that are kept, at most. */
-enum { LQ_HIDDEN_ROWS_MAX = 512 };
-
-/* Adds the step "quality.reference" for the model that everything is compared with. Its output
- * "main" is what lq_perplexity_parse reads. At run time LQ_ECALIBRATION for fewer than two chunks
- * or foreign tokens, LQ_EFAIL for values that are not finite. */
+/* Adds the pass of the model that everything is compared with, and the step "quality.perplexity",
+ * whose output "main" is what lq_perplexity_parse reads. At run time LQ_ECALIBRATION for fewer than
+ * two chunks or foreign tokens, LQ_EFAIL for values that are not finite. */
 enum lq_status lq_evaluate_add_reference(struct lq_expand *expand, const struct lq_artifact *model,
-                                         struct lq_ref tokens, size_t *step, struct lq_error *err);
+                                         const struct lq_pass_options *options,
+                                         struct lq_pass *pass, size_t *step, struct lq_error *err);
 
 struct lq_evaluate_request {
-    const struct lq_artifact *model;    /* kind "model" or "gguf" */
-    const struct lq_artifact *original; /* kind "model" */
-    const struct lq_hparams *hparams;   /* the original's */
-    struct lq_ref tokens;
-    size_t reference;                 /* number of the original's step */
+    const struct lq_artifact *model;  /* kind "model" or "gguf" */
+    const struct lq_pass *original;   /* from lq_evaluate_add_reference */
+    struct lq_pass_options options;   /* the same */
     const struct lq_artifact *logits; /* kind "logits", NULL: the original's own predictions */
 };
 
-/* Adds the step "quality.compare", whose output "main" is what lq_evaluation_parse reads. At run
- * time as above, and LQ_EFORMAT when the vocabulary has another size than the original's. */
+/* Adds the model's pass and the step "quality.compare", whose output "main" is what
+ * lq_evaluation_parse reads. At run time as above, and LQ_EFORMAT when the vocabulary has another
+ * size than the original's. */
 enum lq_status lq_evaluate_add_step(struct lq_expand *expand,
                                     const struct lq_evaluate_request *request, size_t *step,
                                     struct lq_error *err);

@@ -1,73 +1,26 @@
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/buffer.h"
-#include "engine/base/checked.h"
+#include "engine/base/compiler.h"
 #include "engine/base/limits.h"
 #include "engine/base/pool.h"
 #include "rules/format/gguf.h"
 #include "rules/format/logits_file.h"
-#include "rules/model/forward_run.h"
 #include "rules/quality/evaluate.h"
-#include "rules/quality/model_reader.h"
 
 enum {
-    REFERENCE_VERSION = 1,
-    COMPARE_VERSION = 1,
+    PERPLEXITY_VERSION = 1,
+    COMPARE_VERSION = 2,
     TILE_ROWS_MIN = 16,
     TILE_BYTES_MAX = 32 * 1024 * 1024, /* of one model's logits */
 };
 
 #define ORIGINAL "original."
-/* Guess for a first estimate of time: float operations a microsecond of a small machine. */
-#define OPS_PER_MICROSECOND 50000.0
 
-/* ---- what both steps share ---- */
-
-static void report_tokens(void *user, uint64_t done, uint64_t total)
-{
-    lq_run_progress(user, done, total, "tokens");
-}
-
-static enum lq_status load_tokens(struct lq_run *run, uint32_t vocab_size, struct lq_tokens *tokens,
-                                  struct lq_error *err)
-{
-    const void *data = NULL;
-    uint64_t size_bytes = 0;
-    enum lq_status status = lq_run_input_load(run, "tokens", &data, &size_bytes, err);
-    return status == LQ_OK ? lq_tokens_parse(data, size_bytes, "evaluation text", vocab_size,
-                                             lq_run_arena(run), tokens, err)
-                           : status;
-}
-
-static enum lq_status make_forward(struct lq_model_reader *reader,
-                                   const struct lq_forward_run *forward_run, uint32_t sequence,
-                                   struct lq_forward **out, struct lq_error *err)
-{
-    struct lq_forward_env env =
-        lq_forward_run_env(forward_run, lq_model_reader_weights(reader), LQ_EFAIL);
-    return lq_forward_create(out, &reader->hparams, &env, sequence, err);
-}
-
-/* Positions of the first batch whose hidden states are kept: every `stride`-th of `rows`. */
-struct kept {
-    size_t samples;
-    size_t rows;
-    size_t stride;
-};
-
-static struct kept kept_rows(const struct lq_forward *forward, const struct lq_tokens *tokens)
-{
-    struct kept kept = {.samples = lq_forward_batch_samples(forward)};
-    if (kept.samples > tokens->sample_count) {
-        kept.samples = tokens->sample_count;
-    }
-    size_t rows = kept.samples * tokens->sequence_length;
-    kept.stride = (rows + LQ_HIDDEN_ROWS_MAX - 1) / LQ_HIDDEN_ROWS_MAX;
-    kept.rows = (rows + kept.stride - 1) / kept.stride;
-    return kept;
-}
+/* ---- perplexity ---- */
 
 static enum lq_status write_text(struct lq_run *run, const struct lq_buffer *text,
                                  struct lq_error *err)
@@ -76,104 +29,82 @@ static enum lq_status write_text(struct lq_run *run, const struct lq_buffer *tex
                         : lq_run_write(run, "main", text->data, text->size_bytes, err);
 }
 
-/* ---- the original ---- */
-
-struct reference {
-    struct lq_run *run;
-    struct lq_forward *forward;
-    size_t width;
-    struct kept kept;
-};
-
-static void reference_report(void *user, uint64_t done, uint64_t total)
+static enum lq_status end_read(void *user, size_t first_sample, size_t samples, float *rows,
+                               struct lq_error *err)
 {
-    report_tokens(((struct reference *)user)->run, done, total);
+    return lq_pass_end_read(user, first_sample, samples, rows, err);
 }
 
-static enum lq_status reference_layer(void *user, uint32_t layer, size_t first_sample,
-                                      size_t samples, const float *hidden, struct lq_error *err)
+static enum lq_status end_score(void *user, size_t first_row, size_t rows, const float *hidden,
+                                const int32_t *targets, double *nll, struct lq_error *err)
 {
-    struct reference *self = user;
-    (void)layer;
-    (void)samples;
-    enum lq_status status = LQ_OK;
-    for (size_t i = 0; first_sample == 0 && status == LQ_OK && i < self->kept.rows; i++) {
-        status = lq_run_write(self->run, "layers", hidden + i * self->kept.stride * self->width,
-                              self->width * sizeof *hidden, err);
-    }
-    return status;
-}
-
-static enum lq_status reference_score(void *user, size_t first_row, size_t rows,
-                                      const float *hidden, const int32_t *targets, double *nll,
-                                      struct lq_error *err)
-{
-    struct reference *self = user;
+    struct lq_pass_end *end = user;
     (void)first_row;
-    enum lq_status status =
-        lq_run_write(self->run, "hidden", hidden, rows * self->width * sizeof *hidden, err);
-    return status == LQ_OK ? lq_forward_score(self->forward, hidden, targets, rows, nll, err)
-                           : status;
+    return lq_forward_score(end->forward, hidden, targets, rows, nll, err);
 }
 
-static enum lq_status measure_reference(struct lq_run *run, struct lq_model_reader *reader,
-                                        const struct lq_forward_run *forward_run,
-                                        struct lq_perplexity *out, struct lq_error *err)
+static void end_report(void *user, uint64_t done, uint64_t total)
 {
-    struct lq_tokens tokens;
-    struct reference self = {.run = run, .width = reader->hparams.width};
-    struct lq_perplexity_hooks hooks = {reference_report, reference_layer, reference_score, &self};
-    enum lq_status status = load_tokens(run, reader->hparams.vocab_size, &tokens, err);
-    if (status == LQ_OK) {
-        status = make_forward(reader, forward_run, tokens.sequence_length, &self.forward, err);
-    }
-    if (status == LQ_OK) {
-        self.kept = kept_rows(self.forward, &tokens);
-        status = lq_perplexity_measure(self.forward, &reader->hparams, &tokens, &hooks, out, err);
-    }
-    lq_forward_destroy(self.forward);
-    return status;
+    lq_run_progress(((struct lq_pass_end *)user)->run, done, total, "tokens");
 }
 
-static enum lq_status run_reference(struct lq_run *run, struct lq_error *err)
+static enum lq_status run_perplexity(struct lq_run *run, struct lq_error *err)
 {
-    struct lq_model_reader reader;
+    const struct lq_model_part *part = lq_run_state(run);
+    struct lq_pass_end end = {.run = run};
     struct lq_forward_run forward_run = {0};
+    struct lq_tokens tokens;
     struct lq_perplexity result;
     struct lq_buffer text;
     lq_buffer_init(&text);
-    enum lq_status status = lq_model_reader_open(&reader, run, "", err);
+    enum lq_status status = lq_pass_load_tokens(run, part->hparams.vocab_size, &tokens, err);
     if (status == LQ_OK) {
         status = lq_forward_run_open(&forward_run, run, err);
     }
     if (status == LQ_OK) {
-        status = measure_reference(run, &reader, &forward_run, &result, err);
+        status = lq_pass_end_open(&end, run, "", part, &forward_run, tokens.sequence_length, err);
+    }
+    if (status == LQ_OK) {
+        const struct lq_perplexity_source source = {.tokens = &tokens,
+                                                    .width = end.reader.hparams.width,
+                                                    .read = end_read,
+                                                    .score = end_score,
+                                                    .report = end_report,
+                                                    .user = &end};
+        status = lq_perplexity_measure(&source, &result, err);
     }
     if (status == LQ_OK) {
         lq_perplexity_format(&result, &text);
         status = write_text(run, &text, err);
     }
+    lq_pass_end_close(&end);
     lq_forward_run_close(&forward_run);
-    lq_model_reader_close(&reader);
     lq_buffer_fini(&text);
     return status;
 }
 
-/* ---- a model against it ---- */
+/* ---- a model against the original ---- */
+
+/* Follows from the parameters of the step. */
+struct compare_state {
+    struct lq_model_part part;
+    struct lq_model_part original;
+    bool has_layers; /* layers can be compared */
+};
 
 struct comparison {
     struct lq_run *run;
-    const struct lq_forward_run *forward_run;
-    struct lq_model_reader *reader;
-    struct lq_model_reader *original_reader;
-    struct lq_forward *forward;
-    struct lq_forward *original; /* only while logits are made: its scratch is not needed before */
-    uint32_t sequence;
-    struct kept kept;
+    const struct compare_state *state;
+    struct lq_forward_run forward_run;
+    struct lq_pass_end end;
+    struct lq_pass_end original; /* not with a file */
+    size_t vocab;
+    size_t width;
+    size_t original_width;
     struct lq_divergence_row *rows; /* all scored positions */
     double *hidden_errors;          /* NULL: the layers cannot be compared */
-    float *hidden;                  /* of the original: rows of a tile, or one kept row */
-    float *original_logits;
+    float *original_hidden;         /* of a batch */
+    float *original_logits;         /* of a tile */
     float *logits;
     size_t tile_rows;
     bool has_file; /* divergence is measured against a base logits file */
@@ -183,38 +114,58 @@ struct comparison {
 
 static void compare_report(void *user, uint64_t done, uint64_t total)
 {
-    report_tokens(((struct comparison *)user)->run, done, total);
+    lq_run_progress(((struct comparison *)user)->run, done, total, "tokens");
 }
 
-static enum lq_status compare_layer(void *user, uint32_t layer, size_t first_sample, size_t samples,
-                                    const float *hidden, struct lq_error *err)
+static enum lq_status compare_layer(struct comparison *self, uint32_t layer, struct lq_error *err)
 {
-    struct comparison *self = user;
-    size_t width = self->reader->hparams.width;
+    char mine_name[LQ_WEIGHT_NAME_BYTES];
+    char original_name[LQ_WEIGHT_NAME_BYTES];
+    const void *mine_data = NULL;
+    const void *original_data = NULL;
+    uint64_t mine_bytes = 0;
+    uint64_t original_bytes = 0;
+    (void)snprintf(mine_name, sizeof mine_name, "kept.%u", (unsigned)layer);
+    (void)snprintf(original_name, sizeof original_name, ORIGINAL "kept.%u", (unsigned)layer);
+    enum lq_status status = lq_run_input_load(self->run, mine_name, &mine_data, &mine_bytes, err);
+    if (status == LQ_OK) {
+        status = lq_run_input_load(self->run, original_name, &original_data, &original_bytes, err);
+    }
+    if (status != LQ_OK) {
+        return status;
+    }
+    if (mine_bytes != original_bytes) {
+        return lq_error_set(err, LQ_EINTERNAL, "layer %u kept other rows than the original",
+                            (unsigned)layer);
+    }
+    const float *mine = mine_data;
+    const float *original = original_data;
     double difference = 0.0;
     double signal = 0.0;
-    (void)samples;
-    lq_forward_destroy(self->original);
-    self->original = NULL;
-    if (first_sample != 0 || self->hidden_errors == NULL) {
-        return LQ_OK;
-    }
-    for (size_t i = 0; i < self->kept.rows; i++) {
-        uint64_t row = (uint64_t)layer * self->kept.rows + i;
-        enum lq_status status = lq_run_input_read(self->run, "layers", row * width * sizeof *hidden,
-                                                  self->hidden, width * sizeof *hidden, err);
-        if (status != LQ_OK) {
-            return status;
-        }
-        const float *mine = hidden + i * self->kept.stride * width;
-        for (size_t k = 0; k < width; k++) {
-            double d = (double)mine[k] - (double)self->hidden[k];
-            difference += d * d;
-            signal += (double)self->hidden[k] * (double)self->hidden[k];
-        }
+    for (size_t k = 0; k < mine_bytes / sizeof *mine; k++) {
+        double d = (double)mine[k] - (double)original[k];
+        difference += d * d;
+        signal += (double)original[k] * (double)original[k];
     }
     self->hidden_errors[layer] = signal > 0.0 ? sqrt(difference / signal) : (double)NAN;
     return LQ_OK;
+}
+
+static enum lq_status compare_layers(struct comparison *self, struct lq_error *err)
+{
+    uint32_t count = self->state->part.hparams.layer_count;
+    if (!self->state->has_layers) {
+        return LQ_OK;
+    }
+    self->hidden_errors = calloc(count, sizeof *self->hidden_errors);
+    if (self->hidden_errors == NULL) {
+        return lq_error_nomem(err, "a comparison of models");
+    }
+    enum lq_status status = LQ_OK;
+    for (uint32_t layer = 0; status == LQ_OK && layer < count; layer++) {
+        status = compare_layer(self, layer, err);
+    }
+    return status;
 }
 
 struct tile {
@@ -226,7 +177,7 @@ struct tile {
 static void compare_row(void *user, size_t index)
 {
     struct tile *tile = user;
-    size_t vocab = tile->self->reader->hparams.vocab_size;
+    size_t vocab = tile->self->vocab;
     if (tile->self->has_file) {
         lq_divergence_of_log_probs(tile->self->original_logits + index * vocab,
                                    tile->self->logits + index * vocab, vocab, tile->targets[index],
@@ -254,50 +205,37 @@ static enum lq_status read_tile(struct comparison *self, size_t first_row, size_
     return status;
 }
 
-/* The original's logits out of its hidden states. */
-static enum lq_status make_tile(struct comparison *self, size_t first_row, size_t rows,
-                                struct lq_error *err)
-{
-    uint64_t row_bytes = (uint64_t)self->original_reader->hparams.width * sizeof *self->hidden;
-    enum lq_status status = lq_run_input_read(self->run, "hidden", first_row * row_bytes,
-                                              self->hidden, (size_t)(rows * row_bytes), err);
-    return status == LQ_OK
-               ? lq_forward_logits(self->original, self->hidden, rows, self->original_logits, err)
-               : status;
-}
-
-static enum lq_status compare_tile(struct comparison *self, size_t first_row, size_t rows,
-                                   const float *hidden, const int32_t *targets,
+static enum lq_status compare_read(void *user, size_t first_sample, size_t samples, float *rows,
                                    struct lq_error *err)
 {
-    struct tile tile = {self, targets, self->rows + first_row};
-    enum lq_status status = self->has_file ? read_tile(self, first_row, rows, err)
-                                           : make_tile(self, first_row, rows, err);
-    if (status == LQ_OK) {
-        status = lq_forward_logits(self->forward, hidden, rows, self->logits, err);
-    }
-    if (status == LQ_OK) {
-        lq_pool_for(lq_run_pool(self->run), rows, compare_row, &tile);
-    }
-    return status;
+    struct comparison *self = user;
+    enum lq_status status = lq_pass_end_read(&self->end, first_sample, samples, rows, err);
+    return status == LQ_OK && !self->has_file
+               ? lq_pass_end_read(&self->original, first_sample, samples, self->original_hidden,
+                                  err)
+               : status;
 }
 
 static enum lq_status compare_score(void *user, size_t first_row, size_t rows, const float *hidden,
                                     const int32_t *targets, double *nll, struct lq_error *err)
 {
     struct comparison *self = user;
-    size_t width = self->reader->hparams.width;
     enum lq_status status = LQ_OK;
-    if (self->original == NULL && !self->has_file) {
-        status = make_forward(self->original_reader, self->forward_run, self->sequence,
-                              &self->original, err);
-        if (status == LQ_OK) {
-            status = lq_forward_load_output(self->original, err);
-        }
-    }
     for (size_t r = 0; status == LQ_OK && r < rows; r += self->tile_rows) {
         size_t count = rows - r < self->tile_rows ? rows - r : self->tile_rows;
-        status = compare_tile(self, first_row + r, count, hidden + r * width, targets + r, err);
+        struct tile tile = {self, targets + r, self->rows + first_row + r};
+        status = self->has_file
+                     ? read_tile(self, first_row + r, count, err)
+                     : lq_forward_logits(self->original.forward,
+                                         self->original_hidden + r * self->original_width, count,
+                                         self->original_logits, err);
+        if (status == LQ_OK) {
+            status = lq_forward_logits(self->end.forward, hidden + r * self->width, count,
+                                       self->logits, err);
+        }
+        if (status == LQ_OK) {
+            lq_pool_for(lq_run_pool(self->run), count, compare_row, &tile);
+        }
     }
     for (size_t r = 0; status == LQ_OK && r < rows; r++) {
         /* Either model's NaN shows in the divergence. */
@@ -323,14 +261,13 @@ static enum lq_status open_file(struct comparison *self, const struct lq_tokens 
         status = lq_logits_header_read(bytes, size_bytes, file_bytes, "base logits file",
                                        &self->file, err);
     }
-    if (status == LQ_OK && (self->file.vocab_size != self->reader->hparams.vocab_size ||
-                            self->file.context != tokens->sequence_length ||
-                            self->file.chunk_count != tokens->sample_count)) {
+    if (status == LQ_OK &&
+        (self->file.vocab_size != self->vocab || self->file.context != tokens->sequence_length ||
+         self->file.chunk_count != tokens->sample_count)) {
         status = lq_error_set(err, LQ_EFORMAT,
                               "the base logits file is of a vocabulary of %u tokens, the model has "
                               "%u: they cannot be compared",
-                              (unsigned)self->file.vocab_size,
-                              (unsigned)self->reader->hparams.vocab_size);
+                              (unsigned)self->file.vocab_size, (unsigned)self->vocab);
     }
     return status;
 }
@@ -338,54 +275,58 @@ static enum lq_status open_file(struct comparison *self, const struct lq_tokens 
 static enum lq_status get_memory(struct comparison *self, const struct lq_tokens *tokens,
                                  struct lq_error *err)
 {
-    const struct lq_hparams *hparams = &self->reader->hparams;
-    const struct lq_hparams *original = &self->original_reader->hparams;
-    size_t vocab = hparams->vocab_size;
-    size_t scored = (size_t)tokens->sample_count * lq_perplexity_scored(tokens->sequence_length);
+    size_t vocab = self->vocab;
+    size_t scored = lq_perplexity_scored(tokens->sequence_length);
+    size_t batch = lq_perplexity_batch_samples(tokens) * scored;
     size_t rows = TILE_BYTES_MAX / (vocab * sizeof *self->logits);
     self->tile_rows = rows < TILE_ROWS_MIN ? TILE_ROWS_MIN : rows;
-    self->tile_rows = self->tile_rows < scored ? self->tile_rows : scored;
-    self->rows = calloc(scored + 1, sizeof *self->rows);
-    self->hidden = calloc(self->tile_rows + 1, original->width * sizeof *self->hidden);
-    self->original_logits = calloc(self->tile_rows + 1, vocab * sizeof *self->original_logits);
-    self->logits = calloc(self->tile_rows + 1, vocab * sizeof *self->logits);
+    self->tile_rows = self->tile_rows < batch ? self->tile_rows : batch;
+    self->rows = calloc(tokens->sample_count * scored, sizeof *self->rows);
+    self->original_hidden = calloc(batch, (self->original_width + 1) * sizeof(float));
+    self->original_logits = calloc(self->tile_rows, vocab * sizeof *self->original_logits);
+    self->logits = calloc(self->tile_rows, vocab * sizeof *self->logits);
     if (self->has_file) {
-        self->file_rows = calloc(self->tile_rows + 1, (size_t)self->file.row_bytes);
+        self->file_rows = calloc(self->tile_rows, (size_t)self->file.row_bytes);
         if (self->file_rows == NULL) {
             return lq_error_nomem(err, "a comparison of models");
         }
     }
-    bool has_layers =
-        original->layer_count == hparams->layer_count && original->width == hparams->width;
-    self->hidden_errors =
-        has_layers ? calloc(hparams->layer_count + 1, sizeof *self->hidden_errors) : NULL;
-    bool failed = self->rows == NULL || self->hidden == NULL || self->original_logits == NULL ||
-                  self->logits == NULL || (has_layers && self->hidden_errors == NULL);
+    bool failed = self->rows == NULL || self->original_hidden == NULL ||
+                  self->original_logits == NULL || self->logits == NULL;
     return failed ? lq_error_nomem(err, "a comparison of models") : LQ_OK;
 }
 
 static enum lq_status compare_models(struct comparison *self, struct lq_buffer *text,
                                      struct lq_error *err)
 {
-    const struct lq_hparams *hparams = &self->reader->hparams;
     struct lq_tokens tokens;
     struct lq_evaluation result = {.hidden_errors = NULL};
-    struct lq_perplexity_hooks hooks = {compare_report, compare_layer, compare_score, self};
-    enum lq_status status = load_tokens(self->run, hparams->vocab_size, &tokens, err);
+    enum lq_status status = lq_pass_load_tokens(self->run, (uint32_t)self->vocab, &tokens, err);
+    if (status == LQ_OK) {
+        status = compare_layers(self, err);
+    }
     if (status == LQ_OK) {
         status = open_file(self, &tokens, err);
     }
     if (status == LQ_OK) {
-        self->sequence = tokens.sequence_length;
         status = get_memory(self, &tokens, err);
     }
     if (status == LQ_OK) {
-        status = make_forward(self->reader, self->forward_run, self->sequence, &self->forward, err);
+        status = lq_pass_end_open(&self->end, self->run, "", &self->state->part, &self->forward_run,
+                                  tokens.sequence_length, err);
+    }
+    if (status == LQ_OK && !self->has_file) {
+        status = lq_pass_end_open(&self->original, self->run, ORIGINAL, &self->state->original,
+                                  &self->forward_run, tokens.sequence_length, err);
     }
     if (status == LQ_OK) {
-        self->kept = kept_rows(self->forward, &tokens);
-        status =
-            lq_perplexity_measure(self->forward, hparams, &tokens, &hooks, &result.perplexity, err);
+        const struct lq_perplexity_source source = {.tokens = &tokens,
+                                                    .width = self->width,
+                                                    .read = compare_read,
+                                                    .score = compare_score,
+                                                    .report = compare_report,
+                                                    .user = self};
+        status = lq_perplexity_measure(&source, &result.perplexity, err);
     }
     if (status == LQ_OK) {
         status = lq_divergence_make(self->rows, (size_t)result.perplexity.tokens,
@@ -393,45 +334,26 @@ static enum lq_status compare_models(struct comparison *self, struct lq_buffer *
     }
     if (status == LQ_OK) {
         result.hidden_errors = self->hidden_errors;
-        result.layer_count = self->hidden_errors == NULL ? 0 : hparams->layer_count;
+        result.layer_count =
+            self->hidden_errors == NULL ? 0 : self->state->part.hparams.layer_count;
         lq_evaluation_format(&result, text);
     }
-    lq_forward_destroy(self->original);
-    lq_forward_destroy(self->forward);
     return status;
-}
-
-static enum lq_status check_vocab(const struct lq_hparams *hparams,
-                                  const struct lq_hparams *original, struct lq_error *err)
-{
-    if (hparams->vocab_size != original->vocab_size) {
-        return lq_error_set(err, LQ_EFORMAT,
-                            "the model has %u tokens in its vocabulary and the original %u: they "
-                            "cannot be compared on the same tokens",
-                            (unsigned)hparams->vocab_size, (unsigned)original->vocab_size);
-    }
-    return LQ_OK;
 }
 
 static enum lq_status run_compare(struct lq_run *run, struct lq_error *err)
 {
-    struct lq_model_reader reader = {.bytes = NULL};
-    struct lq_model_reader original = {.bytes = NULL};
-    struct lq_forward_run forward_run = {0};
-    struct comparison self = {
-        .run = run, .forward_run = &forward_run, .reader = &reader, .original_reader = &original};
+    const struct compare_state *state = lq_run_state(run);
+    struct comparison self = {.run = run,
+                              .state = state,
+                              .vocab = state->part.hparams.vocab_size,
+                              .width = state->part.hparams.width,
+                              .original_width = state->original.hparams.width,
+                              .end = {.run = run},
+                              .original = {.run = run}};
     struct lq_buffer text;
     lq_buffer_init(&text);
-    enum lq_status status = lq_model_reader_open(&reader, run, "", err);
-    if (status == LQ_OK) {
-        status = lq_model_reader_open(&original, run, ORIGINAL, err);
-    }
-    if (status == LQ_OK) {
-        status = check_vocab(&reader.hparams, &original.hparams, err);
-    }
-    if (status == LQ_OK) {
-        status = lq_forward_run_open(&forward_run, run, err);
-    }
+    enum lq_status status = lq_forward_run_open(&self.forward_run, run, err);
     if (status == LQ_OK) {
         status = compare_models(&self, &text, err);
     }
@@ -440,13 +362,13 @@ static enum lq_status run_compare(struct lq_run *run, struct lq_error *err)
     }
     free(self.rows);
     free(self.hidden_errors);
-    free(self.hidden);
+    free(self.original_hidden);
     free(self.original_logits);
     free(self.logits);
     free(self.file_rows);
-    lq_forward_run_close(&forward_run);
-    lq_model_reader_close(&original);
-    lq_model_reader_close(&reader);
+    lq_pass_end_close(&self.original);
+    lq_pass_end_close(&self.end);
+    lq_forward_run_close(&self.forward_run);
     lq_buffer_fini(&text);
     return status;
 }
@@ -478,89 +400,135 @@ enum lq_status lq_perplexity_hparams(struct lq_expand *expand, const struct lq_a
     return status == LQ_OK ? lq_hparams_read(&meta, &index, where, LQ_EMODEL, out, err) : status;
 }
 
-static uint64_t guess_memory(const struct lq_hparams *hparams)
+static enum lq_status end_step(struct lq_expand *expand, const struct lq_model_inputs *from,
+                               const struct lq_pass *pass, struct lq_step *step, size_t *index,
+                               struct lq_error *err)
 {
+    static const struct lq_step_output outputs[] = {{"main", false}};
+    const struct lq_hparams *hparams = &pass->view.hparams;
     uint32_t context = lq_perplexity_context(hparams->context_length, 0);
-    return lq_forward_memory(hparams, context, true) + ((uint64_t)1 << 28);
-}
-
-static uint64_t guess_cost(const struct lq_hparams *hparams)
-{
-    double params = (double)hparams->layer_count * hparams->width *
-                    (4.0 * hparams->width + 3.0 * hparams->ffn_width);
-    return (uint64_t)(params * 2.0 * 1e5 / OPS_PER_MICROSECOND);
-}
-
-static enum lq_status add_step(struct lq_expand *expand, const struct lq_model_inputs *from,
-                               struct lq_step *step, size_t *index, struct lq_error *err)
-{
+    step->label = lq_artifact_name(pass->view.model);
     step->inputs = from->inputs;
     step->input_count = from->input_count;
     step->params = from->params;
     step->param_count = from->param_count;
+    step->outputs = outputs;
+    step->output_count = LQ_COUNT_OF(outputs);
     step->parallel = true;
+    step->memory_bytes += lq_forward_memory(hparams, context, true) + ((uint64_t)1 << 28);
+    step->cost = (uint64_t)hparams->vocab_size * hparams->width / 500;
     return lq_expand_add_step(expand, step, index, err);
 }
 
 enum lq_status lq_evaluate_add_reference(struct lq_expand *expand, const struct lq_artifact *model,
-                                         struct lq_ref tokens, size_t *step, struct lq_error *err)
+                                         const struct lq_pass_options *options,
+                                         struct lq_pass *pass, size_t *step, struct lq_error *err)
 {
-    static const struct lq_step_output outputs[] = {
-        {"main", false}, {"hidden", true}, {"layers", true}};
     struct lq_model_inputs inputs;
-    struct lq_hparams hparams;
-    enum lq_status status = lq_perplexity_hparams(expand, model, &hparams, err);
+    struct lq_model_part *part = lq_arena_get(lq_expand_arena(expand), sizeof *part);
+    enum lq_status status = part == NULL ? lq_error_nomem(err, "a step")
+                                         : lq_pass_add(pass, expand, model, options, err);
     if (status == LQ_OK) {
-        status = lq_model_inputs_init(&inputs, expand, &model, 1, 1, err);
+        status = lq_model_inputs_init(&inputs, expand, NULL, 0, LQ_PASS_INPUTS_MAX + 1, err);
     }
     if (status == LQ_OK) {
-        status = lq_model_inputs_add(&inputs, expand, model, "", err);
+        status = lq_pass_inputs_add(&inputs, expand, pass, "", part, err);
     }
     if (status != LQ_OK) {
         return status;
     }
-    lq_model_inputs_put(&inputs, "tokens", tokens);
-    struct lq_step added = {.op = "quality.reference",
-                            .version = REFERENCE_VERSION,
-                            .label = lq_artifact_name(model),
-                            .run = run_reference,
-                            .outputs = outputs,
-                            .output_count = LQ_COUNT_OF(outputs),
-                            .memory_bytes = guess_memory(&hparams),
-                            .cost = guess_cost(&hparams)};
-    return add_step(expand, &inputs, &added, step, err);
+    lq_model_inputs_put(&inputs, "tokens", pass->tokens);
+    struct lq_step added = {.op = "quality.perplexity",
+                            .version = PERPLEXITY_VERSION,
+                            .run = run_perplexity,
+                            .state = part};
+    return end_step(expand, &inputs, pass, &added, step, err);
+}
+
+static enum lq_status add_kept(struct lq_model_inputs *inputs, struct lq_expand *expand,
+                               const struct lq_pass *pass, const char *prefix, struct lq_error *err)
+{
+    for (uint32_t layer = 0; layer < pass->view.hparams.layer_count; layer++) {
+        const char *name =
+            lq_arena_printf(lq_expand_arena(expand), "%skept.%u", prefix, (unsigned)layer);
+        if (name == NULL) {
+            return lq_error_nomem(err, "a step");
+        }
+        lq_model_inputs_put(inputs, name, lq_ref_step(pass->steps[layer], "kept"));
+    }
+    return LQ_OK;
+}
+
+static enum lq_status check_vocab(const struct lq_hparams *hparams,
+                                  const struct lq_hparams *original, struct lq_error *err)
+{
+    if (hparams->vocab_size != original->vocab_size) {
+        return lq_error_set(err, LQ_EFORMAT,
+                            "the model has %u tokens in its vocabulary and the original %u: they "
+                            "cannot be compared on the same tokens",
+                            (unsigned)hparams->vocab_size, (unsigned)original->vocab_size);
+    }
+    return LQ_OK;
+}
+
+/* What the comparison reads of both models. */
+static enum lq_status add_inputs(struct lq_model_inputs *inputs, struct lq_expand *expand,
+                                 const struct lq_evaluate_request *request,
+                                 const struct lq_pass *pass, struct compare_state *state,
+                                 struct lq_error *err)
+{
+    const struct lq_hparams *hparams = &pass->view.hparams;
+    const struct lq_hparams *original = &request->original->view.hparams;
+    state->has_layers =
+        original->layer_count == hparams->layer_count && original->width == hparams->width;
+    size_t kept = state->has_layers ? 2 * (size_t)hparams->layer_count : 0;
+    enum lq_status status =
+        lq_model_inputs_init(inputs, expand, NULL, 0, 2 * LQ_PASS_INPUTS_MAX + 2 + kept, err);
+    if (status == LQ_OK) {
+        status = lq_pass_inputs_add(inputs, expand, pass, "", &state->part, err);
+    }
+    if (status == LQ_OK && request->logits == NULL) {
+        status =
+            lq_pass_inputs_add(inputs, expand, request->original, ORIGINAL, &state->original, err);
+    }
+    if (status == LQ_OK && state->has_layers) {
+        status = add_kept(inputs, expand, pass, "", err);
+    }
+    if (status == LQ_OK && state->has_layers) {
+        status = add_kept(inputs, expand, request->original, ORIGINAL, err);
+    }
+    if (status == LQ_OK && request->logits != NULL) {
+        lq_model_inputs_put(inputs, "logits", lq_ref_artifact(request->logits, "main"));
+    }
+    return status;
 }
 
 enum lq_status lq_evaluate_add_step(struct lq_expand *expand,
                                     const struct lq_evaluate_request *request, size_t *step,
                                     struct lq_error *err)
 {
-    static const struct lq_step_output outputs[] = {{"main", false}};
-    const struct lq_artifact *models[] = {request->model, request->original};
+    struct lq_pass pass;
     struct lq_model_inputs inputs;
-    enum lq_status status = lq_model_inputs_init(&inputs, expand, models, 2, 4, err);
+    struct compare_state *state = lq_arena_get(lq_expand_arena(expand), sizeof *state);
+    if (state == NULL) {
+        return lq_error_nomem(err, "a step");
+    }
+    enum lq_status status = lq_pass_add(&pass, expand, request->model, &request->options, err);
     if (status == LQ_OK) {
-        status = lq_model_inputs_add(&inputs, expand, request->model, "", err);
+        status = check_vocab(&pass.view.hparams, &request->original->view.hparams, err);
     }
     if (status == LQ_OK) {
-        status = lq_model_inputs_add(&inputs, expand, request->original, ORIGINAL, err);
+        status = add_inputs(&inputs, expand, request, &pass, state, err);
     }
     if (status != LQ_OK) {
         return status;
     }
-    lq_model_inputs_put(&inputs, "tokens", request->tokens);
-    lq_model_inputs_put(&inputs, "hidden", lq_ref_step(request->reference, "hidden"));
-    lq_model_inputs_put(&inputs, "layers", lq_ref_step(request->reference, "layers"));
-    if (request->logits != NULL) {
-        lq_model_inputs_put(&inputs, "logits", lq_ref_artifact(request->logits, "main"));
-    }
+    lq_model_inputs_put(&inputs, "tokens", request->options.tokens);
     struct lq_step added = {.op = "quality.compare",
                             .version = COMPARE_VERSION,
-                            .label = lq_artifact_name(request->model),
                             .run = run_compare,
-                            .outputs = outputs,
-                            .output_count = LQ_COUNT_OF(outputs),
-                            .memory_bytes = guess_memory(request->hparams),
-                            .cost = guess_cost(request->hparams)};
-    return add_step(expand, &inputs, &added, step, err);
+                            .state = state,
+                            .memory_bytes = (uint64_t)pass.view.hparams.vocab_size *
+                                            pass.view.hparams.width * sizeof(float)};
+    return end_step(expand, &inputs, &pass, &added, step, err);
 }

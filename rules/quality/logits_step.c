@@ -8,14 +8,13 @@
 #include "engine/base/pool.h"
 #include "rules/format/gguf.h"
 #include "rules/format/logits_file.h"
-#include "rules/model/forward_run.h"
 #include "rules/model/tokens.h"
 #include "rules/model/vocab.h"
-#include "rules/quality/model_reader.h"
+#include "rules/quality/pass.h"
 #include "rules/quality/perplexity.h"
 
 enum {
-    STEP_VERSION = 1,
+    STEP_VERSION = 2,
     TOKENS_VERSION = 1,
     TILE_ROWS_MIN = 16,
     TILE_BYTES_MAX = 32 * 1024 * 1024,
@@ -25,9 +24,9 @@ enum {
 
 struct writing {
     struct lq_run *run;
-    struct lq_model_reader reader;
     struct lq_forward_run forward_run;
-    struct lq_forward *forward;
+    struct lq_pass_end end;
+    uint32_t vocab;
     size_t tile_rows;
     size_t row_bytes;
     float *logits;
@@ -42,20 +41,27 @@ static void report_tokens(void *user, uint64_t done, uint64_t total)
 static void encode_row(void *user, size_t index)
 {
     struct writing *self = user;
-    uint32_t vocab = self->reader.hparams.vocab_size;
-    lq_logits_row_encode(self->logits + index * vocab, vocab, self->rows + index * self->row_bytes);
+    lq_logits_row_encode(self->logits + index * self->vocab, self->vocab,
+                         self->rows + index * self->row_bytes);
+}
+
+static enum lq_status read_rows(void *user, size_t first_sample, size_t samples, float *rows,
+                                struct lq_error *err)
+{
+    return lq_pass_end_read(&((struct writing *)user)->end, first_sample, samples, rows, err);
 }
 
 static enum lq_status write_rows(void *user, size_t first_row, size_t rows, const float *hidden,
                                  const int32_t *targets, double *nll, struct lq_error *err)
 {
     struct writing *self = user;
-    size_t width = self->reader.hparams.width;
-    enum lq_status status = lq_forward_score(self->forward, hidden, targets, rows, nll, err);
+    struct lq_forward *forward = self->end.forward;
+    size_t width = self->end.hidden.width;
+    enum lq_status status = lq_forward_score(forward, hidden, targets, rows, nll, err);
     (void)first_row;
     for (size_t r = 0; status == LQ_OK && r < rows; r += self->tile_rows) {
         size_t count = rows - r < self->tile_rows ? rows - r : self->tile_rows;
-        status = lq_forward_logits(self->forward, hidden + r * width, count, self->logits, err);
+        status = lq_forward_logits(forward, hidden + r * width, count, self->logits, err);
         if (status == LQ_OK) {
             lq_pool_for(lq_run_pool(self->run), count, encode_row, self);
             status = lq_run_write(self->run, "main", self->rows, count * self->row_bytes, err);
@@ -69,8 +75,8 @@ static enum lq_status write_header(struct writing *self, const struct lq_tokens 
 {
     struct lq_buffer header;
     lq_buffer_init(&header);
-    lq_logits_header_write(tokens->sequence_length, self->reader.hparams.vocab_size,
-                           tokens->sample_count, tokens->tokens, &header);
+    lq_logits_header_write(tokens->sequence_length, self->vocab, tokens->sample_count,
+                           tokens->tokens, &header);
     enum lq_status status =
         header.failed ? lq_error_nomem(err, "a base logits file")
                       : lq_run_write(self->run, "main", header.data, header.size_bytes, err);
@@ -78,53 +84,49 @@ static enum lq_status write_header(struct writing *self, const struct lq_tokens 
     return status;
 }
 
-static enum lq_status write_file(struct writing *self, struct lq_error *err)
+static enum lq_status write_file(struct writing *self, const struct lq_model_part *part,
+                                 struct lq_error *err)
 {
-    const struct lq_hparams *hparams = &self->reader.hparams;
-    const void *data = NULL;
-    uint64_t size_bytes = 0;
     struct lq_tokens tokens;
     struct lq_perplexity perplexity;
-    struct lq_perplexity_hooks hooks = {.report = report_tokens, .score = write_rows, .user = self};
-    enum lq_status status = lq_run_input_load(self->run, "tokens", &data, &size_bytes, err);
+    enum lq_status status = lq_pass_load_tokens(self->run, self->vocab, &tokens, err);
     if (status == LQ_OK) {
-        status = lq_tokens_parse(data, size_bytes, "evaluation text", hparams->vocab_size,
-                                 lq_run_arena(self->run), &tokens, err);
+        status = lq_pass_end_open(&self->end, self->run, "", part, &self->forward_run,
+                                  tokens.sequence_length, err);
     }
     if (status == LQ_OK) {
-        struct lq_forward_env env = lq_forward_run_env(
-            &self->forward_run, lq_model_reader_weights(&self->reader), LQ_EFAIL);
-        status = lq_forward_create(&self->forward, hparams, &env, tokens.sequence_length, err);
-    }
-    if (status == LQ_OK) {
-        size_t rows = TILE_BYTES_MAX / (hparams->vocab_size * sizeof *self->logits);
+        size_t rows = TILE_BYTES_MAX / (self->vocab * sizeof *self->logits);
         self->tile_rows = rows < TILE_ROWS_MIN ? TILE_ROWS_MIN : rows;
-        self->row_bytes = (size_t)lq_logits_row_bytes(hparams->vocab_size);
-        self->logits = calloc(self->tile_rows, hparams->vocab_size * sizeof *self->logits);
+        self->row_bytes = (size_t)lq_logits_row_bytes(self->vocab);
+        self->logits = calloc(self->tile_rows, self->vocab * sizeof *self->logits);
         self->rows = calloc(self->tile_rows, self->row_bytes);
         status = self->logits == NULL || self->rows == NULL ? lq_error_nomem(err, "logits")
                                                             : write_header(self, &tokens, err);
     }
-    return status == LQ_OK
-               ? lq_perplexity_measure(self->forward, hparams, &tokens, &hooks, &perplexity, err)
-               : status;
+    if (status != LQ_OK) {
+        return status;
+    }
+    const struct lq_perplexity_source source = {.tokens = &tokens,
+                                                .width = self->end.hidden.width,
+                                                .read = read_rows,
+                                                .score = write_rows,
+                                                .report = report_tokens,
+                                                .user = self};
+    return lq_perplexity_measure(&source, &perplexity, err);
 }
 
 static enum lq_status run_logits(struct lq_run *run, struct lq_error *err)
 {
-    struct writing self = {.run = run};
-    enum lq_status status = lq_model_reader_open(&self.reader, run, "", err);
+    const struct lq_model_part *part = lq_run_state(run);
+    struct writing self = {.run = run, .vocab = part->hparams.vocab_size, .end = {.run = run}};
+    enum lq_status status = lq_forward_run_open(&self.forward_run, run, err);
     if (status == LQ_OK) {
-        status = lq_forward_run_open(&self.forward_run, run, err);
+        status = write_file(&self, part, err);
     }
-    if (status == LQ_OK) {
-        status = write_file(&self, err);
-    }
-    lq_forward_destroy(self.forward);
+    lq_pass_end_close(&self.end);
     free(self.logits);
     free(self.rows);
     lq_forward_run_close(&self.forward_run);
-    lq_model_reader_close(&self.reader);
     return status;
 }
 
@@ -132,24 +134,29 @@ enum lq_status lq_logits_add_step(struct lq_expand *expand, const struct lq_arti
                                   struct lq_ref tokens, size_t *step, struct lq_error *err)
 {
     static const struct lq_step_output outputs[] = {{"main", false}};
+    const struct lq_pass_options options = {.tokens = tokens};
+    struct lq_pass pass;
     struct lq_model_inputs inputs;
-    struct lq_hparams hparams;
-    enum lq_status status = lq_perplexity_hparams(expand, model, &hparams, err);
+    struct lq_model_part *part = lq_arena_get(lq_expand_arena(expand), sizeof *part);
+    enum lq_status status = part == NULL ? lq_error_nomem(err, "a step")
+                                         : lq_pass_add(&pass, expand, model, &options, err);
     if (status == LQ_OK) {
-        status = lq_model_inputs_init(&inputs, expand, &model, 1, 1, err);
+        status = lq_model_inputs_init(&inputs, expand, NULL, 0, LQ_PASS_INPUTS_MAX + 1, err);
     }
     if (status == LQ_OK) {
-        status = lq_model_inputs_add(&inputs, expand, model, "", err);
+        status = lq_pass_inputs_add(&inputs, expand, &pass, "", part, err);
     }
     if (status != LQ_OK) {
         return status;
     }
     lq_model_inputs_put(&inputs, "tokens", tokens);
-    uint32_t context = lq_perplexity_context(hparams.context_length, 0);
+    const struct lq_hparams *hparams = &pass.view.hparams;
+    uint32_t context = lq_perplexity_context(hparams->context_length, 0);
     struct lq_step added = {.op = "quality.logits",
                             .version = STEP_VERSION,
                             .label = lq_artifact_name(model),
                             .run = run_logits,
+                            .state = part,
                             .params = inputs.params,
                             .param_count = inputs.param_count,
                             .inputs = inputs.inputs,
@@ -157,7 +164,7 @@ enum lq_status lq_logits_add_step(struct lq_expand *expand, const struct lq_arti
                             .outputs = outputs,
                             .output_count = LQ_COUNT_OF(outputs),
                             .parallel = true,
-                            .memory_bytes = lq_forward_memory(&hparams, context, true),
+                            .memory_bytes = lq_forward_memory(hparams, context, true),
                             .cost = 1000000};
     return lq_expand_add_step(expand, &added, step, err);
 }

@@ -8,9 +8,9 @@
 #include "engine/base/error.h"
 #include "engine/rule.h"
 
-/* Adds the step "quality.logits": output "main" is the base file of `model` (kind "model") on a
- * token set. At run time LQ_ECALIBRATION for fewer than two chunks, LQ_EFAIL for values that are
- * not finite. */
+/* Adds the model's pass and the step "quality.logits": output "main" is the base file of `model`
+ * (kind "model") on a token set. At run time LQ_ECALIBRATION for fewer than two chunks, LQ_EFAIL
+ * for values that are not finite. */
 enum lq_status lq_logits_add_step(struct lq_expand *expand, const struct lq_artifact *model,
                                   struct lq_ref tokens, size_t *step, struct lq_error *err);
 /* Adds the step "logits.tokens": the token set of a base file for `model`, whose vocabulary says

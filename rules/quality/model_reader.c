@@ -89,6 +89,20 @@ enum lq_status lq_model_reader_open(struct lq_model_reader *reader, struct lq_ru
     return status;
 }
 
+enum lq_status lq_model_reader_open_part(struct lq_model_reader *reader, struct lq_run *run,
+                                         const char *prefix, const struct lq_model_part *part,
+                                         struct lq_error *err)
+{
+    char name[NAME_BYTES];
+    *reader = (struct lq_model_reader){.run = run, .prefix = prefix};
+    if (lq_run_has_input(run, input_name(reader, "gguf", name))) {
+        return lq_model_reader_open(reader, run, prefix, err);
+    }
+    reader->part = part;
+    reader->hparams = part->hparams;
+    return LQ_OK;
+}
+
 void lq_model_reader_close(struct lq_model_reader *reader)
 {
     free(reader->bytes);
@@ -119,11 +133,37 @@ static enum lq_status get_source(void *user, size_t source, const void **data, u
     return lq_run_input_load(reader->run, input, data, size_bytes, err);
 }
 
+static enum lq_status get_part(struct lq_model_reader *reader, const char *name,
+                               const struct lq_model_tensor **tensor, const void **data,
+                               struct lq_error *err)
+{
+    const struct lq_model_part *part = reader->part;
+    for (size_t i = 0; i < part->tensor_count; i++) {
+        if (strcmp(part->tensors[i].name, name) == 0) {
+            uint64_t size_bytes = 0;
+            *tensor = &part->tensors[i];
+            enum lq_status status =
+                lq_run_input_load(reader->run, part->inputs[i], data, &size_bytes, err);
+            if (status == LQ_OK && size_bytes != part->tensors[i].size_bytes) {
+                status =
+                    lq_error_set(err, LQ_EINTERNAL, "the tensor '%s' has %llu bytes, expected %llu",
+                                 name, (unsigned long long)size_bytes,
+                                 (unsigned long long)part->tensors[i].size_bytes);
+            }
+            return status;
+        }
+    }
+    return lq_error_set(err, LQ_EINTERNAL, "the tensor '%s' is no input of this step", name);
+}
+
 static enum lq_status get_weight(void *user, const char *name,
                                  const struct lq_model_tensor **tensor, const void **data,
                                  struct lq_error *err)
 {
     struct lq_model_reader *reader = user;
+    if (reader->part != NULL) {
+        return get_part(reader, name, tensor, data, err);
+    }
     const struct lq_model_tensor *found = lq_tensor_index_find(&reader->index, name);
     if (found == NULL) {
         return lq_error_set(err, LQ_EFORMAT, "the tensor '%s' is missing", name);
@@ -211,18 +251,13 @@ static enum lq_status add_sources(struct lq_model_inputs *out, struct lq_expand 
 }
 
 static enum lq_status add_hparams(struct lq_model_inputs *out, struct lq_expand *expand,
-                                  const struct lq_artifact *model, const char *prefix,
+                                  const struct lq_hparams *hparams, const char *prefix,
                                   struct lq_error *err)
 {
     struct lq_arena *arena = lq_expand_arena(expand);
-    struct lq_hparams hparams;
     struct lq_buffer text;
-    enum lq_status status = lq_perplexity_hparams(expand, model, &hparams, err);
-    if (status != LQ_OK) {
-        return status;
-    }
     lq_buffer_init(&text);
-    lq_hparams_format(&hparams, &text);
+    lq_hparams_format(hparams, &text);
     const char *name = lq_arena_printf(arena, "%shparams", prefix);
     const char *value = text.failed ? NULL : lq_arena_dup_string(arena, lq_buffer_text(&text));
     lq_buffer_fini(&text);
@@ -233,18 +268,111 @@ static enum lq_status add_hparams(struct lq_model_inputs *out, struct lq_expand 
     return LQ_OK;
 }
 
+static enum lq_status add_file(struct lq_model_inputs *out, struct lq_expand *expand,
+                               const struct lq_artifact *model, const char *prefix,
+                               struct lq_error *err)
+{
+    const char *name = lq_arena_printf(lq_expand_arena(expand), "%sgguf", prefix);
+    if (name == NULL) {
+        return lq_error_nomem(err, "the inputs of a step");
+    }
+    lq_model_inputs_put(out, name, lq_ref_artifact(model, "main"));
+    return LQ_OK;
+}
+
+static bool is_gguf(const struct lq_artifact *model)
+{
+    return strcmp(lq_artifact_kind(model), "gguf") == 0;
+}
+
 enum lq_status lq_model_inputs_add(struct lq_model_inputs *out, struct lq_expand *expand,
                                    const struct lq_artifact *model, const char *prefix,
                                    struct lq_error *err)
 {
-    if (strcmp(lq_artifact_kind(model), "gguf") == 0) {
-        const char *name = lq_arena_printf(lq_expand_arena(expand), "%sgguf", prefix);
-        if (name == NULL) {
-            return lq_error_nomem(err, "the inputs of a step");
-        }
-        lq_model_inputs_put(out, name, lq_ref_artifact(model, "main"));
-        return LQ_OK;
+    struct lq_hparams hparams;
+    if (is_gguf(model)) {
+        return add_file(out, expand, model, prefix, err);
     }
-    enum lq_status status = add_hparams(out, expand, model, prefix, err);
+    enum lq_status status = lq_perplexity_hparams(expand, model, &hparams, err);
+    if (status == LQ_OK) {
+        status = add_hparams(out, expand, &hparams, prefix, err);
+    }
     return status == LQ_OK ? add_sources(out, expand, model, prefix, err) : status;
+}
+
+/* ---- parts ---- */
+
+enum lq_status lq_model_view_open(struct lq_model_view *view, struct lq_expand *expand,
+                                  const struct lq_artifact *model, struct lq_error *err)
+{
+    *view = (struct lq_model_view){.model = model, .is_gguf = is_gguf(model)};
+    const struct lq_artifact *base = view->is_gguf ? lq_attr_ref(model, "model", 0) : model;
+    struct lq_ref ref = lq_ref_artifact(base, "tensors");
+    const void *data = NULL;
+    uint64_t size_bytes = 0;
+    enum lq_status status = lq_perplexity_hparams(expand, base, &view->hparams, err);
+    if (status == LQ_OK && !view->is_gguf) {
+        status = lq_expand_read(expand, &ref, &data, &size_bytes, err);
+        if (status == LQ_OK) {
+            status =
+                lq_tensor_index_parse(data, size_bytes, lq_expand_arena(expand), &view->index, err);
+        }
+    }
+    return status;
+}
+
+/* Type, shape and order of rows are not in a tensor's bytes, so they become a parameter. */
+static enum lq_status add_tensor(struct lq_model_inputs *out, struct lq_expand *expand,
+                                 const struct lq_model_view *view, const char *prefix,
+                                 const struct lq_model_tensor *tensor, const char **input,
+                                 struct lq_error *err)
+{
+    struct lq_arena *arena = lq_expand_arena(expand);
+    const char *name = lq_arena_printf(arena, "%s%s", prefix, tensor->name);
+    const char *text =
+        lq_arena_printf(arena, "%s %llux%llux%llu permute %u%s", lq_dtype_name(tensor->dtype),
+                        (unsigned long long)tensor->ne[0], (unsigned long long)tensor->ne[1],
+                        (unsigned long long)tensor->ne[2], (unsigned)tensor->permute_heads,
+                        tensor->add_one ? " add 1" : "");
+    if (name == NULL || text == NULL) {
+        return lq_error_nomem(err, "the inputs of a step");
+    }
+    struct lq_ref ref;
+    enum lq_status status = lq_tensor_ref(expand, view->model, tensor, &ref, err);
+    if (status == LQ_OK) {
+        *input = name;
+        lq_model_inputs_put(out, name, ref);
+        lq_model_inputs_set(out, name, text);
+    }
+    return status;
+}
+
+enum lq_status lq_model_inputs_add_part(struct lq_model_inputs *out, struct lq_expand *expand,
+                                        const struct lq_model_view *view, const char *prefix,
+                                        const char *const *names, size_t name_count,
+                                        struct lq_model_part *part, struct lq_error *err)
+{
+    struct lq_arena *arena = lq_expand_arena(expand);
+    *part = (struct lq_model_part){.hparams = view->hparams};
+    if (view->is_gguf) {
+        return add_file(out, expand, view->model, prefix, err);
+    }
+    enum lq_status status = add_hparams(out, expand, &view->hparams, prefix, err);
+    struct lq_model_tensor *tensors = lq_arena_get_array(arena, name_count, sizeof *tensors);
+    const char **inputs = lq_arena_get_array(arena, name_count, sizeof *inputs);
+    if (status == LQ_OK && (tensors == NULL || inputs == NULL)) {
+        status = lq_error_nomem(err, "the inputs of a step");
+    }
+    for (size_t i = 0; status == LQ_OK && i < name_count; i++) {
+        const struct lq_model_tensor *found = lq_tensor_index_find(&view->index, names[i]);
+        if (found == NULL) {
+            return lq_error_set(err, LQ_EMODEL, "the tensor '%s' is missing", names[i]);
+        }
+        tensors[i] = *found;
+        status = add_tensor(out, expand, view, prefix, found, &inputs[i], err);
+    }
+    part->tensors = tensors;
+    part->inputs = inputs;
+    part->tensor_count = name_count;
+    return status;
 }

@@ -1,8 +1,8 @@
 /* Perplexity by llama.cpp's protocol (docs/formats.md, "Perplexity protocol"): the text is cut into
  * chunks of `context` tokens, token 0 of each replaced by BOS; positions context/2 to context-2 of
  * each chunk are scored on their next token, each chunk on its own. ppl = exp(mean nll), plus_minus
- * = ppl * sqrt((mean nll^2 - (mean nll)^2) / (count - 1)). Layers stream: one layer's weights are
- * resident, hidden states of up to 1 GiB at a time. Thread rule: functions that take an expansion
+ * = ppl * sqrt((mean nll^2 - (mean nll)^2) / (count - 1)). pass.h has the steps that run the model.
+ * Thread rule: functions that take an expansion
  * run on its thread; measuring uses one thread and the pool. Limits: those of tokens.h. */
 #ifndef LQ_RULES_QUALITY_PERPLEXITY_H
 #define LQ_RULES_QUALITY_PERPLEXITY_H
@@ -44,29 +44,29 @@ void lq_perplexity_put(const struct lq_perplexity *perplexity, struct lq_json_wr
 enum lq_status lq_perplexity_get(const struct lq_json_scope *scope, const cJSON *object,
                                  struct lq_perplexity *out, struct lq_error *err);
 
-/* What else happens during a measurement; members may be NULL. */
-struct lq_perplexity_hooks {
-    /* Tokens done and in total: a token is done when it has passed every layer and the output. */
-    void (*report)(void *user, uint64_t done, uint64_t total);
-    /* After a layer, with the hidden states of whole samples; samples come in order. */
-    enum lq_status (*layer)(void *user, uint32_t layer, size_t first_sample, size_t samples,
-                            const float *hidden, struct lq_error *err);
-    /* In place of lq_forward_score, with the output loaded: `hidden` are the scored positions from
-     * number `first_row` on, in the order of the text; fills nll[rows]. */
+/* Where a measurement gets its numbers from. */
+struct lq_perplexity_source {
+    const struct lq_tokens *tokens;
+    size_t width; /* of hidden states */
+    /* Hidden states behind the last layer at all scored positions of some samples. */
+    enum lq_status (*read)(void *user, size_t first_sample, size_t samples, float *rows,
+                           struct lq_error *err);
+    /* nll[rows] of scored positions from number `first_row` on, in the order of the text. */
     enum lq_status (*score)(void *user, size_t first_row, size_t rows, const float *hidden,
                             const int32_t *targets, double *nll, struct lq_error *err);
+    /* Tokens done and in total; may be NULL. */
+    void (*report)(void *user, uint64_t done, uint64_t total);
     void *user;
 };
 
-/* Scored positions of a sample. */
+/* Scored positions of a sample: from context / 2 on. */
 uint32_t lq_perplexity_scored(uint32_t context);
-
-/* The measurement itself, on any forward pass made for samples of tokens->sequence_length. `hooks`
- * may be NULL. LQ_ECALIBRATION for fewer than two chunks, LQ_EFAIL for values that are not finite.
- */
-enum lq_status lq_perplexity_measure(struct lq_forward *forward, const struct lq_hparams *hparams,
-                                     const struct lq_tokens *tokens,
-                                     const struct lq_perplexity_hooks *hooks,
+/* LQ_ECALIBRATION for fewer than two chunks, or of fewer than 4 tokens. */
+enum lq_status lq_perplexity_check(const struct lq_tokens *tokens, struct lq_error *err);
+/* Samples of a checked text whose scored positions are read and scored at a time, at most. */
+size_t lq_perplexity_batch_samples(const struct lq_tokens *tokens);
+/* The measurement itself. Also LQ_EFAIL for values that are not finite. */
+enum lq_status lq_perplexity_measure(const struct lq_perplexity_source *source,
                                      struct lq_perplexity *out, struct lq_error *err);
 
 #endif

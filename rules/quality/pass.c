@@ -1,0 +1,351 @@
+#include "rules/quality/pass.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/compiler.h"
+#include "engine/base/limits.h"
+#include "rules/quality/perplexity.h"
+
+enum {
+    LAYER_VERSION = 1,
+    NAMES_MAX = LQ_LAYER_WEIGHT_COUNT + 4,
+};
+
+/* Guess for a first estimate of time: float operations a microsecond of a small machine. */
+#define OPS_PER_MICROSECOND 50000.0
+
+/* The state of a layer's step; follows from its parameters. */
+struct layer_state {
+    struct lq_model_part part;
+    uint32_t layer;
+    bool hidden_bf16;
+};
+
+/* ---- one layer ---- */
+
+struct layer_run {
+    struct lq_run *run;
+    const struct layer_state *state;
+    struct lq_model_reader reader;
+    struct lq_tokens tokens; /* first layer */
+    struct lq_hidden_shape in;
+    struct lq_hidden_shape out;
+    struct lq_forward *forward;
+    bool is_last;
+    float *hidden; /* one batch */
+};
+
+enum lq_status lq_pass_load_tokens(struct lq_run *run, uint32_t vocab_size,
+                                   struct lq_tokens *tokens, struct lq_error *err)
+{
+    const void *data = NULL;
+    uint64_t size_bytes = 0;
+    enum lq_status status = lq_run_input_load(run, "tokens", &data, &size_bytes, err);
+    if (status == LQ_OK) {
+        status = lq_tokens_parse(data, size_bytes, "evaluation text", vocab_size, lq_run_arena(run),
+                                 tokens, err);
+    }
+    return status == LQ_OK ? lq_perplexity_check(tokens, err) : status;
+}
+
+/* What comes in, and what goes out. */
+static enum lq_status open_states(struct layer_run *self, struct lq_error *err)
+{
+    const struct lq_hparams *hparams = &self->reader.hparams;
+    enum lq_status status;
+    if (self->state->layer == 0) {
+        status = lq_pass_load_tokens(self->run, hparams->vocab_size, &self->tokens, err);
+        self->in = (struct lq_hidden_shape){.sample_count = self->tokens.sample_count,
+                                            .sequence_length = self->tokens.sequence_length,
+                                            .width = hparams->width};
+    } else {
+        status = lq_hidden_open(self->run, "hidden", &self->in, err);
+        if (status == LQ_OK && self->in.width != hparams->width) {
+            status = lq_error_set(err, LQ_EFORMAT, "layer %u is %u wide, the one before it %u",
+                                  (unsigned)self->state->layer, (unsigned)hparams->width,
+                                  (unsigned)self->in.width);
+        }
+    }
+    self->out = self->in;
+    self->out.is_bf16 = self->state->hidden_bf16;
+    if (status == LQ_OK && self->is_last) {
+        self->out.sequence_length = lq_perplexity_scored(self->in.sequence_length);
+    }
+    return status;
+}
+
+/* Every stride-th of the scored rows of the first batch. */
+static enum lq_status write_kept(struct layer_run *self, size_t samples, struct lq_error *err)
+{
+    size_t width = self->in.width;
+    size_t sequence = self->in.sequence_length;
+    size_t scored = lq_perplexity_scored(self->in.sequence_length);
+    size_t rows = samples * scored;
+    size_t stride = (rows + LQ_KEPT_ROWS_MAX - 1) / LQ_KEPT_ROWS_MAX;
+    enum lq_status status = LQ_OK;
+    for (size_t i = 0; status == LQ_OK && i < rows; i += stride) {
+        size_t row = i / scored * sequence + sequence / 2 + i % scored;
+        status = lq_run_write(self->run, "kept", self->hidden + row * width,
+                              width * sizeof *self->hidden, err);
+    }
+    return status;
+}
+
+static enum lq_status write_states(struct layer_run *self, size_t samples, struct lq_error *err)
+{
+    size_t sequence = self->in.sequence_length;
+    if (!self->is_last) {
+        return lq_hidden_write(self->run, "hidden", &self->out, self->hidden, samples * sequence,
+                               err);
+    }
+    enum lq_status status = LQ_OK;
+    for (size_t s = 0; status == LQ_OK && s < samples; s++) {
+        size_t row = s * sequence + sequence / 2;
+        status =
+            lq_hidden_write(self->run, "hidden", &self->out, self->hidden + row * self->in.width,
+                            self->out.sequence_length, err);
+    }
+    return status;
+}
+
+static enum lq_status pass_batch(struct layer_run *self, size_t sample, size_t count,
+                                 struct lq_error *err)
+{
+    size_t sequence = self->in.sequence_length;
+    enum lq_status status =
+        self->state->layer == 0
+            ? lq_forward_embed(self->forward, self->tokens.tokens + sample * sequence,
+                               count * sequence, self->hidden, err)
+            : lq_hidden_read(self->run, "hidden", &self->in, sample, count, self->hidden, err);
+    if (status == LQ_OK) {
+        status = lq_forward_layer(self->forward, self->hidden, count, false, false, err);
+    }
+    if (status == LQ_OK && sample == 0) {
+        status = write_kept(self, count, err);
+    }
+    if (status == LQ_OK) {
+        status = write_states(self, count, err);
+    }
+    lq_run_progress(self->run, (sample + count) * sequence,
+                    (uint64_t)self->in.sample_count * sequence, "tokens");
+    return status;
+}
+
+static enum lq_status stream_samples(struct layer_run *self, struct lq_error *err)
+{
+    size_t batch = lq_forward_batch_samples(self->forward);
+    self->hidden = calloc(batch * self->in.sequence_length, self->in.width * sizeof(float));
+    if (self->hidden == NULL) {
+        return lq_error_nomem(err, "hidden states");
+    }
+    enum lq_status status = lq_forward_load_layer(self->forward, self->state->layer, err);
+    if (status == LQ_OK) {
+        status = lq_hidden_begin(self->run, "hidden", &self->out, err);
+    }
+    for (size_t s = 0; status == LQ_OK && s < self->in.sample_count; s += batch) {
+        size_t left = self->in.sample_count - s;
+        status = pass_batch(self, s, left < batch ? left : batch, err);
+    }
+    return status;
+}
+
+static enum lq_status run_layer(struct lq_run *run, struct lq_error *err)
+{
+    struct layer_run self = {.run = run, .state = lq_run_state(run)};
+    struct lq_forward_run forward_run = {0};
+    enum lq_status status =
+        lq_model_reader_open_part(&self.reader, run, "", &self.state->part, err);
+    self.is_last = self.state->layer + 1 == self.state->part.hparams.layer_count;
+    if (status == LQ_OK) {
+        status = open_states(&self, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_forward_run_open(&forward_run, run, err);
+    }
+    if (status == LQ_OK) {
+        struct lq_forward_env env =
+            lq_forward_run_env(&forward_run, lq_model_reader_weights(&self.reader), LQ_EFAIL);
+        status = lq_forward_create(&self.forward, &self.reader.hparams, &env,
+                                   self.in.sequence_length, err);
+    }
+    if (status == LQ_OK) {
+        status = stream_samples(&self, err);
+    }
+    lq_forward_destroy(self.forward);
+    lq_forward_run_close(&forward_run);
+    lq_model_reader_close(&self.reader);
+    free(self.hidden);
+    return status;
+}
+
+/* ---- behind the last layer ---- */
+
+enum lq_status lq_pass_end_open(struct lq_pass_end *end, struct lq_run *run, const char *prefix,
+                                const struct lq_model_part *part,
+                                const struct lq_forward_run *forward_run, uint32_t sequence,
+                                struct lq_error *err)
+{
+    *end = (struct lq_pass_end){.run = run};
+    (void)snprintf(end->input, sizeof end->input, "%shidden", prefix);
+    enum lq_status status = lq_model_reader_open_part(&end->reader, run, prefix, part, err);
+    if (status == LQ_OK) {
+        status = lq_hidden_open(run, end->input, &end->hidden, err);
+    }
+    if (status == LQ_OK && (end->hidden.width != end->reader.hparams.width ||
+                            end->hidden.sequence_length != lq_perplexity_scored(sequence))) {
+        status = lq_error_set(err, LQ_EINTERNAL, "the hidden states are of another pass");
+    }
+    if (status == LQ_OK) {
+        struct lq_forward_env env =
+            lq_forward_run_env(forward_run, lq_model_reader_weights(&end->reader), LQ_EFAIL);
+        status = lq_forward_create(&end->forward, &end->reader.hparams, &env, sequence, err);
+    }
+    return status == LQ_OK ? lq_forward_load_output(end->forward, err) : status;
+}
+
+void lq_pass_end_close(struct lq_pass_end *end)
+{
+    lq_forward_destroy(end->forward);
+    end->forward = NULL;
+    lq_model_reader_close(&end->reader);
+}
+
+enum lq_status lq_pass_end_read(struct lq_pass_end *end, size_t first_sample, size_t sample_count,
+                                float *rows, struct lq_error *err)
+{
+    return lq_hidden_read(end->run, end->input, &end->hidden, first_sample, sample_count, rows,
+                          err);
+}
+
+/* ---- expansion ---- */
+
+struct names {
+    const char *items[NAMES_MAX];
+    size_t count;
+    char text[LQ_LAYER_WEIGHT_COUNT][LQ_WEIGHT_NAME_BYTES];
+};
+
+/* Every forward pass makes its rotary positions. */
+static void name_rope(const struct lq_hparams *hparams, struct names *names)
+{
+    if (hparams->rope_factors) {
+        names->items[names->count++] = "rope_freqs.weight";
+    }
+    if (hparams->rope_scaling == LQ_ROPE_LONGROPE) {
+        names->items[names->count++] = "rope_factors_long.weight";
+        names->items[names->count++] = "rope_factors_short.weight";
+    }
+}
+
+static void name_layer(const struct lq_hparams *hparams, uint32_t layer, struct names *names)
+{
+    name_rope(hparams, names);
+    for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
+        if (lq_hparams_has(hparams, (enum lq_layer_weight)w)) {
+            names->items[names->count++] =
+                lq_layer_weight_path(layer, (enum lq_layer_weight)w, names->text[w]);
+        }
+    }
+    if (layer == 0) {
+        names->items[names->count++] = "token_embd.weight";
+    }
+}
+
+static uint64_t guess_cost(const struct lq_hparams *hparams)
+{
+    double parts = hparams->expert_count == 0 ? 1.0 : (double)hparams->expert_used;
+    double params =
+        (double)hparams->width * (4.0 * hparams->width + 3.0 * parts * hparams->ffn_width);
+    return (uint64_t)(params * 2.0 * 1e5 / OPS_PER_MICROSECOND);
+}
+
+static enum lq_status add_layer(struct lq_pass *pass, struct lq_expand *expand,
+                                const struct lq_pass_options *options, uint32_t layer,
+                                struct lq_error *err)
+{
+    static const struct lq_step_output outputs[] = {{"hidden", true}, {"kept", true}};
+    const struct lq_hparams *hparams = &pass->view.hparams;
+    struct lq_arena *arena = lq_expand_arena(expand);
+    struct names names = {.count = 0};
+    struct lq_model_inputs inputs;
+    struct layer_state *state = lq_arena_get(arena, sizeof *state);
+    const char *number = lq_arena_printf(arena, "%u", (unsigned)layer);
+    const char *label =
+        lq_arena_printf(arena, "%s/blk.%u", lq_artifact_name(pass->view.model), (unsigned)layer);
+    if (state == NULL || number == NULL || label == NULL) {
+        return lq_error_nomem(err, "a step");
+    }
+    name_layer(hparams, layer, &names);
+    *state = (struct layer_state){.layer = layer, .hidden_bf16 = options->hidden_bf16};
+    enum lq_status status = lq_model_inputs_init(&inputs, expand, NULL, 0, names.count + 4, err);
+    if (status == LQ_OK) {
+        status = lq_model_inputs_add_part(&inputs, expand, &pass->view, "", names.items,
+                                          names.count, &state->part, err);
+    }
+    if (status != LQ_OK) {
+        return status;
+    }
+    lq_model_inputs_set(&inputs, "layer", number);
+    if (options->hidden_bf16) {
+        lq_model_inputs_set(&inputs, "hidden", "bf16");
+    }
+    lq_model_inputs_put(&inputs, layer == 0 ? "tokens" : "hidden",
+                        layer == 0 ? options->tokens
+                                   : lq_ref_step(pass->steps[layer - 1], "hidden"));
+    uint32_t context = lq_perplexity_context(hparams->context_length, 0);
+    const struct lq_step step = {.op = "quality.layer",
+                                 .version = LAYER_VERSION,
+                                 .label = label,
+                                 .run = run_layer,
+                                 .state = state,
+                                 .params = inputs.params,
+                                 .param_count = inputs.param_count,
+                                 .inputs = inputs.inputs,
+                                 .input_count = inputs.input_count,
+                                 .outputs = outputs,
+                                 .output_count = LQ_COUNT_OF(outputs),
+                                 .parallel = true,
+                                 .memory_bytes = lq_forward_layer_memory(hparams, context),
+                                 .cost = guess_cost(hparams)};
+    return lq_expand_add_step(expand, &step, &pass->steps[layer], err);
+}
+
+enum lq_status lq_pass_add(struct lq_pass *pass, struct lq_expand *expand,
+                           const struct lq_artifact *model, const struct lq_pass_options *options,
+                           struct lq_error *err)
+{
+    *pass = (struct lq_pass){.tokens = options->tokens};
+    enum lq_status status = lq_model_view_open(&pass->view, expand, model, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    uint32_t layers = pass->view.hparams.layer_count;
+    pass->steps = lq_arena_get_array(lq_expand_arena(expand), layers, sizeof *pass->steps);
+    if (pass->steps == NULL) {
+        return lq_error_nomem(err, "steps");
+    }
+    for (uint32_t layer = 0; status == LQ_OK && layer < layers; layer++) {
+        status = add_layer(pass, expand, options, layer, err);
+    }
+    return status;
+}
+
+enum lq_status lq_pass_inputs_add(struct lq_model_inputs *out, struct lq_expand *expand,
+                                  const struct lq_pass *pass, const char *prefix,
+                                  struct lq_model_part *part, struct lq_error *err)
+{
+    const struct lq_hparams *hparams = &pass->view.hparams;
+    struct names names = {.count = 0};
+    const char *input = lq_arena_printf(lq_expand_arena(expand), "%shidden", prefix);
+    if (input == NULL) {
+        return lq_error_nomem(err, "a step");
+    }
+    name_rope(hparams, &names);
+    names.items[names.count++] = "output_norm.weight";
+    names.items[names.count++] = hparams->tied_output ? "token_embd.weight" : "output.weight";
+    lq_model_inputs_put(out, input, lq_ref_step(pass->steps[hparams->layer_count - 1], "hidden"));
+    return lq_model_inputs_add_part(out, expand, &pass->view, prefix, names.items, names.count,
+                                    part, err);
+}
