@@ -135,7 +135,8 @@ struct lq_device_ops {
     /* out[i] = x[sources[i]]. */
     void (*gather_rows)(struct lq_device *device, const float *x, const int32_t *sources,
                         float *out, size_t count, size_t cols);
-    /* out[r] = the sum over the experts of row r of weight * x[slot], in the order of `slots`. */
+    /* out[r] = the sum over the experts of row r of weight * x[slot], in the order of `slots`;
+     * weights NULL: the plain sum. */
     void (*combine_rows)(struct lq_device *device, const float *x, const struct lq_route *route,
                          float *out, size_t rows, size_t used, size_t cols);
 
@@ -157,10 +158,20 @@ struct lq_device_ops {
     /* Replaces gate and up, as they were before silu_mul, by their gradients. */
     void (*silu_mul_back)(struct lq_device *device, float *gate, float *up, const float *out_grad,
                           size_t count);
+    void (*gelu_mul_back)(struct lq_device *device, float *gate, float *up, const float *out_grad,
+                          size_t count);
     /* logits = scale * (softmax(logits) - 1 at the target); a row whose target is negative becomes
-     * zero. */
+     * zero. With a cap the logits are those that soft_cap gave, the result is for what it took. */
     void (*cross_entropy_back)(struct lq_device *device, float *logits, const int32_t *targets,
-                               size_t rows, size_t cols, float scale);
+                               size_t rows, size_t cols, float scale, float cap);
+    /* From `x` of every slot and the gradients that it would get were its row's weight for it 1,
+     * both [slots x cols], to those of the router's logits, [rows x expert_count]. */
+    void (*route_back)(struct lq_device *device, const float *x, const float *grad,
+                       const struct lq_route *route, float *logits_grad, size_t rows,
+                       size_t expert_count, size_t used, size_t cols);
+    /* x[slot] *= its weight. */
+    void (*weigh_rows)(struct lq_device *device, float *x, const struct lq_route *route,
+                       size_t rows, size_t used, size_t cols);
     /* sums[j] += the sum over rows, in their order, of |g w| (or g^2) of column j, in double;
      * scores[i] += |g w| (or (g w)^2). `scores` may be NULL. */
     void (*add_scores)(struct lq_device *device, const float *grad, const float *weight,

@@ -446,7 +446,10 @@ static const struct lq_device_ops cpu_ops = {
     .rms_norm_back = lq_cpu_rms_norm_back,
     .attention_back = lq_cpu_attention_back,
     .silu_mul_back = lq_cpu_silu_mul_back,
+    .gelu_mul_back = lq_cpu_gelu_mul_back,
     .cross_entropy_back = lq_cpu_cross_entropy_back,
+    .route_back = lq_cpu_route_back,
+    .weigh_rows = lq_cpu_weigh_rows,
     .add_scores = lq_cpu_add_scores,
 };
 

@@ -11,6 +11,7 @@ enum {
     OUTER_ROWS = 64, /* rows of the result of an outer product; its left side is transposed */
     ROW_GROUP = 16,
     ELEM_GROUP = 16 * 1024,
+    LOGIT_GROUP = 256, /* logits that are kept while their gradients are made in their place */
     SCORE_COLS = 64,
     QUERY_TILE = 64,
     KEY_TILE = 128,
@@ -171,7 +172,26 @@ struct entropy_job {
     size_t rows;
     size_t cols;
     float scale;
+    float cap;
 };
+
+/* Logits [first, first + count) of a row whose maximum and sum of exponentials are known. */
+static void entropy_group(const struct entropy_job *job, size_t r, size_t first, size_t count,
+                          float max, float factor)
+{
+    float kept[LOGIT_GROUP];
+    float *row = job->logits + r * job->cols + first;
+    size_t target = (size_t)job->targets[r];
+    memcpy(kept, row, count * sizeof *row);
+    (void)job->fn->exp_scaled(row, count, 1.0f, max);
+    job->fn->scale(row, count, factor);
+    if (target >= first && target - first < count) {
+        row[target - first] -= job->scale;
+    }
+    if (job->cap != 0.0f) {
+        job->fn->soft_cap_back(kept, row, count, job->cap);
+    }
+}
 
 static void entropy_tile(void *user, size_t index)
 {
@@ -183,17 +203,19 @@ static void entropy_tile(void *user, size_t index)
             memset(row, 0, job->cols * sizeof *row);
             continue;
         }
-        float sum = job->fn->exp_scaled(row, job->cols, 1.0f, job->fn->max(row, job->cols));
-        job->fn->scale(row, job->cols, job->scale / sum);
-        row[job->targets[r]] -= job->scale;
+        float max = job->fn->max(row, job->cols);
+        float factor = (float)((double)job->scale / job->fn->exp_sum(row, job->cols, max));
+        for (size_t j = 0; j < job->cols; j += LOGIT_GROUP) {
+            entropy_group(job, r, j, lq_min_size(LOGIT_GROUP, job->cols - j), max, factor);
+        }
     }
 }
 
 void lq_cpu_cross_entropy_back(struct lq_device *device, float *logits, const int32_t *targets,
-                               size_t rows, size_t cols, float scale)
+                               size_t rows, size_t cols, float scale, float cap)
 {
     struct lq_cpu_device *cpu = lq_cpu_of(device);
-    struct entropy_job job = {cpu->rows, logits, targets, rows, cols, scale};
+    struct entropy_job job = {cpu->rows, logits, targets, rows, cols, scale, cap};
     lq_cpu_run_tiles(cpu, lq_divide_up(rows, ROW_GROUP), entropy_tile, &job);
 }
 
@@ -222,6 +244,7 @@ struct attention_tile {
     float *q_grad;
     size_t query;
     size_t query_count;
+    size_t first_key; /* where the tiles of keys begin */
     float max[QUERY_TILE];
     float sum[QUERY_TILE];
     float mean[QUERY_TILE]; /* sum over the head of out * out_grad */
@@ -230,11 +253,33 @@ struct attention_tile {
     float turned[KEY_TILE * QUERY_TILE];
 };
 
-static size_t visible_keys(const struct attention_tile *tile, size_t i, size_t key,
-                           size_t key_count)
+/* Keys [first, end) of a tile of keys: those that a query sees. */
+struct key_range {
+    size_t first;
+    size_t end;
+};
+
+static struct key_range visible_keys(const struct attention_job *job,
+                                     const struct attention_tile *tile, size_t i, size_t key,
+                                     size_t key_count)
 {
-    size_t position = tile->query + i;
-    return position < key ? 0 : lq_min_size(position + 1 - key, key_count);
+    size_t window = job->shape.window;
+    size_t end = tile->query + i + 1;
+    size_t start = window != 0 && end > window ? end - window : 0;
+    struct key_range range = {0, end < key ? 0 : lq_min_size(end - key, key_count)};
+    range.first = start < key ? 0 : lq_min_size(start - key, range.end);
+    return range;
+}
+
+/* Products of a query and keys become capped scores if there is a cap; returns what scores are
+ * still to be multiplied by. */
+static float cap_scores(const struct attention_job *job, float *scores, size_t count)
+{
+    if (job->shape.cap == 0.0f) {
+        return job->scale;
+    }
+    job->cpu->rows->soft_cap(scores, count, job->scale, job->shape.cap);
+    return 1.0f;
 }
 
 /* scores[query_count x key_count] = left * transpose(keys). */
@@ -288,37 +333,59 @@ static void measure_rows(const struct attention_job *job, struct attention_tile 
     const struct lq_device_rows *fn = job->cpu->rows;
     multiply_keys(job, tile, tile->q, tile->k, key, key_count, tile->weights);
     for (size_t i = 0; i < tile->query_count; i++) {
-        float *scores = tile->weights + i * KEY_TILE;
-        size_t visible = visible_keys(tile, i, key, key_count);
+        struct key_range range = visible_keys(job, tile, i, key, key_count);
+        float *scores = tile->weights + i * KEY_TILE + range.first;
+        size_t visible = range.end - range.first;
         if (visible == 0) {
             continue;
         }
-        float max = fn->max(scores, visible) * job->scale;
-        if (key != 0 && max > tile->max[i]) {
+        float scale = cap_scores(job, scores, visible);
+        float max = fn->max(scores, visible) * scale;
+        bool is_first = tile->sum[i] == 0.0f;
+        if (!is_first && max > tile->max[i]) {
             tile->sum[i] *= expf(tile->max[i] - max);
-        } else if (key != 0) {
+        } else if (!is_first) {
             max = tile->max[i];
         }
         tile->max[i] = max;
-        tile->sum[i] += fn->exp_scaled(scores, visible, job->scale, max);
+        tile->sum[i] += fn->exp_scaled(scores, visible, scale, max);
+    }
+}
+
+/* From the scores of a row and the gradients of its weights to its weights and the gradients of the
+ * products of its query with the keys; zero for keys that it does not see. */
+static void spread_row(const struct attention_job *job, struct attention_tile *tile, size_t i,
+                       size_t key, size_t key_count)
+{
+    const struct lq_device_rows *fn = job->cpu->rows;
+    float capped[KEY_TILE];
+    float *weights = tile->weights + i * KEY_TILE;
+    float *slopes = tile->slopes + i * KEY_TILE;
+    struct key_range range = visible_keys(job, tile, i, key, key_count);
+    size_t visible = range.end - range.first;
+    memset(weights, 0, range.first * sizeof *weights);
+    memset(slopes, 0, range.first * sizeof *slopes);
+    memset(weights + range.end, 0, (key_count - range.end) * sizeof *weights);
+    memset(slopes + range.end, 0, (key_count - range.end) * sizeof *slopes);
+    weights += range.first;
+    slopes += range.first;
+    float scale = cap_scores(job, weights, visible);
+    memcpy(capped, weights, visible * sizeof *capped);
+    (void)fn->exp_scaled(weights, visible, scale, tile->max[i]);
+    fn->scale(weights, visible, 1.0f / tile->sum[i]);
+    fn->softmax_back(weights, slopes, visible, tile->mean[i], job->scale);
+    if (job->shape.cap != 0.0f) {
+        fn->soft_cap_back(capped, slopes, visible, job->shape.cap);
     }
 }
 
 static void spread_rows(const struct attention_job *job, struct attention_tile *tile, size_t key,
                         size_t key_count)
 {
-    const struct lq_device_rows *fn = job->cpu->rows;
     multiply_keys(job, tile, tile->q, tile->k, key, key_count, tile->weights);
     multiply_keys(job, tile, tile->out_grad, tile->v, key, key_count, tile->slopes);
     for (size_t i = 0; i < tile->query_count; i++) {
-        float *weights = tile->weights + i * KEY_TILE;
-        float *slopes = tile->slopes + i * KEY_TILE;
-        size_t visible = visible_keys(tile, i, key, key_count);
-        (void)fn->exp_scaled(weights, visible, job->scale, tile->max[i]);
-        fn->scale(weights, visible, 1.0f / tile->sum[i]);
-        fn->softmax_back(weights, slopes, visible, tile->mean[i], job->scale);
-        memset(weights + visible, 0, (key_count - visible) * sizeof *weights);
-        memset(slopes + visible, 0, (key_count - visible) * sizeof *slopes);
+        spread_row(job, tile, i, key, key_count);
     }
     add_to_keys(job, tile, tile->weights, tile->out_grad, tile->v_grad, key, key_count);
     add_to_keys(job, tile, tile->slopes, tile->q, tile->k_grad, key, key_count);
@@ -331,7 +398,7 @@ static void spread_rows(const struct attention_job *job, struct attention_tile *
         .lda = KEY_TILE,
         .b = tile->k + key * tile->kv_stride,
         .ldb = tile->kv_stride,
-        .beta = key == 0 ? 0.0f : 1.0f,
+        .beta = key == tile->first_key ? 0.0f : 1.0f,
         .c = tile->q_grad,
         .ldc = tile->q_stride,
     };
@@ -346,11 +413,14 @@ static void query_tile(const struct attention_job *job, struct attention_tile *t
         tile->mean[i] = (float)job->cpu->rows->dot(tile->out + at, tile->out_grad + at, NULL,
                                                    job->shape.head_dim);
     }
+    size_t window = job->shape.window;
+    bool skips = window != 0 && tile->query + 1 > window;
+    tile->first_key = skips ? (tile->query + 1 - window) / KEY_TILE * KEY_TILE : 0;
     size_t key_end = tile->query + tile->query_count;
-    for (size_t key = 0; key < key_end; key += KEY_TILE) {
+    for (size_t key = tile->first_key; key < key_end; key += KEY_TILE) {
         measure_rows(job, tile, key, lq_min_size(KEY_TILE, key_end - key));
     }
-    for (size_t key = 0; key < key_end; key += KEY_TILE) {
+    for (size_t key = tile->first_key; key < key_end; key += KEY_TILE) {
         spread_rows(job, tile, key, lq_min_size(KEY_TILE, key_end - key));
     }
 }
@@ -399,35 +469,43 @@ void lq_cpu_attention_back(struct lq_device *device, const struct lq_attention_g
         .cpu = cpu,
         .grad = *grad,
         .shape = *shape,
-        .scale = (float)(1.0 / sqrt((double)shape->head_dim)),
+        .scale = shape->scale != 0.0f ? shape->scale : (float)(1.0 / sqrt((double)shape->head_dim)),
     };
     lq_cpu_run_tiles(cpu, shape->sample_count * shape->kv_head_count, attention_task, &job);
 }
 
 /* ---- elementwise and sums ---- */
 
-struct silu_job {
-    const struct lq_device_rows *fn;
+struct gate_job {
+    void (*combine_back)(float *gate, float *up, const float *out_grad, size_t count);
     float *gate;
     float *up;
     const float *out_grad;
     size_t count;
 };
 
-static void silu_tile(void *user, size_t index)
+static void gate_tile(void *user, size_t index)
 {
-    const struct silu_job *job = user;
+    const struct gate_job *job = user;
     size_t first = index * ELEM_GROUP;
-    job->fn->silu_mul_back(job->gate + first, job->up + first, job->out_grad + first,
-                           lq_min_size(ELEM_GROUP, job->count - first));
+    job->combine_back(job->gate + first, job->up + first, job->out_grad + first,
+                      lq_min_size(ELEM_GROUP, job->count - first));
 }
 
 void lq_cpu_silu_mul_back(struct lq_device *device, float *gate, float *up, const float *out_grad,
                           size_t count)
 {
     struct lq_cpu_device *cpu = lq_cpu_of(device);
-    struct silu_job job = {cpu->rows, gate, up, out_grad, count};
-    lq_cpu_run_tiles(cpu, lq_divide_up(count, ELEM_GROUP), silu_tile, &job);
+    struct gate_job job = {cpu->rows->silu_mul_back, gate, up, out_grad, count};
+    lq_cpu_run_tiles(cpu, lq_divide_up(count, ELEM_GROUP), gate_tile, &job);
+}
+
+void lq_cpu_gelu_mul_back(struct lq_device *device, float *gate, float *up, const float *out_grad,
+                          size_t count)
+{
+    struct lq_cpu_device *cpu = lq_cpu_of(device);
+    struct gate_job job = {cpu->rows->gelu_mul_back, gate, up, out_grad, count};
+    lq_cpu_run_tiles(cpu, lq_divide_up(count, ELEM_GROUP), gate_tile, &job);
 }
 
 struct score_job {

@@ -59,6 +59,8 @@ struct row_job {
     size_t rows;
     size_t used;
     size_t cols;
+    const float *grad;
+    size_t expert_count;
 };
 
 static void bias_tile(void *user, size_t index)
@@ -104,7 +106,8 @@ static void combine_tile(void *user, size_t index)
         memset(out, 0, job->cols * sizeof *out);
         for (size_t k = 0; k < job->used; k++) {
             const float *x = job->x + (size_t)job->route->slots[r * job->used + k] * job->cols;
-            float weight = job->route->weights[r * job->used + k];
+            float weight =
+                job->route->weights == NULL ? 1.0f : job->route->weights[r * job->used + k];
             for (size_t j = 0; j < job->cols; j++) {
                 out[j] += weight * x[j];
             }
@@ -199,4 +202,84 @@ void lq_cpu_route(struct lq_device *device, const float *logits, size_t rows, si
         lq_cpu_run_tiles(cpu, lq_divide_up(rows, ROW_GROUP), route_tile, &job);
         place_rows(&job);
     }
+}
+
+/* ---- routing backward ---- */
+
+/* The expert of a slot: the last whose slots begin at or before it. */
+static size_t expert_of_slot(const struct lq_route *route, size_t expert_count, int32_t slot)
+{
+    size_t low = 0;
+    size_t high = expert_count - 1;
+    while (low < high) {
+        size_t middle = (low + high + 1) / 2;
+        if (route->starts[middle] <= slot) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    return low;
+}
+
+/* Weights are a softmax over the experts of a row: with s_k = x_k . grad_k, the gradient of expert
+ * k's logit is w_k (s_k - sum of w_j s_j). */
+static void route_back_tile(void *user, size_t index)
+{
+    const struct row_job *job = user;
+    const struct lq_route *route = job->route;
+    size_t end = lq_min_size((index + 1) * ROW_GROUP, job->rows);
+    for (size_t r = index * ROW_GROUP; r < end; r++) {
+        const int32_t *slots = route->slots + r * job->used;
+        const float *weights = route->weights + r * job->used;
+        float *out = job->out + r * job->expert_count;
+        float mean = 0.0f;
+        memset(out, 0, job->expert_count * sizeof *out);
+        for (size_t k = 0; k < job->used; k++) {
+            size_t at = (size_t)slots[k] * job->cols;
+            float slope = (float)job->fn->dot(job->x + at, job->grad + at, NULL, job->cols);
+            out[expert_of_slot(route, job->expert_count, slots[k])] = slope;
+            mean += weights[k] * slope;
+        }
+        for (size_t k = 0; k < job->used; k++) {
+            float *slope = &out[expert_of_slot(route, job->expert_count, slots[k])];
+            *slope = weights[k] * (*slope - mean);
+        }
+    }
+}
+
+void lq_cpu_route_back(struct lq_device *device, const float *x, const float *grad,
+                       const struct lq_route *route, float *logits_grad, size_t rows,
+                       size_t expert_count, size_t used, size_t cols)
+{
+    struct lq_cpu_device *cpu = lq_cpu_of(device);
+    struct row_job job = {.fn = cpu->rows,
+                          .x = x,
+                          .grad = grad,
+                          .route = route,
+                          .out = logits_grad,
+                          .rows = rows,
+                          .used = used,
+                          .cols = cols,
+                          .expert_count = expert_count};
+    lq_cpu_run_tiles(cpu, lq_divide_up(rows, ROW_GROUP), route_back_tile, &job);
+}
+
+static void weigh_tile(void *user, size_t index)
+{
+    const struct row_job *job = user;
+    size_t end = lq_min_size((index + 1) * ROW_GROUP, job->rows);
+    for (size_t i = index * ROW_GROUP * job->used; i < end * job->used; i++) {
+        job->fn->scale(job->out + (size_t)job->route->slots[i] * job->cols, job->cols,
+                       job->route->weights[i]);
+    }
+}
+
+void lq_cpu_weigh_rows(struct lq_device *device, float *x, const struct lq_route *route,
+                       size_t rows, size_t used, size_t cols)
+{
+    struct lq_cpu_device *cpu = lq_cpu_of(device);
+    struct row_job job = {
+        .fn = cpu->rows, .route = route, .out = x, .rows = rows, .used = used, .cols = cols};
+    lq_cpu_run_tiles(cpu, lq_divide_up(rows, ROW_GROUP), weigh_tile, &job);
 }

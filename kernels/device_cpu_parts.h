@@ -71,8 +71,15 @@ void lq_cpu_attention_back(struct lq_device *device, const struct lq_attention_g
                            const struct lq_attention_shape *shape);
 void lq_cpu_silu_mul_back(struct lq_device *device, float *gate, float *up, const float *out_grad,
                           size_t count);
+void lq_cpu_gelu_mul_back(struct lq_device *device, float *gate, float *up, const float *out_grad,
+                          size_t count);
 void lq_cpu_cross_entropy_back(struct lq_device *device, float *logits, const int32_t *targets,
-                               size_t rows, size_t cols, float scale);
+                               size_t rows, size_t cols, float scale, float cap);
+void lq_cpu_route_back(struct lq_device *device, const float *x, const float *grad,
+                       const struct lq_route *route, float *logits_grad, size_t rows,
+                       size_t expert_count, size_t used, size_t cols);
+void lq_cpu_weigh_rows(struct lq_device *device, float *x, const struct lq_route *route,
+                       size_t rows, size_t used, size_t cols);
 void lq_cpu_add_scores(struct lq_device *device, const float *grad, const float *weight,
                        const struct lq_score_shape *shape, double *sums, float *scores);
 

@@ -42,6 +42,10 @@ struct lq_device_rows {
     void (*softmax_back)(const float *weight, float *slope, size_t count, float mean, float scale);
     /* gate and up become their gradients. */
     void (*silu_mul_back)(float *gate, float *up, const float *out_grad, size_t count);
+    void (*gelu_mul_back)(float *gate, float *up, const float *out_grad, size_t count);
+    /* slope *= 1 - (capped / cap)^2: from gradients of what soft_cap gave to those of what it took,
+     * but for the scale. */
+    void (*soft_cap_back)(const float *capped, float *slope, size_t count, float cap);
     /* sums[j] += |g w|, scores[j] += |g w|; scores may be NULL. */
     void (*add_scores)(const float *grad, const float *weight, size_t count, double *sums,
                        float *scores);

@@ -234,6 +234,30 @@ static void rows_silu_mul_back(float *restrict gate, float *restrict up,
     }
 }
 
+static void rows_gelu_mul_back(float *restrict gate, float *restrict up,
+                               const float *restrict out_grad, size_t count)
+{
+    const float twice_root = 1.5957691216057308f; /* 2 sqrt(2 / pi), as in rows_gelu_mul */
+    for (size_t i = 0; i < count; i++) {
+        float x = gate[i];
+        float square = 0.044715f * x * x;
+        float sigmoid = 1.0f / (1.0f + exp_f32(-(twice_root * (x + square * x))));
+        float slope = twice_root * (1.0f + 3.0f * square);
+        gate[i] = out_grad[i] * up[i] * sigmoid * (1.0f + x * (1.0f - sigmoid) * slope);
+        up[i] = out_grad[i] * x * sigmoid;
+    }
+}
+
+static void rows_soft_cap_back(const float *restrict capped, float *restrict slope, size_t count,
+                               float cap)
+{
+    float factor = 1.0f / cap;
+    for (size_t i = 0; i < count; i++) {
+        float t = capped[i] * factor;
+        slope[i] *= 1.0f - t * t;
+    }
+}
+
 static void rows_add_scores(const float *restrict grad, const float *restrict weight, size_t count,
                             double *restrict sums, float *restrict scores)
 {
@@ -275,6 +299,8 @@ const struct lq_device_rows LQ_DEVICE_ROWS_TABLE = {
     .norm_back = rows_norm_back,
     .softmax_back = rows_softmax_back,
     .silu_mul_back = rows_silu_mul_back,
+    .gelu_mul_back = rows_gelu_mul_back,
+    .soft_cap_back = rows_soft_cap_back,
     .add_scores = rows_add_scores,
     .add_square_scores = rows_add_square_scores,
 };

@@ -196,7 +196,20 @@ static double silu_value(const struct subject *subject)
     return total;
 }
 
-Test(device_back, silu_mul)
+static double gelu_value(const struct subject *subject)
+{
+    double total = 0.0;
+    for (size_t i = 0; i < subject->cols; i++) {
+        double x = subject->in[0][i];
+        double inner = sqrt(2.0 / 3.14159265358979323846) * (x + 0.044715 * x * x * x);
+        total += x / 2.0 * (1.0 + tanh(inner)) * subject->in[1][i] * subject->weights[i];
+    }
+    return total;
+}
+
+static void check_gate(double (*value)(const struct subject *subject),
+                       void (*back)(struct lq_device *device, float *gate, float *up,
+                                    const float *out_grad, size_t count))
 {
     enum { COUNT = 333 };
     float *gate = random_values(COUNT);
@@ -205,11 +218,11 @@ Test(device_back, silu_mul)
     for (size_t i = 0; i < COUNT; i++) {
         gate[i] *= 8.0f;
     }
-    struct subject subject = {.value = silu_value,
+    struct subject subject = {.value = value,
                               .in = {widen(gate, COUNT), widen(up, COUNT)},
                               .weights = widen(grad, COUNT),
                               .cols = COUNT};
-    device->ops->silu_mul_back(device, gate, up, grad, COUNT);
+    back(device, gate, up, grad, COUNT);
     check_slopes(&subject, 0, gate, COUNT, "gate");
     check_slopes(&subject, 1, up, COUNT, "up");
     free(subject.in[0]);
@@ -220,41 +233,66 @@ Test(device_back, silu_mul)
     free(grad);
 }
 
+Test(device_back, gates)
+{
+    check_gate(silu_value, device->ops->silu_mul_back);
+    check_gate(gelu_value, device->ops->gelu_mul_back);
+}
+
+/* in[0] holds what a cap of shape.cap took, if there is one. */
+static double capped_logit(const struct subject *subject, size_t i)
+{
+    double cap = (double)subject->shape.cap;
+    double logit = subject->in[0][i];
+    return cap == 0.0 ? logit : cap * tanh(logit / cap);
+}
+
 static double entropy_value(const struct subject *subject)
 {
     double total = 0.0;
     for (size_t r = 0; r < subject->rows; r++) {
         if (subject->weights[r] >= 0.0) {
-            const double *logits = subject->in[0] + r * subject->cols;
+            size_t first = r * subject->cols;
             double sum = 0.0;
             for (size_t j = 0; j < subject->cols; j++) {
-                sum += exp(logits[j]);
+                sum += exp(capped_logit(subject, first + j));
             }
-            total += log(sum) - logits[(size_t)subject->weights[r]];
+            total += log(sum) - capped_logit(subject, first + (size_t)subject->weights[r]);
         }
     }
     return total * 0.25;
 }
 
-Test(device_back, cross_entropy)
+/* More logits than are kept at a time. */
+static void check_entropy(float cap)
 {
-    enum { ROWS = 18, COLS = 37 };
+    enum { ROWS = 18, COLS = 283 };
     float *logits = random_values(ROWS * COLS);
     int32_t targets[ROWS];
     double wide[ROWS];
     for (int r = 0; r < ROWS; r++) {
-        targets[r] = r % 5 == 4 ? -1 : r * 2;
+        targets[r] = r % 5 == 4 ? -1 : r * 16;
         wide[r] = targets[r];
     }
     struct subject subject = {.value = entropy_value,
                               .in = {widen(logits, ROWS * COLS)},
                               .weights = wide,
+                              .shape = {.cap = cap},
                               .rows = ROWS,
                               .cols = COLS};
-    device->ops->cross_entropy_back(device, logits, targets, ROWS, COLS, 0.25f);
+    if (cap != 0.0f) {
+        device->ops->soft_cap(device, logits, ROWS * COLS, cap);
+    }
+    device->ops->cross_entropy_back(device, logits, targets, ROWS, COLS, 0.25f, cap);
     check_slopes(&subject, 0, logits, ROWS * COLS, "logit");
     free(subject.in[0]);
     free(logits);
+}
+
+Test(device_back, cross_entropy)
+{
+    check_entropy(0.0f);
+    check_entropy(0.75f);
 }
 
 /* ---- attention ---- */
@@ -271,21 +309,27 @@ static double attention_value(const struct subject *subject)
         size_t row = at / shape->head_count;
         size_t position = row % shape->sequence;
         size_t first = row - position;
+        size_t start =
+            shape->window != 0 && position >= shape->window ? position + 1 - shape->window : 0;
+        double scale =
+            shape->scale != 0.0f ? (double)shape->scale : 1.0 / sqrt((double)shape->head_dim);
+        double cap = (double)shape->cap;
         size_t kv_head = head / (shape->head_count / shape->kv_head_count);
         const double *q = subject->in[0] + row * q_stride + head * shape->head_dim;
         const double *weights = subject->weights + row * q_stride + head * shape->head_dim;
         double sum = 0.0;
-        for (size_t key = 0; key <= position; key++) {
+        for (size_t key = start; key <= position; key++) {
             const double *k =
                 subject->in[1] + (first + key) * kv_stride + kv_head * shape->head_dim;
             double score = 0.0;
             for (size_t d = 0; d < shape->head_dim; d++) {
                 score += q[d] * k[d];
             }
-            scores[key] = exp(score / sqrt((double)shape->head_dim));
+            score *= scale;
+            scores[key] = exp(cap == 0.0 ? score : cap * tanh(score / cap));
             sum += scores[key];
         }
-        for (size_t key = 0; key <= position; key++) {
+        for (size_t key = start; key <= position; key++) {
             const double *v =
                 subject->in[2] + (first + key) * kv_stride + kv_head * shape->head_dim;
             for (size_t d = 0; d < shape->head_dim; d++) {
@@ -336,6 +380,92 @@ Test(device_back, attention)
     check_attention((struct lq_attention_shape){1, 1, 2, 2, 4, 0, 0.0f, 0.0f});
     /* More than one tile of queries and of keys. */
     check_attention((struct lq_attention_shape){1, 150, 2, 1, 4, 0, 0.0f, 0.0f});
+}
+
+/* Windows that end within a tile of keys, at its edge, and before the first key of most queries. */
+Test(device_back, attention_with_windows_caps_and_scales)
+{
+    check_attention((struct lq_attention_shape){1, 150, 2, 1, 4, 7, 0.0f, 0.0f});
+    check_attention((struct lq_attention_shape){1, 290, 1, 1, 2, 128, 0.3f, 0.0f});
+    check_attention((struct lq_attention_shape){2, 9, 4, 2, 6, 1, 0.0f, 0.0f});
+    check_attention((struct lq_attention_shape){2, 11, 4, 2, 6, 0, 0.9f, 0.8f});
+    check_attention((struct lq_attention_shape){1, 150, 2, 2, 4, 33, 0.7f, 1.5f});
+}
+
+/* ---- experts ---- */
+
+enum { TOKENS = 21, EXPERTS = 5, USED = 2, FFN = 9, SLOTS = TOKENS * USED };
+
+/* in[0]: logits of the router, in[1]: values of slots, weights: those that they are multiplied by.
+ * Who goes where is that of `experts_of`. */
+static size_t experts_of[SLOTS];
+static int32_t slots_of[SLOTS];
+
+static double mixture_value(const struct subject *subject)
+{
+    double total = 0.0;
+    for (size_t r = 0; r < TOKENS; r++) {
+        double sum = 0.0;
+        for (size_t k = 0; k < USED; k++) {
+            sum += exp(subject->in[0][r * EXPERTS + experts_of[r * USED + k]]);
+        }
+        for (size_t k = 0; k < USED; k++) {
+            double weight = exp(subject->in[0][r * EXPERTS + experts_of[r * USED + k]]) / sum;
+            size_t slot = (size_t)slots_of[r * USED + k];
+            for (size_t j = 0; j < FFN; j++) {
+                total += weight * subject->in[1][slot * FFN + j] * subject->weights[slot * FFN + j];
+            }
+        }
+    }
+    return total;
+}
+
+/* Expert 3 is never chosen, so its slots are none and its logits have no gradient. */
+Test(device_back, routes)
+{
+    float *logits = random_values(TOKENS * EXPERTS);
+    float *x = random_values(SLOTS * FFN);
+    float *grad = random_values(SLOTS * FFN);
+    float *logits_grad = random_values(TOKENS * EXPERTS);
+    float weights[SLOTS];
+    int32_t sources[SLOTS];
+    int32_t starts[EXPERTS + 1];
+    struct lq_route route = {weights, slots_of, sources, starts};
+    for (size_t r = 0; r < TOKENS; r++) {
+        logits[r * EXPERTS + 3] = -9.0f;
+    }
+    device->ops->route(device, logits, TOKENS, EXPERTS, USED, &route);
+    for (size_t i = 0; i < SLOTS; i++) {
+        for (size_t e = 0; e < EXPERTS; e++) {
+            bool own = slots_of[i] >= starts[e] && slots_of[i] < starts[e + 1];
+            experts_of[i] = own ? e : experts_of[i];
+        }
+    }
+    struct subject subject = {.value = mixture_value,
+                              .in = {widen(logits, TOKENS * EXPERTS), widen(x, SLOTS * FFN)},
+                              .weights = widen(grad, SLOTS * FFN)};
+    device->ops->route_back(device, x, grad, &route, logits_grad, TOKENS, EXPERTS, USED, FFN);
+    check_slopes(&subject, 0, logits_grad, TOKENS * EXPERTS, "router");
+    device->ops->weigh_rows(device, grad, &route, TOKENS, USED, FFN);
+    check_slopes(&subject, 1, grad, SLOTS * FFN, "slot");
+    free(subject.in[0]);
+    free(subject.in[1]);
+    free((void *)subject.weights);
+    free(logits);
+    free(x);
+    free(grad);
+    free(logits_grad);
+}
+
+Test(device_back, slots_add_up_without_weights)
+{
+    float x[] = {1, 2, 3, 4, 5, 6};
+    int32_t slots[] = {2, 0};
+    float out[2];
+    struct lq_route route = {NULL, slots, NULL, NULL};
+    device->ops->combine_rows(device, x, &route, out, 1, 2, 2);
+    cr_expect_eq(out[0], 6.0f);
+    cr_expect_eq(out[1], 8.0f);
 }
 
 /* ---- scores ---- */

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/base/checked.h"
 #include "engine/base/compiler.h"
@@ -10,6 +11,7 @@
 #include "kernels/kernels.h"
 #include "rules/model/backward_parts.h"
 
+/* Elements of all matrices of a weight; 0 for one that the model does not have. */
 static uint64_t weight_elems(const struct lq_hparams *hparams, enum lq_layer_weight weight)
 {
     uint64_t cols = 0;
@@ -18,30 +20,19 @@ static uint64_t weight_elems(const struct lq_hparams *hparams, enum lq_layer_wei
         return 0;
     }
     lq_layer_weight_shape(hparams, weight, &cols, &rows);
-    return cols * rows;
+    return cols * rows * lq_layer_weight_mats(hparams, weight);
 }
 
-/* What the backward pass of a layer knows: plain layers, whose weights are the first nine. */
-static enum lq_status check_layers(const struct lq_hparams *hparams, struct lq_error *err)
-{
-    bool plain = hparams->weights < LQ_WEIGHT_BIT(LQ_WEIGHT_FFN_DOWN + 1) && hparams->window == 0 &&
-                 hparams->activation == LQ_ACTIVATION_SILU && hparams->attention_cap == 0.0 &&
-                 hparams->logit_cap == 0.0 && !hparams->rope_halves &&
-                 hparams->rope_attn_factor == 1.0 && hparams->rope_scaling != LQ_ROPE_YARN;
-    return plain ? LQ_OK
-                 : lq_error_set(err, LQ_EUNSUPPORTED,
-                                "gradients of this architecture are not known, only of plain llama "
-                                "layers; the method 'activation' works");
-}
-
+/* Elements of the largest matrix, one expert's for experts. */
 static uint64_t largest_matrix(const struct lq_hparams *hparams)
 {
     uint64_t largest = 0;
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
-        uint64_t elems = weight_elems(hparams, (enum lq_layer_weight)w);
-        largest = lq_hparams_has_matrix(hparams, (enum lq_layer_weight)w) && elems > largest
-                      ? elems
-                      : largest;
+        enum lq_layer_weight weight = (enum lq_layer_weight)w;
+        if (lq_hparams_has_matrix(hparams, weight)) {
+            uint64_t elems = weight_elems(hparams, weight) / lq_layer_weight_mats(hparams, weight);
+            largest = elems > largest ? elems : largest;
+        }
     }
     return largest;
 }
@@ -54,13 +45,17 @@ uint64_t lq_backward_memory(const struct lq_hparams *hparams, uint32_t sequence)
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
         layer += weight_elems(hparams, (enum lq_layer_weight)w);
     }
-    /* Scratch at most doubles; every weight has a score, and one matrix a gradient. */
-    return 2 * lq_forward_memory(hparams, sequence, true) +
+    uint64_t scratch = lq_forward_memory(hparams, sequence, false) - layer * sizeof(float);
+    /* Gradients of rows at most double the scratch of the forward pass, the tape adds less than as
+     * much again; every weight has a score, and one matrix a gradient. */
+    return lq_forward_memory(hparams, sequence, true) + 2 * scratch +
            (layer + largest_matrix(hparams)) * sizeof(float);
 }
 
-/* Turning back is turning by the opposite angles. */
-static enum lq_status make_rope(struct lq_backward *backward, struct lq_error *err)
+/* Turning back is turning by the opposite angles: the table with its sines negated. A factor of
+ * cosines and sines stays, for a product's gradient has it too. */
+static enum lq_status turn_table(struct lq_backward *backward, const float *from, float **out,
+                                 struct lq_error *err)
 {
     struct lq_forward *forward = backward->forward;
     size_t count = forward->sequence * forward->hparams.rope_dim;
@@ -69,14 +64,35 @@ static enum lq_status make_rope(struct lq_backward *backward, struct lq_error *e
     if (table == NULL) {
         return lq_error_nomem(err, "rotary positions");
     }
-    forward->ops->download(forward->device, table, forward->rope, size_bytes);
+    forward->ops->download(forward->device, table, from, size_bytes);
     for (size_t i = 1; i < count; i += 2) {
         table[i] = -table[i];
     }
-    backward->rope = lq_forward_take(forward, size_bytes, 1);
-    forward->ops->upload(forward->device, backward->rope, table, size_bytes);
+    *out = lq_forward_take(forward, size_bytes, 1);
+    forward->ops->upload(forward->device, *out, table, size_bytes);
     free(table);
     return lq_forward_check_device(forward, err);
+}
+
+static enum lq_status make_rope(struct lq_backward *backward, struct lq_error *err)
+{
+    const struct lq_forward *forward = backward->forward;
+    enum lq_status status = turn_table(backward, forward->rope, &backward->rope, err);
+    backward->rope_windowed = backward->rope;
+    if (status == LQ_OK && forward->rope_windowed != forward->rope) {
+        backward->rope_windowed = NULL;
+        status = turn_table(backward, forward->rope_windowed, &backward->rope_windowed, err);
+    }
+    return status;
+}
+
+/* Sums of a matrix's columns, for each expert; 0 for what is not a matrix of the model. */
+static size_t sum_count(const struct lq_hparams *hparams, enum lq_layer_weight weight)
+{
+    enum lq_layer_input input = lq_layer_weight_input(weight);
+    return lq_hparams_has_matrix(hparams, weight)
+               ? lq_layer_input_cols(hparams, input) * lq_layer_input_mats(hparams, input)
+               : 0;
 }
 
 static enum lq_status take_scratch(struct lq_backward *backward, struct lq_error *err)
@@ -84,11 +100,14 @@ static enum lq_status take_scratch(struct lq_backward *backward, struct lq_error
     struct lq_forward *forward = backward->forward;
     const struct lq_hparams *hparams = &forward->hparams;
     uint64_t rows = forward->batch_rows;
+    uint64_t slots = lq_forward_slots(hparams, rows);
     uint64_t q_width = lq_forward_q_width(hparams);
     uint64_t kv_width = lq_forward_kv_width(hparams);
+    bool head_norms = lq_hparams_has(hparams, LQ_WEIGHT_ATTN_Q_NORM);
+    bool post_norm = lq_hparams_has(hparams, LQ_WEIGHT_ATTN_POST_NORM);
     struct {
         float **to;
-        uint64_t count;
+        uint64_t count; /* 0: not needed */
     } const all[] = {
         {&backward->in, rows * hparams->width},
         {&backward->grad, rows * hparams->width},
@@ -98,20 +117,28 @@ static enum lq_status take_scratch(struct lq_backward *backward, struct lq_error
         {&backward->k_grad, rows * kv_width},
         {&backward->v_grad, rows * kv_width},
         {&backward->attended_grad, rows * q_width},
-        {&backward->act_grad, rows * hparams->ffn_width},
+        {&backward->act_grad, slots * hparams->ffn_width},
+        {&backward->slot_grad, hparams->expert_count == 0 ? 0 : slots * hparams->width},
+        {&backward->router_grad, rows * hparams->expert_count},
         {&backward->weight_grad, largest_matrix(hparams)},
         {&backward->tape.middle, rows * hparams->width},
-        {&backward->tape.gate, rows * hparams->ffn_width},
+        {&backward->tape.gate, slots * hparams->ffn_width},
+        {&backward->tape.q, head_norms ? rows * q_width : 0},
+        {&backward->tape.k, head_norms ? rows * kv_width : 0},
+        {&backward->tape.attn_out, post_norm ? rows * hparams->width : 0},
     };
     for (size_t i = 0; i < LQ_COUNT_OF(all); i++) {
-        *all[i].to = lq_forward_take(forward, all[i].count, sizeof(float));
+        *all[i].to =
+            all[i].count == 0 ? NULL : lq_forward_take(forward, all[i].count, sizeof(float));
     }
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
-        if (lq_hparams_has_matrix(hparams, (enum lq_layer_weight)w)) {
-            uint64_t cols = 0;
-            uint64_t out_rows = 0;
-            lq_layer_weight_shape(hparams, (enum lq_layer_weight)w, &cols, &out_rows);
-            backward->sums[w] = lq_forward_take(forward, cols, sizeof(double));
+        size_t count = sum_count(hparams, (enum lq_layer_weight)w);
+        backward->sums[w] = count == 0 ? NULL : lq_forward_take(forward, count, sizeof(double));
+    }
+    if (hparams->expert_count != 0) {
+        backward->expert_samples = calloc(hparams->expert_count, sizeof *backward->expert_samples);
+        if (backward->expert_samples == NULL) {
+            return lq_error_nomem(err, "experts");
         }
     }
     return lq_forward_check_device(forward, err);
@@ -134,10 +161,7 @@ enum lq_status lq_backward_create(struct lq_backward **out, const struct lq_hpar
     }
     backward->options = *options;
     backward->sequence = sequence;
-    enum lq_status status = check_layers(hparams, err);
-    if (status == LQ_OK) {
-        status = lq_forward_create(&backward->forward, hparams, env, sequence, err);
-    }
+    enum lq_status status = lq_forward_create(&backward->forward, hparams, env, sequence, err);
     if (status == LQ_OK) {
         status = take_scratch(backward, err);
     }
@@ -155,7 +179,9 @@ enum lq_status lq_backward_create(struct lq_backward **out, const struct lq_hpar
 static void give_scores(struct lq_backward *backward)
 {
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
-        lq_forward_give(backward->forward, backward->scores[w]);
+        if (lq_hparams_has_matrix(&backward->forward->hparams, (enum lq_layer_weight)w)) {
+            lq_forward_give(backward->forward, backward->scores[w]);
+        }
         backward->scores[w] = NULL;
     }
     free(backward->host_scores);
@@ -169,20 +195,28 @@ void lq_backward_destroy(struct lq_backward *backward)
     }
     if (backward->forward != NULL) {
         give_scores(backward);
+        if (backward->rope_windowed != backward->rope) {
+            lq_forward_give(backward->forward, backward->rope_windowed);
+        }
         void *const all[] = {
-            backward->in,        backward->grad,        backward->branch, backward->part,
-            backward->q_grad,    backward->k_grad,      backward->v_grad, backward->attended_grad,
-            backward->act_grad,  backward->weight_grad, backward->rope,   backward->tape.middle,
-            backward->tape.gate,
+            backward->in,        backward->grad,          backward->branch,
+            backward->part,      backward->q_grad,        backward->k_grad,
+            backward->v_grad,    backward->attended_grad, backward->act_grad,
+            backward->slot_grad, backward->router_grad,   backward->weight_grad,
+            backward->rope,      backward->tape.middle,   backward->tape.gate,
+            backward->tape.q,    backward->tape.k,        backward->tape.attn_out,
         };
         for (size_t i = 0; i < LQ_COUNT_OF(all); i++) {
             lq_forward_give(backward->forward, all[i]);
         }
         for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
-            lq_forward_give(backward->forward, backward->sums[w]);
+            if (lq_hparams_has_matrix(&backward->forward->hparams, (enum lq_layer_weight)w)) {
+                lq_forward_give(backward->forward, backward->sums[w]);
+            }
         }
     }
     lq_forward_destroy(backward->forward);
+    free(backward->expert_samples);
     free(backward);
 }
 
@@ -230,7 +264,8 @@ static enum lq_status pull_rows(struct lq_backward *backward, const float *hidde
     ops->upload(device, backward->in, hidden, rows * hparams->width * sizeof(float));
     ops->upload(device, forward->targets, targets, rows * sizeof *targets);
     ops->cross_entropy_back(device, forward->logits, forward->targets, rows, hparams->vocab_size,
-                            (float)(1.0 / (double)(backward->sequence - 1)));
+                            (float)(1.0 / (double)(backward->sequence - 1)),
+                            (float)hparams->logit_cap);
     ops->matmul_plain(device, forward->logits, forward->output, backward->branch, rows,
                       hparams->width, hparams->vocab_size);
     ops->rms_norm_back(device, backward->in, forward->output_norm, backward->branch, backward->grad,
@@ -275,6 +310,30 @@ enum lq_status lq_backward_output(struct lq_backward *backward, const float *hid
 
 /* ---- a layer ---- */
 
+/* Sums and scores of the parts of fused matrices lie where their weights do. */
+static void point_into_fused(struct lq_backward *backward)
+{
+    static const struct {
+        enum lq_layer_weight whole;
+        enum lq_layer_weight part;
+    } parts[] = {
+        {LQ_WEIGHT_ATTN_QKV, LQ_WEIGHT_ATTN_Q},    {LQ_WEIGHT_ATTN_QKV, LQ_WEIGHT_ATTN_K},
+        {LQ_WEIGHT_ATTN_QKV, LQ_WEIGHT_ATTN_V},    {LQ_WEIGHT_FFN_GATE_UP, LQ_WEIGHT_FFN_GATE},
+        {LQ_WEIGHT_FFN_GATE_UP, LQ_WEIGHT_FFN_UP},
+    };
+    float *const *weights = backward->forward->weights;
+    for (size_t i = 0; i < LQ_COUNT_OF(parts); i++) {
+        enum lq_layer_weight whole = parts[i].whole;
+        enum lq_layer_weight part = parts[i].part;
+        if (lq_hparams_has(&backward->forward->hparams, whole)) {
+            float *scores = backward->scores[whole];
+            backward->sums[part] = backward->sums[whole];
+            backward->scores[part] =
+                scores == NULL ? NULL : scores + (weights[part] - weights[whole]);
+        }
+    }
+}
+
 enum lq_status lq_backward_load_layer(struct lq_backward *backward, uint32_t layer,
                                       struct lq_error *err)
 {
@@ -295,10 +354,14 @@ enum lq_status lq_backward_load_layer(struct lq_backward *backward, uint32_t lay
         if (backward->scores[w] != NULL) {
             forward->ops->zero(forward->device, backward->scores[w], elems * sizeof(float));
         }
-        size_t cols =
-            lq_layer_input_cols(&forward->hparams, lq_layer_weight_input((enum lq_layer_weight)w));
-        forward->ops->zero(forward->device, backward->sums[w], cols * sizeof(double));
+        size_t count = sum_count(&forward->hparams, (enum lq_layer_weight)w);
+        forward->ops->zero(forward->device, backward->sums[w], count * sizeof(double));
     }
+    if (backward->expert_samples != NULL) {
+        memset(backward->expert_samples, 0,
+               forward->hparams.expert_count * sizeof *backward->expert_samples);
+    }
+    point_into_fused(backward);
     return lq_forward_check_device(forward, err);
 }
 
@@ -307,14 +370,15 @@ enum lq_status lq_backward_sums(struct lq_backward *backward, enum lq_layer_weig
 {
     struct lq_forward *forward = backward->forward;
     size_t cols = lq_layer_input_cols(&forward->hparams, lq_layer_weight_input(weight));
-    forward->ops->download(forward->device, sums, backward->sums[weight], cols * sizeof *sums);
+    size_t count = sum_count(&forward->hparams, weight);
+    forward->ops->download(forward->device, sums, backward->sums[weight], count * sizeof *sums);
     enum lq_status status = lq_forward_check_device(forward, err);
-    for (size_t i = 0; status == LQ_OK && i < cols; i++) {
+    for (size_t i = 0; status == LQ_OK && i < count; i++) {
         if (!isfinite(sums[i])) {
             char name[LQ_WEIGHT_NAME_BYTES];
             status = lq_error_set(err, forward->env.nonfinite_status,
                                   "the gradient of '%s' is NaN or infinite in column %zu",
-                                  lq_layer_weight_path(forward->layer, weight, name), i);
+                                  lq_layer_weight_path(forward->layer, weight, name), i % cols);
         }
     }
     return status;
@@ -326,9 +390,9 @@ static enum lq_status name_nonfinite(struct lq_backward *backward, struct lq_err
 {
     double *sums = NULL;
     size_t room = 0;
-    for (int i = 0; i < LQ_LAYER_INPUT_COUNT; i++) {
-        size_t cols = lq_layer_input_cols(&backward->forward->hparams, (enum lq_layer_input)i);
-        room = cols > room ? cols : room;
+    for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
+        size_t count = sum_count(&backward->forward->hparams, (enum lq_layer_weight)w);
+        room = count > room ? count : room;
     }
     sums = malloc(room * sizeof *sums);
     enum lq_status status = sums == NULL ? lq_error_nomem(err, "sums of gradients") : LQ_OK;
@@ -371,8 +435,11 @@ enum lq_status lq_backward_layer(struct lq_backward *backward, const float *hidd
 void lq_backward_counts(const struct lq_backward *backward, enum lq_layer_weight weight,
                         uint64_t *counts)
 {
-    for (uint64_t m = 0; m < lq_layer_weight_mats(&backward->forward->hparams, weight); m++) {
-        counts[m] = backward->sample_count;
+    uint64_t mats = lq_layer_weight_mats(&backward->forward->hparams, weight);
+    bool by_expert = lq_layer_weight_input(weight) == LQ_INPUT_FFN_EXPS ||
+                     lq_layer_weight_input(weight) == LQ_INPUT_FFN_DOWN_EXPS;
+    for (uint64_t m = 0; m < mats; m++) {
+        counts[m] = by_expert ? backward->expert_samples[m] : backward->sample_count;
     }
 }
 
@@ -384,15 +451,13 @@ enum lq_status lq_backward_scores(struct lq_backward *backward, enum lq_layer_we
     if (*scores == NULL || forward->ops->host_visible) {
         return lq_forward_check_device(forward, err);
     }
-    if (backward->host_scores == NULL) {
-        backward->host_scores =
-            malloc((size_t)largest_matrix(&forward->hparams) * sizeof *backward->host_scores);
-    }
+    size_t size_bytes = (size_t)weight_elems(&forward->hparams, weight) * sizeof(float);
+    free(backward->host_scores);
+    backward->host_scores = malloc(size_bytes);
     if (backward->host_scores == NULL) {
         return lq_error_nomem(err, "scores of weights");
     }
-    forward->ops->download(forward->device, backward->host_scores, *scores,
-                           (size_t)weight_elems(&forward->hparams, weight) * sizeof(float));
+    forward->ops->download(forward->device, backward->host_scores, *scores, size_bytes);
     *scores = backward->host_scores;
     return lq_forward_check_device(forward, err);
 }

@@ -1,7 +1,8 @@
-/* The backward pass: from the loss of each sample to scores of every weight of a layer, one layer
- * at a time, from the last to the first. The loss of a sample is the mean negative log-likelihood
- * of its next tokens, in nats. A layer's activations are not kept from the forward pass but made
- * again from its input, so one layer is resident. Written once against kernels/device.h.
+/* The backward pass of every architecture that forward.h knows: from the loss of each sample to
+ * scores of every weight of a layer, one layer at a time, from the last to the first. The loss of a
+ * sample is the mean negative log-likelihood of its next tokens, in nats. A layer's activations are
+ * not kept from the forward pass but made again from its input, so one layer is resident. Written
+ * once against kernels/device.h.
  *
  * For each sample s the gradient g_s of its loss with respect to a weight w is formed, and from it
  *   gradient:  sums[column] += |g_s w| over its rows,   score(w) += |g_s w|
@@ -61,7 +62,8 @@ enum lq_status lq_backward_load_layer(struct lq_backward *backward, uint32_t lay
  * to what it took. Values that are not finite are errors of env.nonfinite_status. */
 enum lq_status lq_backward_layer(struct lq_backward *backward, const float *hidden, float *grad,
                                  size_t sample_count, struct lq_error *err);
-/* The sums of a matrix's columns so far; an error when one is not finite. */
+/* The sums of a matrix's columns so far, for experts [matrices x columns]; an error when one is not
+ * finite. */
 enum lq_status lq_backward_sums(struct lq_backward *backward, enum lq_layer_weight weight,
                                 double *sums, struct lq_error *err);
 /* How many samples are in a matrix's sums: counts[lq_layer_weight_mats]; for an expert those of

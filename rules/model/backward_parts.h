@@ -1,6 +1,6 @@
 /* What the files of the backward pass share. backward.c owns the object's life, the loss and the
- * sums, backward_layer.c the graph of a layer. Internal to backward*.c. Thread rule: that of
- * backward.h. Limits: those of backward.h. */
+ * sums, backward_layer.c the graph of a layer, whatever the architecture. Internal to backward*.c.
+ * Thread rule: that of backward.h. Limits: those of backward.h. */
 #ifndef LQ_RULES_MODEL_BACKWARD_PARTS_H
 #define LQ_RULES_MODEL_BACKWARD_PARTS_H
 
@@ -22,12 +22,18 @@ struct lq_backward {
     float *v_grad;
     float *attended_grad;
     float *act_grad;
-    float *weight_grad;
-    float *rope; /* the rotary table that turns back */
-    double *sums[LQ_LAYER_WEIGHT_COUNT];
-    float *scores[LQ_LAYER_WEIGHT_COUNT];
-    float *host_scores; /* for devices whose memory is not the host's */
+    float *slot_grad;   /* experts only: of the rows of slots */
+    float *router_grad; /* experts only */
+    float *weight_grad; /* of one matrix */
+    float *rope;        /* the rotary tables that turn back, as those of forward_parts.h */
+    float *rope_windowed;
+    /* Those of matrices that the model has are owned. Those of the parts of fused ones point into
+     * them, as the forward pass's weights do. */
+    double *sums[LQ_LAYER_WEIGHT_COUNT];  /* [matrices x columns] */
+    float *scores[LQ_LAYER_WEIGHT_COUNT]; /* [matrices x rows x columns] */
+    float *host_scores;                   /* for devices whose memory is not the host's */
     uint64_t sample_count;
+    uint64_t *expert_samples; /* host memory: samples of which a scored token reached the expert */
 };
 
 /* The backward twin of a layer: `in` and `grad` are set, `grad` is replaced. */

@@ -37,8 +37,7 @@ static size_t rows_of_logits(const struct lq_hparams *hparams, size_t batch_rows
     return rows < batch_rows ? rows : batch_rows;
 }
 
-/* Rows that the feed-forward part works on: one for each expert of a token. */
-static uint64_t slots_of(const struct lq_hparams *hparams, uint64_t rows)
+uint64_t lq_forward_slots(const struct lq_hparams *hparams, uint64_t rows)
 {
     return hparams->expert_count == 0 ? rows : rows * hparams->expert_used;
 }
@@ -47,7 +46,7 @@ static uint64_t slots_of(const struct lq_hparams *hparams, uint64_t rows)
 uint64_t lq_forward_memory(const struct lq_hparams *hparams, uint32_t sequence, bool with_output)
 {
     uint64_t rows = samples_of_batch(sequence) * (uint64_t)sequence;
-    uint64_t slots = slots_of(hparams, rows);
+    uint64_t slots = lq_forward_slots(hparams, rows);
     uint64_t scratch = rows * (2 * (uint64_t)hparams->width + 2 * lq_forward_q_width(hparams) +
                                2 * lq_forward_kv_width(hparams)) +
                        slots * 2 * hparams->ffn_width;
@@ -129,7 +128,7 @@ static enum lq_status take_scratch(struct lq_forward *forward, struct lq_error *
     forward->k = lq_forward_take(forward, rows * lq_forward_kv_width(hparams), sizeof(float));
     forward->v = lq_forward_take(forward, rows * lq_forward_kv_width(hparams), sizeof(float));
     forward->attended = lq_forward_take(forward, rows * lq_forward_q_width(hparams), sizeof(float));
-    uint64_t slots = slots_of(hparams, rows);
+    uint64_t slots = lq_forward_slots(hparams, rows);
     forward->gate = lq_forward_take(forward, slots * hparams->ffn_width, sizeof(float));
     forward->up = lq_forward_take(forward, slots * hparams->ffn_width, sizeof(float));
     for (int i = 0; i < LQ_LAYER_INPUT_COUNT; i++) {

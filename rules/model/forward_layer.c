@@ -42,7 +42,7 @@ static void collect_input(struct lq_forward *forward, bool collect, enum lq_laye
     }
 }
 
-/* `to` is a field of the tape, or NULL without one. */
+/* `to` is a field of the tape. */
 static void keep(struct lq_forward *forward, float *to, const float *from, size_t count)
 {
     if (to != NULL && !lq_forward_is_cancelled(forward)) {
@@ -77,12 +77,12 @@ static void turn_heads(struct lq_forward *forward, float *x, enum lq_layer_weigh
                        hparams->rope_halves);
 }
 
-static void run_attention(struct lq_forward *forward, float *x, size_t samples, bool collect)
+struct lq_attention_shape lq_forward_attention_shape(const struct lq_forward *forward,
+                                                     size_t samples)
 {
     const struct lq_hparams *hparams = &forward->hparams;
-    size_t rows = samples * forward->sequence;
     bool windowed = lq_hparams_is_windowed(hparams, forward->layer);
-    struct lq_attention_shape shape = {
+    return (struct lq_attention_shape){
         .sample_count = samples,
         .sequence = forward->sequence,
         .head_count = hparams->head_count,
@@ -92,6 +92,13 @@ static void run_attention(struct lq_forward *forward, float *x, size_t samples, 
         .scale = (float)hparams->attention_scale,
         .cap = (float)hparams->attention_cap,
     };
+}
+
+static void run_attention(struct lq_forward *forward, float *x, size_t samples, bool collect)
+{
+    const struct lq_hparams *hparams = &forward->hparams;
+    size_t rows = samples * forward->sequence;
+    struct lq_attention_shape shape = lq_forward_attention_shape(forward, samples);
     normalize(forward, x, LQ_WEIGHT_ATTN_NORM, forward->normed, rows, hparams->width);
     collect_input(forward, collect, LQ_INPUT_ATTN, forward->normed, rows);
     multiply(forward, forward->normed, LQ_WEIGHT_ATTN_Q, LQ_WEIGHT_ATTN_Q_BIAS, forward->q, rows);
@@ -100,6 +107,8 @@ static void run_attention(struct lq_forward *forward, float *x, size_t samples, 
     if (lq_forward_is_cancelled(forward)) {
         return;
     }
+    keep(forward, forward->tape.q, forward->q, rows * lq_forward_q_width(hparams));
+    keep(forward, forward->tape.k, forward->k, rows * lq_forward_kv_width(hparams));
     turn_heads(forward, forward->q, LQ_WEIGHT_ATTN_Q_NORM, hparams->head_count, rows);
     turn_heads(forward, forward->k, LQ_WEIGHT_ATTN_K_NORM, hparams->kv_head_count, rows);
     forward->ops->attention(forward->device, forward->q, forward->k, forward->v, forward->attended,
@@ -107,6 +116,7 @@ static void run_attention(struct lq_forward *forward, float *x, size_t samples, 
     collect_input(forward, collect, LQ_INPUT_ATTN_OUTPUT, forward->attended, rows);
     multiply(forward, forward->attended, LQ_WEIGHT_ATTN_OUTPUT, LQ_WEIGHT_ATTN_OUTPUT_BIAS,
              forward->normed, rows);
+    keep(forward, forward->tape.attn_out, forward->normed, rows * hparams->width);
     add_part(forward, x, LQ_WEIGHT_ATTN_POST_NORM, rows);
 }
 
@@ -130,8 +140,7 @@ static void run_dense(struct lq_forward *forward, size_t rows, bool collect)
     if (lq_forward_is_cancelled(forward)) {
         return;
     }
-    keep(forward, forward->tape == NULL ? NULL : forward->tape->gate, forward->gate,
-         rows * forward->hparams.ffn_width);
+    keep(forward, forward->tape.gate, forward->gate, rows * forward->hparams.ffn_width);
     activate(forward, rows);
     collect_input(forward, collect, LQ_INPUT_FFN_DOWN, forward->gate, rows);
 }
@@ -218,8 +227,7 @@ static void run_experts(struct lq_forward *forward, size_t rows, bool collect)
     if (lq_forward_is_cancelled(forward)) {
         return;
     }
-    keep(forward, forward->tape == NULL ? NULL : forward->tape->gate, forward->gate,
-         slots * hparams->ffn_width);
+    keep(forward, forward->tape.gate, forward->gate, slots * hparams->ffn_width);
     activate(forward, slots);
     if (collect) {
         collect_experts(forward, LQ_INPUT_FFN_DOWN_EXPS, forward->gate);
@@ -253,8 +261,7 @@ static void run_ffn(struct lq_forward *forward, float *x, size_t rows, bool coll
     if (lq_forward_is_cancelled(forward)) {
         return;
     }
-    keep(forward, forward->tape == NULL ? NULL : forward->tape->middle, x,
-         rows * forward->hparams.width);
+    keep(forward, forward->tape.middle, x, rows * forward->hparams.width);
     normalize(forward, x, LQ_WEIGHT_FFN_NORM, forward->normed, rows, forward->hparams.width);
     collect_input(forward, collect, LQ_INPUT_FFN, forward->normed, rows);
     forward->row_count += collect ? rows : 0;

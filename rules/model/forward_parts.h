@@ -13,10 +13,13 @@
 #include "rules/model/forward.h"
 
 /* What a layer keeps for its backward pass, in device memory: values that later operations
- * overwrite. */
+ * overwrite. NULL: not kept. */
 struct lq_forward_tape {
-    float *middle; /* the stream between attention and feed-forward part */
-    float *gate;   /* before the activation */
+    float *middle;   /* the stream between attention and feed-forward part */
+    float *gate;     /* before the activation */
+    float *q;        /* before the norm of heads */
+    float *k;        /* likewise */
+    float *attn_out; /* what attention adds to the stream, before a post norm */
 };
 
 struct lq_forward {
@@ -58,12 +61,14 @@ struct lq_forward {
     /* Host memory: rows whose squares were added, of the layer and of each expert. */
     uint64_t row_count;
     uint64_t *expert_rows;
-    const struct lq_forward_tape *tape; /* NULL: nothing is kept */
+    struct lq_forward_tape tape;
 };
 
 /* Values of a row of queries, and of keys or values. */
 size_t lq_forward_q_width(const struct lq_hparams *hparams);
 size_t lq_forward_kv_width(const struct lq_hparams *hparams);
+/* Rows that the feed-forward part works on: one for each expert of a token. */
+uint64_t lq_forward_slots(const struct lq_hparams *hparams, uint64_t rows);
 
 /* Device memory: a failure sticks in the device and is asked for later. */
 enum lq_status lq_forward_check_device(const struct lq_forward *forward, struct lq_error *err);
@@ -75,6 +80,9 @@ void lq_forward_give_output(struct lq_forward *forward);
 
 bool lq_forward_is_cancelled(const struct lq_forward *forward);
 
+/* Of the loaded layer. */
+struct lq_attention_shape lq_forward_attention_shape(const struct lq_forward *forward,
+                                                     size_t samples);
 /* The graph of the loaded layer on rows in device memory, in place; see lq_forward_layer. */
 void lq_forward_run_layer(struct lq_forward *forward, float *x, size_t sample_count, bool collect,
                           bool inputs_only);

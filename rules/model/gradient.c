@@ -9,8 +9,8 @@
 #include "rules/model/forward.h"
 
 enum {
-    LOSS_VERSION = 1,
-    BACK_VERSION = 1,
+    LOSS_VERSION = 2,
+    BACK_VERSION = 2,
     ASSEMBLE_VERSION = 1,
     RANKS_MIN = 4096,
     RANKS_FRACTION = 1000,
