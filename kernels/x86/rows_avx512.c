@@ -45,7 +45,7 @@ void lq_add_squares_avx512(const float *rows, size_t row_count, size_t col_count
     }
     for (; j < col_count; j += 16) {
         size_t left = col_count - j;
-        __mmask16 mask = left >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << left) - 1);
+        __mmask16 mask = (__mmask16)(left >= 16 ? 0xffffu : (1u << left) - 1u);
         __m512 sum = _mm512_maskz_loadu_ps(mask, sums + j);
         for (size_t i = 0; i < row_count; i++) {
             __m512 value = _mm512_maskz_loadu_ps(mask, rows + i * col_count + j);
