@@ -5,6 +5,18 @@
 #include "engine/base/checked.h"
 #include "engine/base/limits.h"
 
+struct lq_blob_writer;
+
+/* Chunks on their way to the disk. The caller's memory is borrowed until its call returns. */
+struct flush {
+    struct lq_blob_writer *writer;
+    struct lq_store_writing *writing; /* NULL: nothing is on its way */
+    const unsigned char *data;
+    size_t size_bytes;
+    uint64_t id; /* where the chunks are */
+    bool borrowed;
+};
+
 struct lq_blob_writer {
     struct lq_cache *cache;
     struct lq_hasher *hasher;
@@ -15,6 +27,8 @@ struct lq_blob_writer {
     bool failed; /* a part was wrong or a flush failed: it can only be aborted */
     unsigned char *buffer;
     size_t buffered_bytes, buffer_capacity;
+    unsigned char *other; /* a full buffer on its way to the disk, or one to fill next, or NULL */
+    struct flush flush;
     struct lq_blob_part *parts;
     uint32_t part_count, part_capacity;
     bool has_refs; /* some part is another blob */
@@ -27,6 +41,7 @@ static void free_writer(struct lq_blob_writer *writer)
 {
     lq_hasher_destroy(writer->hasher);
     free(writer->buffer);
+    free(writer->other);
     free(writer->parts);
     free(writer);
 }
@@ -50,13 +65,6 @@ enum lq_status lq_blob_begin(struct lq_cache *cache, struct lq_blob_writer **out
 }
 
 /* ---- chunks ---- */
-
-struct flush {
-    struct lq_blob_writer *writer;
-    const unsigned char *data;
-    size_t size_bytes;
-    uint64_t id; /* in: the writer's, or 0; out: where the chunks are */
-};
 
 /* The chunks of an earlier flush are ours as long as the pending record has our token. */
 static enum lq_status check_pending(struct lq_txn *txn, struct lq_cache *cache, uint64_t id,
@@ -116,24 +124,41 @@ static enum lq_status flush_change(struct lq_txn *txn, void *user, struct lq_err
                            : status;
 }
 
-/* `size_bytes` is a multiple of the chunk size. */
-static enum lq_status flush_chunks(struct lq_blob_writer *writer, const unsigned char *data,
-                                   size_t size_bytes, struct lq_error *err)
+/* Waits for the chunks that are on their way. */
+static enum lq_status flush_end(struct lq_blob_writer *writer, struct lq_error *err)
 {
-    struct flush flush = {.writer = writer, .data = data, .size_bytes = size_bytes};
+    struct flush *flush = &writer->flush;
+    if (flush->writing == NULL) {
+        return LQ_OK;
+    }
+    enum lq_status status = lq_store_write_end(writer->cache->store, flush->writing, err);
+    flush->writing = NULL;
+    if (status == LQ_OK) {
+        writer->id = flush->id;
+        writer->flushed_count += (uint32_t)(flush->size_bytes / LQ_CHUNK_BYTES);
+    }
+    return status;
+}
+
+/* Sends chunks on their way, after those before them. `size_bytes` is a multiple of the chunk
+ * size. */
+static enum lq_status flush_begin(struct lq_blob_writer *writer, const unsigned char *data,
+                                  size_t size_bytes, bool borrowed, struct lq_error *err)
+{
+    enum lq_status status = flush_end(writer, err);
+    if (status != LQ_OK) {
+        return status;
+    }
     uint32_t count = (uint32_t)(size_bytes / LQ_CHUNK_BYTES);
     if (writer->flushed_count > UINT32_MAX - 1 - count) {
         return lq_error_set(err, LQ_EUNSUPPORTED,
                             "cache folder %s: a blob is larger than 2^32 chunks",
                             writer->cache->dir);
     }
-    enum lq_status status =
-        lq_store_write(writer->cache->store, 0, size_bytes, flush_change, &flush, err);
-    if (status == LQ_OK) {
-        writer->id = flush.id;
-        writer->flushed_count += count;
-    }
-    return status;
+    writer->flush = (struct flush){
+        .writer = writer, .data = data, .size_bytes = size_bytes, .borrowed = borrowed};
+    return lq_store_write_begin(writer->cache->store, LQ_STORE_UNNAMED, size_bytes, flush_change,
+                                &writer->flush, &writer->flush.writing, err);
 }
 
 static bool grow_buffer(struct lq_blob_writer *writer, size_t wanted)
@@ -142,6 +167,9 @@ static bool grow_buffer(struct lq_blob_writer *writer, size_t wanted)
         return true;
     }
     size_t capacity = writer->buffer_capacity == 0 ? first_buffer_bytes : writer->buffer_capacity;
+    if (writer->other != NULL) {
+        capacity = flush_bytes; /* a large blob: no more steps */
+    }
     while (capacity < wanted) {
         capacity *= 2;
     }
@@ -155,6 +183,18 @@ static bool grow_buffer(struct lq_blob_writer *writer, size_t wanted)
     return true;
 }
 
+/* A full buffer goes on its way while the other one is filled. */
+static enum lq_status turn_buffers(struct lq_blob_writer *writer, struct lq_error *err)
+{
+    enum lq_status status = flush_begin(writer, writer->buffer, flush_bytes, false, err);
+    unsigned char *empty = writer->other;
+    writer->other = writer->buffer;
+    writer->buffer = empty;
+    writer->buffer_capacity = empty == NULL ? 0 : flush_bytes;
+    writer->buffered_bytes = 0;
+    return status;
+}
+
 static enum lq_status store_bytes(struct lq_blob_writer *writer, const unsigned char *data,
                                   size_t size_bytes, struct lq_error *err)
 {
@@ -165,23 +205,28 @@ static enum lq_status store_bytes(struct lq_blob_writer *writer, const unsigned 
             /* Whole chunks straight from the caller; never all, so that the last flush is the
              * one that publishes. */
             taken = flush_bytes;
-            status = flush_chunks(writer, data, taken, err);
+            status = flush_begin(writer, data, taken, true, err);
         } else {
             size_t room = flush_bytes - writer->buffered_bytes;
             taken = size_bytes < room ? size_bytes : room;
             if (taken == 0) {
-                status = flush_chunks(writer, writer->buffer, flush_bytes, err);
-                writer->buffered_bytes = 0;
+                status = turn_buffers(writer, err);
             } else if (!grow_buffer(writer, writer->buffered_bytes + taken)) {
-                return lq_error_nomem(err, "the buffer of a blob writer");
+                status = lq_error_nomem(err, "the buffer of a blob writer");
             } else {
                 memcpy(writer->buffer + writer->buffered_bytes, data, taken);
                 writer->buffered_bytes += taken;
             }
         }
+        /* Hashed beside the write. */
+        lq_hasher_update(writer->hasher, data, status == LQ_OK ? taken : 0);
         data += taken;
         size_bytes -= taken;
         writer->stored_bytes += taken;
+    }
+    if (writer->flush.writing != NULL && writer->flush.borrowed) {
+        enum lq_status ended = flush_end(writer, status == LQ_OK ? err : NULL);
+        status = status == LQ_OK ? ended : status;
     }
     return status;
 }
@@ -240,7 +285,6 @@ enum lq_status lq_blob_write(struct lq_blob_writer *writer, const void *data, si
     }
     status = add_part(writer, NULL, size_bytes, err);
     if (status == LQ_OK) {
-        lq_hasher_update(writer->hasher, data, size_bytes);
         writer->size_bytes += size_bytes;
         status = store_bytes(writer, data, size_bytes, err);
     }
@@ -534,6 +578,7 @@ static enum lq_status commit(struct lq_blob_writer *writer, const struct lq_dige
                              struct lq_digest *own, struct lq_error *err)
 {
     enum lq_status status = usable(writer, err);
+    status = status == LQ_OK ? flush_end(writer, err) : status;
     if (status != LQ_OK) {
         return status;
     }
@@ -578,6 +623,7 @@ void lq_blob_abort(struct lq_blob_writer *writer)
     if (writer == NULL) {
         return;
     }
+    (void)flush_end(writer, NULL);
     if (writer->id != 0) {
         (void)lq_blob_sweep(writer->cache->store, writer->id, NULL);
     }

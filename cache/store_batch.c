@@ -1,4 +1,7 @@
+#define _DEFAULT_SOURCE
 #include "cache/store_batch.h"
+
+#include <signal.h>
 
 static const size_t batch_bytes_max = 32 * 1024 * 1024;
 
@@ -7,17 +10,28 @@ void lq_batch_init(struct lq_batch *batch, struct lq_store *store,
 {
     (void)pthread_mutex_init(&batch->mutex, NULL);
     (void)pthread_cond_init(&batch->changed, NULL);
+    (void)pthread_cond_init(&batch->queued, NULL);
     batch->first = NULL;
     batch->last = &batch->first;
     batch->leading = false;
+    batch->has_helper = false;
+    batch->stopping = false;
     batch->run = run;
     batch->store = store;
 }
 
 void lq_batch_fini(struct lq_batch *batch)
 {
+    (void)pthread_mutex_lock(&batch->mutex);
+    batch->stopping = true;
+    (void)pthread_cond_signal(&batch->queued);
+    (void)pthread_mutex_unlock(&batch->mutex);
+    if (batch->has_helper) {
+        (void)pthread_join(batch->helper, NULL);
+    }
     (void)pthread_mutex_destroy(&batch->mutex);
     (void)pthread_cond_destroy(&batch->changed);
+    (void)pthread_cond_destroy(&batch->queued);
 }
 
 /* The head of the queue, as much of it as one transaction should hold. */
@@ -56,31 +70,97 @@ static void run_list(struct lq_batch *batch, struct lq_op *list)
     }
 }
 
-void lq_batch_run(struct lq_batch *batch, struct lq_op *op)
+/* Runs what is queued. Called and returns with the mutex held. */
+static void lead(struct lq_batch *batch)
+{
+    batch->leading = true;
+    struct lq_op *list = take(batch);
+    (void)pthread_mutex_unlock(&batch->mutex);
+    run_list(batch, list);
+    (void)pthread_mutex_lock(&batch->mutex);
+    /* The memory of a change is its owner's, who may go when the mutex is free. */
+    for (struct lq_op *op = list; op != NULL;) {
+        struct lq_op *next = op->next;
+        op->done = true;
+        op = next;
+    }
+    batch->leading = false;
+    (void)pthread_cond_broadcast(&batch->changed);
+    if (batch->has_helper && batch->first != NULL) {
+        (void)pthread_cond_signal(&batch->queued);
+    }
+}
+
+static void *help(void *user)
+{
+    struct lq_batch *batch = user;
+    (void)pthread_mutex_lock(&batch->mutex);
+    while (!batch->stopping) {
+        if (batch->first != NULL && !batch->leading) {
+            lead(batch);
+        } else {
+            (void)pthread_cond_wait(&batch->queued, &batch->mutex);
+        }
+    }
+    (void)pthread_mutex_unlock(&batch->mutex);
+    return NULL;
+}
+
+/* Signals are for the threads of the program. Without the thread lq_batch_end leads. */
+static void start_helper(struct lq_batch *batch)
+{
+    sigset_t all;
+    sigset_t before;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    batch->has_helper = pthread_create(&batch->helper, NULL, help, batch) == 0;
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static void queue(struct lq_batch *batch, struct lq_op *op)
 {
     op->done = false;
     op->status = LQ_OK;
     op->next = NULL;
     lq_error_clear(&op->err);
-    (void)pthread_mutex_lock(&batch->mutex);
     *batch->last = op;
     batch->last = &op->next;
+}
+
+/* Called and returns with the mutex held. */
+static void finish(struct lq_batch *batch, struct lq_op *op)
+{
     while (!op->done) {
         if (batch->leading) {
             (void)pthread_cond_wait(&batch->changed, &batch->mutex);
-            continue;
+        } else {
+            lead(batch);
         }
-        batch->leading = true;
-        struct lq_op *list = take(batch);
-        (void)pthread_mutex_unlock(&batch->mutex);
-        run_list(batch, list);
-        (void)pthread_mutex_lock(&batch->mutex);
-        /* The memory of a change is its owner's, who may go when the mutex is free. */
-        for (struct lq_op *each = list; each != NULL; each = each->next) {
-            each->done = true;
-        }
-        batch->leading = false;
-        (void)pthread_cond_broadcast(&batch->changed);
     }
+}
+
+void lq_batch_run(struct lq_batch *batch, struct lq_op *op)
+{
+    (void)pthread_mutex_lock(&batch->mutex);
+    queue(batch, op);
+    finish(batch, op);
+    (void)pthread_mutex_unlock(&batch->mutex);
+}
+
+void lq_batch_begin(struct lq_batch *batch, struct lq_op *op)
+{
+    (void)pthread_mutex_lock(&batch->mutex);
+    queue(batch, op);
+    if (!batch->has_helper) {
+        start_helper(batch);
+    }
+    (void)pthread_cond_signal(&batch->queued);
+    (void)pthread_mutex_unlock(&batch->mutex);
+}
+
+void lq_batch_end(struct lq_batch *batch, struct lq_op *op)
+{
+    (void)pthread_mutex_lock(&batch->mutex);
+    finish(batch, op);
     (void)pthread_mutex_unlock(&batch->mutex);
 }

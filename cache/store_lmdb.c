@@ -427,7 +427,7 @@ static void check_readers(struct lq_store *store)
 }
 
 /* One attempt. The error goes to the first of the list; *code is LMDB's own result. */
-static enum lq_status try_list(struct lq_store *store, struct lq_op *list, bool with_later,
+static enum lq_status try_list(struct lq_store *store, struct lq_op *list, unsigned flags,
                                uint64_t serial, int *code)
 {
     enum lq_status status = gate_enter(store, &list->err);
@@ -436,11 +436,14 @@ static enum lq_status try_list(struct lq_store *store, struct lq_op *list, bool 
         return status;
     }
     struct lq_txn txn = {.store = store};
-    txn.code = mdb_txn_begin(store->env, NULL, 0, &txn.handle);
+    /* The meta page that is not flushed follows the pages that it names, which are; the one before
+     * it is durable and stays whole until the next flush. */
+    unsigned how = (flags & LQ_STORE_UNNAMED) != 0 ? MDB_NOMETASYNC : 0;
+    txn.code = mdb_txn_begin(store->env, NULL, how, &txn.handle);
     if (txn.code != 0) {
         status = lq_store_fail(store, txn.code, "begin to write", &list->err);
     } else {
-        status = with_later ? later_put(&txn, serial, &list->err) : LQ_OK;
+        status = (flags & LQ_STORE_WITH_LATER) != 0 ? later_put(&txn, serial, &list->err) : LQ_OK;
         for (struct lq_op *op = list; op != NULL && status == LQ_OK; op = op->next) {
             status = op->change(&txn, op->user, &list->err);
         }
@@ -458,9 +461,10 @@ static enum lq_status try_list(struct lq_store *store, struct lq_op *list, bool 
 
 enum lq_status lq_store_run_list(struct lq_store *store, struct lq_op *list)
 {
-    bool with_later = false;
+    unsigned flags = LQ_STORE_UNNAMED;
     for (struct lq_op *op = list; op != NULL; op = op->next) {
-        with_later = with_later || (op->flags & LQ_STORE_WITH_LATER) != 0;
+        flags |= op->flags & LQ_STORE_WITH_LATER;
+        flags &= (op->flags & LQ_STORE_UNNAMED) | ~(unsigned)LQ_STORE_UNNAMED;
     }
     bool aged = false;
     for (int attempt = 0; attempt < attempts_max; attempt++) {
@@ -469,10 +473,10 @@ enum lq_status lq_store_run_list(struct lq_store *store, struct lq_op *list)
         uint64_t serial = later_serial(store);
         uint64_t map_bytes = lq_store_map_bytes(store);
         lq_guard_enter(&store->guard);
-        enum lq_status status = try_list(store, list, with_later, serial, &code);
+        enum lq_status status = try_list(store, list, flags, serial, &code);
         lq_guard_leave();
         if (status == LQ_OK) {
-            if (with_later) {
+            if ((flags & LQ_STORE_WITH_LATER) != 0) {
                 later_forget(store, serial);
             }
             return LQ_OK;
@@ -503,6 +507,42 @@ enum lq_status lq_store_write(struct lq_store *store, unsigned flags, size_t siz
         *err = op.err;
     }
     return op.status;
+}
+
+struct lq_store_writing {
+    struct lq_op op;
+};
+
+enum lq_status lq_store_write_begin(struct lq_store *store, unsigned flags, size_t size_bytes,
+                                    lq_store_change change, void *user,
+                                    struct lq_store_writing **out, struct lq_error *err)
+{
+    struct lq_store_writing *writing = calloc(1, sizeof *writing);
+    *out = writing;
+    if (writing == NULL) {
+        return lq_error_nomem(err, "a change of the cache");
+    }
+    writing->op =
+        (struct lq_op){.change = change, .user = user, .flags = flags, .size_bytes = size_bytes};
+    lq_batch_begin(&store->batch, &writing->op);
+    return LQ_OK;
+}
+
+enum lq_status lq_store_write_end(struct lq_store *store, struct lq_store_writing *writing,
+                                  struct lq_error *err)
+{
+    if (writing == NULL) {
+        return LQ_OK;
+    }
+    /* Growing the map waits for every reader of this process. */
+    end_held(store);
+    lq_batch_end(&store->batch, &writing->op);
+    enum lq_status status = writing->op.status;
+    if (status != LQ_OK && err != NULL) {
+        *err = writing->op.err;
+    }
+    free(writing);
+    return status;
 }
 
 /* ---- inside a transaction ---- */

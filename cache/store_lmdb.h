@@ -97,10 +97,23 @@ void lq_store_release(struct lq_store *store);
 typedef enum lq_status (*lq_store_change)(struct lq_txn *txn, void *user, struct lq_error *err);
 enum lq_store_flags {
     LQ_STORE_WITH_LATER = 1, /* postponed records go into the same transaction, before the change */
+    /* Content without a name yet: a power cut may undo it. The next change without this flag
+     * makes it durable together with itself. */
+    LQ_STORE_UNNAMED = 2,
 };
 /* `size_bytes`: about how much the change writes, so that shared transactions stay short. */
 enum lq_status lq_store_write(struct lq_store *store, unsigned flags, size_t size_bytes,
                               lq_store_change change, void *user, struct lq_error *err);
+
+/* The same in two halves: what the caller does in between runs beside the write. The error and the
+ * status come from the second half. Errors of the first: LQ_ENOMEM; then nothing has begun. */
+struct lq_store_writing;
+enum lq_status lq_store_write_begin(struct lq_store *store, unsigned flags, size_t size_bytes,
+                                    lq_store_change change, void *user,
+                                    struct lq_store_writing **out, struct lq_error *err);
+/* Frees `writing`; NULL is fine. */
+enum lq_status lq_store_write_end(struct lq_store *store, struct lq_store_writing *writing,
+                                  struct lq_error *err);
 
 /* Postpones one record. With `keep_old` a record that is already stored stays. LQ_OK also when it
  * had to be written at once. */

@@ -258,6 +258,7 @@ static enum lq_status open_environment(struct lq_store *store, uint64_t map_byte
 
 static void destroy(struct lq_store *store)
 {
+    lq_batch_fini(&store->batch);
     for (unsigned i = 0; i < store->idle_count; i++) {
         mdb_txn_abort(store->idle[i]);
     }
@@ -266,7 +267,6 @@ static void destroy(struct lq_store *store)
     }
     lq_folder_release(&store->claim);
     lq_later_fini(&store->later);
-    lq_batch_fini(&store->batch);
     (void)pthread_mutex_destroy(&store->mutex);
     (void)pthread_cond_destroy(&store->changed);
     free(store->damage_text);

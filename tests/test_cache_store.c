@@ -482,6 +482,57 @@ static void *work(void *user)
     return NULL;
 }
 
+struct numbered {
+    unsigned char number;
+    bool refused;
+};
+
+static enum lq_status put_number(struct lq_txn *txn, void *user, struct lq_error *err)
+{
+    const struct numbered *numbered = user;
+    struct lq_bytes bytes = {&numbered->number, 1};
+    if (numbered->refused) {
+        return lq_error_set(err, LQ_ECACHE, "number %d is refused", numbered->number);
+    }
+    return lq_txn_put(txn, LQ_DB_PINS, &bytes, &bytes, err);
+}
+
+/* Changes that were begun are done in order, without anybody waiting; one that fails spares its
+ * neighbours, and says so where it ends. */
+Test(cache_threads, changes_begin_and_end_apart)
+{
+    enum { COUNT = 20, REFUSED = 7 };
+    struct test_cache t;
+    struct numbered numbers[COUNT];
+    struct lq_store_writing *writings[COUNT];
+    test_cache_open(&t, 0);
+    struct lq_store *store = t.cache->store;
+    for (unsigned char i = 0; i < COUNT; i++) {
+        numbers[i] = (struct numbered){.number = i, .refused = i == REFUSED};
+        cr_assert_eq(lq_store_write_begin(store, LQ_STORE_UNNAMED, 100, put_number, &numbers[i],
+                                          &writings[i], &t.err),
+                     LQ_OK);
+    }
+    struct numbered last = {.number = COUNT};
+    cr_assert_eq(lq_store_write(store, 0, 100, put_number, &last, &t.err), LQ_OK);
+    for (unsigned i = 0; i < COUNT; i++) {
+        enum lq_status status = lq_store_write_end(store, writings[i], &t.err);
+        cr_assert_eq(status, i == REFUSED ? LQ_ECACHE : LQ_OK, "%u: %s", i, t.err.message);
+    }
+    cr_assert(strstr(t.err.message, "number 7 is refused") != NULL, "%s", t.err.message);
+    struct lq_txn txn;
+    cr_assert_eq(lq_store_read_begin(store, &txn, &t.err), LQ_OK);
+    for (unsigned char i = 0; i <= COUNT; i++) {
+        struct lq_bytes value;
+        bool found = false;
+        cr_assert_eq(
+            lq_txn_get(&txn, LQ_DB_PINS, &(struct lq_bytes){&i, 1}, &value, &found, &t.err), LQ_OK);
+        cr_assert_eq(found, i != REFUSED, "%u", i);
+    }
+    lq_store_read_end(&txn);
+    test_cache_close(&t);
+}
+
 Test(cache_threads, share_one_store, .timeout = 240)
 {
     struct test_cache t;
