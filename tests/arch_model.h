@@ -122,4 +122,17 @@ static inline enum lq_status arch_model_get(void *user, const char *name,
     return lq_tensor_data(*tensor, arch_model_source, model, &model->joined, data, err);
 }
 
+/* And its `get_matrix`. */
+static inline enum lq_status arch_model_get_matrix(void *user, const char *name, uint64_t matrix,
+                                                   const struct lq_model_tensor **tensor,
+                                                   const void **data, struct lq_error *err)
+{
+    struct arch_model *model = user;
+    *tensor = lq_tensor_index_find(&model->index, name);
+    if (*tensor == NULL) {
+        return lq_error_set(err, LQ_EFORMAT, "the tensor '%s' is missing", name);
+    }
+    return lq_tensor_matrix(*tensor, matrix, arch_model_source, model, data, err);
+}
+
 #endif

@@ -45,7 +45,7 @@ uint64_t lq_backward_memory(const struct lq_hparams *hparams, uint32_t sequence)
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
         layer += weight_elems(hparams, (enum lq_layer_weight)w);
     }
-    uint64_t scratch = lq_forward_memory(hparams, sequence, false) - layer * sizeof(float);
+    uint64_t scratch = lq_forward_scratch(hparams, sequence);
     /* Gradients of rows at most double the scratch of the forward pass, the tape adds less than as
      * much again; every weight has a score, and one matrix a gradient. */
     return lq_forward_memory(hparams, sequence, true) + 2 * scratch +
@@ -418,11 +418,12 @@ enum lq_status lq_backward_layer(struct lq_backward *backward, const float *hidd
     forward->ops->upload(forward->device, backward->grad, grad, elems * sizeof(float));
     lq_backward_run_layer(backward, sample_count);
     backward->sample_count += sample_count;
-    if (lq_forward_is_cancelled(forward)) {
-        return lq_error_set(err, LQ_ECANCELLED, "cancelled");
+    enum lq_status status = lq_forward_check_cancelled(forward, err);
+    if (status != LQ_OK) {
+        return status;
     }
     forward->ops->download(forward->device, grad, backward->grad, elems * sizeof(float));
-    enum lq_status status = lq_forward_check_device(forward, err);
+    status = lq_forward_check_device(forward, err);
     if (status != LQ_OK || lq_kernels()->find_nonfinite(grad, elems) == elems) {
         return status;
     }

@@ -17,9 +17,14 @@ static void score_rows(struct lq_backward *backward, enum lq_layer_weight weight
     float *scores = backward->scores[weight];
     forward->ops->matmul_outer(forward->device, out_grad + row * shape.rows, in + row * shape.cols,
                                backward->weight_grad, count, shape.rows, shape.cols);
-    forward->ops->add_scores(forward->device, backward->weight_grad, forward->weights[weight] + at,
-                             &shape, backward->sums[weight] + expert * shape.cols,
-                             scores == NULL ? NULL : scores + at);
+    const float *matrix = lq_layer_weight_is_expert(weight)
+                              ? lq_forward_expert(forward, weight, expert)
+                              : forward->weights[weight];
+    if (matrix != NULL) {
+        forward->ops->add_scores(forward->device, backward->weight_grad, matrix, &shape,
+                                 backward->sums[weight] + expert * shape.cols,
+                                 scores == NULL ? NULL : scores + at);
+    }
 }
 
 static void score_weight(struct lq_backward *backward, enum lq_layer_weight weight,
@@ -82,9 +87,9 @@ static void pull_experts_back(struct lq_backward *backward, enum lq_layer_weight
     for (size_t e = 0; e < forward->hparams.expert_count; e++) {
         size_t start = (size_t)forward->starts[e];
         size_t rows = (size_t)forward->starts[e + 1] - start;
-        if (rows != 0 && !lq_forward_is_cancelled(forward)) {
-            forward->ops->matmul_plain(forward->device, out_grad + start * out_cols,
-                                       forward->weights[weight] + e * cols * out_cols,
+        const float *matrix = rows == 0 ? NULL : lq_forward_expert(forward, weight, e);
+        if (matrix != NULL && !lq_forward_is_cancelled(forward)) {
+            forward->ops->matmul_plain(forward->device, out_grad + start * out_cols, matrix,
                                        in_grad + start * cols, rows, (size_t)cols,
                                        (size_t)out_cols);
         }

@@ -55,11 +55,9 @@ enum lq_status lq_calibrate_plan_tensor(struct lq_calibrate_expansion *expansion
     state->inputs[state->tensor_count] = input_name;
     state->tensor_count++;
     plan->params[plan->param_count++] = (struct lq_step_param){input_name, text};
-    struct lq_step_input input = {.name = input_name};
-    enum lq_status status =
-        lq_tensor_ref(expansion->expand, expansion->request->model, tensor, &input.ref, err);
-    plan->inputs[plan->input_count++] = input;
-    return status;
+    /* Joining the pieces of experts would copy most of a model. */
+    return lq_tensor_put_inputs(expansion->expand, expansion->request->model, tensor, input_name,
+                                plan->inputs, &plan->input_count, err);
 }
 
 enum lq_status lq_calibrate_plan_begin(struct lq_calibrate_expansion *expansion, uint32_t layer,
@@ -69,7 +67,10 @@ enum lq_status lq_calibrate_plan_begin(struct lq_calibrate_expansion *expansion,
     const char *number = lq_arena_printf(arena, "%u", (unsigned)layer);
     memset(plan, 0, sizeof *plan);
     plan->state = lq_arena_get(arena, sizeof *plan->state);
-    if (plan->state == NULL || number == NULL) {
+    /* Experts may be an input each. */
+    size_t room = LQ_CALIBRATE_INPUTS_MAX + (size_t)3 * expansion->hparams.expert_count;
+    plan->inputs = lq_arena_get_array(arena, room, sizeof *plan->inputs);
+    if (plan->state == NULL || number == NULL || plan->inputs == NULL) {
         return lq_error_nomem(err, "a calibration step");
     }
     plan->state->hparams = expansion->hparams;

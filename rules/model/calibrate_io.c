@@ -4,34 +4,54 @@
 #include "engine/base/limits.h"
 #include "engine/base/reader.h"
 #include "rules/model/calibrate_parts.h"
+#include "rules/model/tensor_ref.h"
 
 #define HIDDEN_MAGIC 0x5348514cu
 
 enum { HIDDEN_HEADER_BYTES = 16 };
 
-enum lq_status lq_calibrate_get_weight(void *user, const char *name,
-                                       const struct lq_model_tensor **tensor, const void **data,
-                                       struct lq_error *err)
+/* The number of a tensor among those of the step. */
+static enum lq_status find_weight(const struct lq_calibrate_layer *layer, const char *name,
+                                  size_t *number, struct lq_error *err)
 {
-    const struct lq_calibrate_io *io = user;
-    const struct lq_calibrate_layer *layer = io->layer;
     for (size_t i = 0; i < layer->tensor_count; i++) {
         if (strcmp(layer->tensors[i].name, name) == 0) {
-            uint64_t size_bytes = 0;
-            *tensor = &layer->tensors[i];
-            enum lq_status status =
-                lq_run_input_load(io->run, layer->inputs[i], data, &size_bytes, err);
-            if (status == LQ_OK && size_bytes != layer->tensors[i].size_bytes) {
-                status = lq_error_set(err, LQ_EINTERNAL,
-                                      "the tensor '%s' has %llu bytes, expected "
-                                      "%llu",
-                                      name, (unsigned long long)size_bytes,
-                                      (unsigned long long)layer->tensors[i].size_bytes);
-            }
-            return status;
+            *number = i;
+            return LQ_OK;
         }
     }
     return lq_error_set(err, LQ_EINTERNAL, "the tensor '%s' is no input of this step", name);
+}
+
+static enum lq_status get_weight(void *user, const char *name,
+                                 const struct lq_model_tensor **tensor, const void **data,
+                                 struct lq_error *err)
+{
+    const struct lq_calibrate_io *io = user;
+    size_t number = 0;
+    enum lq_status status = find_weight(io->layer, name, &number, err);
+    *tensor = &io->layer->tensors[number];
+    return status == LQ_OK ? lq_tensor_load(io->run, *tensor, io->layer->inputs[number], data, err)
+                           : status;
+}
+
+static enum lq_status get_matrix(void *user, const char *name, uint64_t matrix,
+                                 const struct lq_model_tensor **tensor, const void **data,
+                                 struct lq_error *err)
+{
+    const struct lq_calibrate_io *io = user;
+    size_t number = 0;
+    enum lq_status status = find_weight(io->layer, name, &number, err);
+    *tensor = &io->layer->tensors[number];
+    return status == LQ_OK ? lq_tensor_load_matrix(io->run, *tensor, io->layer->inputs[number],
+                                                   matrix, data, err)
+                           : status;
+}
+
+struct lq_weight_source lq_calibrate_weights(struct lq_calibrate_io *io)
+{
+    struct lq_weight_source source = {get_weight, io, get_matrix};
+    return source;
 }
 
 enum lq_status lq_calibrate_open_tokens(struct lq_calibrate_io *io, struct lq_error *err)

@@ -22,7 +22,7 @@ enum {
     /* The weights of a layer, then the rotary factors (if any), then the embedding (layer 0). */
     LQ_CALIBRATE_TENSORS_MAX = LQ_LAYER_WEIGHT_COUNT + 4,
     LQ_CALIBRATE_PARAMS_MAX = LQ_CALIBRATE_TENSORS_MAX + 5,
-    LQ_CALIBRATE_INPUTS_MAX = LQ_CALIBRATE_TENSORS_MAX + 3,
+    LQ_CALIBRATE_INPUTS_MAX = LQ_CALIBRATE_TENSORS_MAX + 3, /* and those of experts */
 };
 
 /* The state of a layer's step. Everything here is also in the step's parameters. */
@@ -34,7 +34,8 @@ struct lq_calibrate_layer {
     struct lq_gradient_options options; /* backward steps */
     double threshold;                   /* of spikes */
     struct lq_model_tensor tensors[LQ_CALIBRATE_TENSORS_MAX];
-    const char *inputs[LQ_CALIBRATE_TENSORS_MAX]; /* the step input that holds each */
+    /* The step input that holds each; tensors in pieces have one for each, "<name>.<number>". */
+    const char *inputs[LQ_CALIBRATE_TENSORS_MAX];
     size_t tensor_count;
 };
 
@@ -50,7 +51,7 @@ struct lq_calibrate_expansion {
 /* A step in the making; there is room for a few more inputs and parameters. */
 struct lq_calibrate_plan {
     struct lq_calibrate_layer *state;
-    struct lq_step_input inputs[LQ_CALIBRATE_INPUTS_MAX];
+    struct lq_step_input *inputs; /* of the arena */
     size_t input_count;
     struct lq_step_param params[LQ_CALIBRATE_PARAMS_MAX];
     size_t param_count;
@@ -102,10 +103,8 @@ struct lq_calibrate_io {
     struct lq_tokens tokens; /* once opened */
 };
 
-/* For struct lq_weight_source; `io` is its user. */
-enum lq_status lq_calibrate_get_weight(void *io, const char *name,
-                                       const struct lq_model_tensor **tensor, const void **data,
-                                       struct lq_error *err);
+/* Where the weights of a step come from; `io` must outlive it. */
+struct lq_weight_source lq_calibrate_weights(struct lq_calibrate_io *io);
 /* Loads the input "tokens" and takes its shape. */
 enum lq_status lq_calibrate_open_tokens(struct lq_calibrate_io *io, struct lq_error *err);
 /* Takes the shape of an input in the format of hidden states, or checks that it has the shape that

@@ -43,7 +43,7 @@ uint64_t lq_forward_slots(const struct lq_hparams *hparams, uint64_t rows)
 }
 
 /* The limits keep each product below 2^62. */
-uint64_t lq_forward_memory(const struct lq_hparams *hparams, uint32_t sequence, bool with_output)
+uint64_t lq_forward_scratch(const struct lq_hparams *hparams, uint32_t sequence)
 {
     uint64_t rows = samples_of_batch(sequence) * (uint64_t)sequence;
     uint64_t slots = lq_forward_slots(hparams, rows);
@@ -53,19 +53,29 @@ uint64_t lq_forward_memory(const struct lq_hparams *hparams, uint32_t sequence, 
     if (hparams->expert_count != 0) {
         scratch += slots * hparams->width + rows * hparams->expert_count;
     }
+    return scratch * sizeof(float);
+}
+
+uint64_t lq_forward_memory(const struct lq_hparams *hparams, uint32_t sequence, bool with_output)
+{
+    uint64_t rows = samples_of_batch(sequence) * (uint64_t)sequence;
     uint64_t layer = 0;
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
-        if (lq_hparams_has(hparams, (enum lq_layer_weight)w)) {
+        enum lq_layer_weight weight = (enum lq_layer_weight)w;
+        if (lq_hparams_has(hparams, weight) && !lq_layer_weight_is_expert(weight)) {
             uint64_t cols = 0;
             uint64_t out_rows = 0;
-            lq_layer_weight_shape(hparams, (enum lq_layer_weight)w, &cols, &out_rows);
-            layer += cols * out_rows * lq_layer_weight_mats(hparams, (enum lq_layer_weight)w);
+            lq_layer_weight_shape(hparams, weight, &cols, &out_rows);
+            layer += cols * out_rows;
         }
+    }
+    if (hparams->expert_count != 0) {
+        layer += lq_forward_expert_elems(hparams, 0);
     }
     uint64_t vocab = hparams->vocab_size;
     uint64_t output = vocab * hparams->width + rows_of_logits(hparams, rows) * vocab;
     uint64_t weights = with_output && output > layer ? output : layer;
-    return (scratch + weights) * sizeof(float);
+    return lq_forward_scratch(hparams, sequence) + weights * sizeof(float);
 }
 
 uint64_t lq_forward_layer_memory(const struct lq_hparams *hparams, uint32_t sequence)
@@ -77,6 +87,9 @@ uint64_t lq_forward_layer_memory(const struct lq_hparams *hparams, uint32_t sequ
 
 enum lq_status lq_forward_check_device(const struct lq_forward *forward, struct lq_error *err)
 {
+    if (forward->failure.status != LQ_OK) {
+        return lq_error_set(err, forward->failure.status, "%s", forward->failure.message);
+    }
     const char *failure = forward->ops->failure(forward->device);
     return failure == NULL ? LQ_OK : lq_error_set(err, LQ_ENOMEM, "%s", failure);
 }
@@ -95,25 +108,6 @@ void lq_forward_give(struct lq_forward *forward, void *memory)
     if (memory != NULL) {
         forward->ops->release(forward->device, memory);
     }
-}
-
-static enum lq_status take_experts(struct lq_forward *forward, uint64_t slots, struct lq_error *err)
-{
-    const struct lq_hparams *hparams = &forward->hparams;
-    uint64_t experts = hparams->expert_count;
-    forward->router = lq_forward_take(forward, forward->batch_rows * experts, sizeof(float));
-    forward->slot_rows = lq_forward_take(forward, slots * hparams->width, sizeof(float));
-    forward->route.weights = lq_forward_take(forward, slots, sizeof(float));
-    forward->route.slots = lq_forward_take(forward, slots, sizeof(int32_t));
-    forward->route.sources = lq_forward_take(forward, slots, sizeof(int32_t));
-    forward->route.starts = lq_forward_take(forward, experts + 1, sizeof(int32_t));
-    forward->starts = calloc(experts + 1, sizeof *forward->starts);
-    forward->sources = calloc(slots, sizeof *forward->sources);
-    forward->expert_rows = calloc(experts, sizeof *forward->expert_rows);
-    if (forward->starts == NULL || forward->sources == NULL || forward->expert_rows == NULL) {
-        return lq_error_nomem(err, "experts");
-    }
-    return lq_forward_check_device(forward, err);
 }
 
 static enum lq_status take_scratch(struct lq_forward *forward, struct lq_error *err)
@@ -137,12 +131,22 @@ static enum lq_status take_scratch(struct lq_forward *forward, struct lq_error *
         forward->sums[i] = count == 0 ? NULL : lq_forward_take(forward, count, sizeof(double));
     }
     return hparams->expert_count == 0 ? lq_forward_check_device(forward, err)
-                                      : take_experts(forward, slots, err);
+                                      : lq_forward_take_experts(forward, slots, err);
 }
 
 bool lq_forward_is_cancelled(const struct lq_forward *forward)
 {
-    return forward->env.cancelled != NULL && forward->env.cancelled(forward->env.cancelled_user);
+    return forward->failure.status != LQ_OK ||
+           (forward->env.cancelled != NULL && forward->env.cancelled(forward->env.cancelled_user));
+}
+
+enum lq_status lq_forward_check_cancelled(const struct lq_forward *forward, struct lq_error *err)
+{
+    if (!lq_forward_is_cancelled(forward)) {
+        return LQ_OK;
+    }
+    enum lq_status status = lq_forward_check_device(forward, err);
+    return status == LQ_OK ? lq_error_set(err, LQ_ECANCELLED, "cancelled") : status;
 }
 
 /* ---- life ---- */
@@ -188,6 +192,7 @@ void lq_forward_give_layer(struct lq_forward *forward)
         }
         forward->weights[w] = NULL;
     }
+    lq_forward_drop_experts(forward);
 }
 
 void lq_forward_give_output(struct lq_forward *forward)
@@ -214,23 +219,15 @@ void lq_forward_destroy(struct lq_forward *forward)
     if (forward->rope_windowed != forward->rope) {
         lq_forward_give(forward, forward->rope_windowed);
     }
-    void *const all[] = {forward->rope,        forward->x,
-                         forward->normed,      forward->q,
-                         forward->k,           forward->v,
-                         forward->attended,    forward->gate,
-                         forward->up,          forward->router,
-                         forward->slot_rows,   forward->route.weights,
-                         forward->route.slots, forward->route.sources,
-                         forward->route.starts};
+    void *const all[] = {forward->rope, forward->x,        forward->normed, forward->q, forward->k,
+                         forward->v,    forward->attended, forward->gate,   forward->up};
     for (size_t i = 0; i < LQ_COUNT_OF(all); i++) {
         lq_forward_give(forward, all[i]);
     }
     for (int i = 0; i < LQ_LAYER_INPUT_COUNT; i++) {
         lq_forward_give(forward, forward->sums[i]);
     }
-    free(forward->starts);
-    free(forward->sources);
-    free(forward->expert_rows);
+    lq_forward_give_experts(forward);
     free(forward);
 }
 

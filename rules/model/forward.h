@@ -20,12 +20,19 @@
 #include "rules/model/tensor_index.h"
 
 /* Where raw weights come from. `get` finds a tensor by its GGUF name and its whole data; both are
- * borrowed until the next call. */
+ * borrowed until the next call. `get_matrix` finds one of the ne[2] matrices of a tensor of experts
+ * and its data alone; where it is NULL, `get` is asked for the whole. */
 struct lq_weight_source {
     enum lq_status (*get)(void *user, const char *name, const struct lq_model_tensor **tensor,
                           const void **data, struct lq_error *err);
     void *user;
+    enum lq_status (*get_matrix)(void *user, const char *name, uint64_t matrix,
+                                 const struct lq_model_tensor **tensor, const void **data,
+                                 struct lq_error *err);
 };
+
+/* Decoded experts of a layer that are kept from one batch to the next, in bytes. */
+#define LQ_FORWARD_EXPERT_BYTES ((uint64_t)512 << 20)
 
 struct lq_forward_env {
     struct lq_device *device;
@@ -34,7 +41,8 @@ struct lq_forward_env {
     /* Asked between operations; true ends the call with LQ_ECANCELLED. May be NULL. */
     bool (*cancelled)(void *user);
     void *cancelled_user;
-    bool skip_first;                 /* leave the first token of each sample out of the sums */
+    uint64_t expert_bytes; /* replaces LQ_FORWARD_EXPERT_BYTES unless it is 0; no result changes */
+    bool skip_first;       /* leave the first token of each sample out of the sums */
     enum lq_status nonfinite_status; /* status for NaN or infinity in weights or activations */
 };
 
@@ -56,7 +64,8 @@ uint64_t lq_forward_layer_memory(const struct lq_hparams *hparams, uint32_t sequ
 /* hidden[i] = the embedding of tokens[i]. Ids must be below vocab_size. */
 enum lq_status lq_forward_embed(struct lq_forward *forward, const int32_t *tokens, size_t count,
                                 float *hidden, struct lq_error *err);
-/* Reads, decodes and checks the weights of a layer, and sets the sums to zero. */
+/* Reads, decodes and checks the weights of a layer, and sets the sums to zero. Experts are read
+ * when a token first goes to them, so those that none goes to cost nothing and are not checked. */
 enum lq_status lq_forward_load_layer(struct lq_forward *forward, uint32_t layer,
                                      struct lq_error *err);
 /* Passes samples through the loaded layer, in place. With `collect` the squares of the layer's

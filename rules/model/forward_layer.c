@@ -185,10 +185,10 @@ static void multiply_experts(struct lq_forward *forward, const float *x,
     for (size_t e = 0; e < forward->hparams.expert_count; e++) {
         size_t start = (size_t)forward->starts[e];
         size_t rows = (size_t)forward->starts[e + 1] - start;
-        if (rows != 0 && !lq_forward_is_cancelled(forward)) {
-            forward->ops->matmul(forward->device, x + start * cols,
-                                 forward->weights[weight] + e * cols * out_cols,
-                                 out + start * out_cols, rows, (size_t)out_cols, (size_t)cols);
+        const float *matrix = rows == 0 ? NULL : lq_forward_expert(forward, weight, e);
+        if (matrix != NULL && !lq_forward_is_cancelled(forward)) {
+            forward->ops->matmul(forward->device, x + start * cols, matrix, out + start * out_cols,
+                                 rows, (size_t)out_cols, (size_t)cols);
         }
     }
 }
@@ -301,10 +301,10 @@ enum lq_status lq_forward_layer(struct lq_forward *forward, float *hidden, size_
         ops->upload(forward->device, x, hidden, elems * sizeof(float));
     }
     lq_forward_run_layer(forward, x, sample_count, collect, inputs_only);
-    if (lq_forward_is_cancelled(forward)) {
-        return lq_error_set(err, LQ_ECANCELLED, "cancelled");
+    enum lq_status status = lq_forward_check_cancelled(forward, err);
+    if (status == LQ_OK) {
+        status = lq_forward_check_device(forward, err);
     }
-    enum lq_status status = lq_forward_check_device(forward, err);
     if (status != LQ_OK || inputs_only) {
         return status;
     }

@@ -62,40 +62,73 @@ enum lq_status lq_forward_decode(const struct lq_forward *forward,
     return status;
 }
 
-enum lq_status lq_forward_load_weight(struct lq_forward *forward, const char *name, uint64_t cols,
-                                      uint64_t rows, uint64_t mats, float *to, struct lq_error *err)
+/* The tensor as it must be, and where its matrix `matrix` is. */
+static enum lq_status find_matrix(const struct lq_forward *forward, const char *name,
+                                  const uint64_t shape[3], uint64_t matrix,
+                                  struct lq_model_tensor *out, const void **data,
+                                  struct lq_error *err)
 {
-    const struct lq_model_tensor *tensor = NULL;
-    const void *data = NULL;
     const struct lq_weight_source *source = &forward->env.weights;
-    enum lq_status status = source->get(source->user, name, &tensor, &data, err);
+    const struct lq_model_tensor *tensor = NULL;
+    bool alone = shape[2] > 1 && source->get_matrix != NULL;
+    enum lq_status status = alone
+                                ? source->get_matrix(source->user, name, matrix, &tensor, data, err)
+                                : source->get(source->user, name, &tensor, data, err);
     if (status != LQ_OK) {
         return status;
     }
     const uint64_t *ne = tensor->ne;
-    if (ne[0] != cols || ne[1] != rows || ne[2] != mats || ne[3] != 1) {
+    if (ne[0] != shape[0] || ne[1] != shape[1] || ne[2] != shape[2] || ne[3] != 1) {
         return lq_error_set(err, LQ_EFORMAT,
                             "the tensor '%s' has %llu columns, %llu rows and %llu matrices, "
                             "expected %llu, %llu and %llu",
                             name, (unsigned long long)ne[0], (unsigned long long)ne[1],
-                            (unsigned long long)(ne[2] * ne[3]), (unsigned long long)cols,
-                            (unsigned long long)rows, (unsigned long long)mats);
+                            (unsigned long long)(ne[2] * ne[3]), (unsigned long long)shape[0],
+                            (unsigned long long)shape[1], (unsigned long long)shape[2]);
     }
-    if (forward->ops->host_visible) {
-        return lq_forward_decode(forward, tensor, data, to, err);
+    *out = *tensor;
+    out->ne[2] = 1;
+    out->size_bytes /= shape[2];
+    if (!alone) {
+        *data = (const char *)*data + matrix * out->size_bytes;
     }
-    size_t size_bytes = (size_t)(cols * rows * mats) * sizeof(float);
-    float *staging = malloc(size_bytes);
-    if (staging == NULL) {
-        return lq_error_nomem(err, "decoding weights");
+    return LQ_OK;
+}
+
+enum lq_status lq_forward_load_matrix(struct lq_forward *forward, const char *name, uint64_t cols,
+                                      uint64_t rows, uint64_t mats, uint64_t matrix, float *to,
+                                      struct lq_error *err)
+{
+    const uint64_t shape[3] = {cols, rows, mats};
+    struct lq_model_tensor tensor;
+    const void *data = NULL;
+    enum lq_status status = find_matrix(forward, name, shape, matrix, &tensor, &data, err);
+    size_t size_bytes = (size_t)(cols * rows) * sizeof(float);
+    bool staged = !forward->ops->host_visible;
+    float *out = staged && status == LQ_OK ? malloc(size_bytes) : to;
+    if (status == LQ_OK && out == NULL) {
+        status = lq_error_nomem(err, "decoding weights");
     }
-    status = lq_forward_decode(forward, tensor, data, staging, err);
     if (status == LQ_OK) {
-        forward->ops->upload(forward->device, to, staging, size_bytes);
+        status = lq_forward_decode(forward, &tensor, data, out, err);
+        if (status != LQ_OK && mats > 1) {
+            (void)lq_error_prefix(err, "expert %llu", (unsigned long long)matrix);
+        }
+    }
+    if (status == LQ_OK && staged) {
+        forward->ops->upload(forward->device, to, out, size_bytes);
         status = lq_forward_check_device(forward, err);
     }
-    free(staging);
+    if (staged && out != to) {
+        free(out);
+    }
     return status;
+}
+
+enum lq_status lq_forward_load_weight(struct lq_forward *forward, const char *name, uint64_t cols,
+                                      uint64_t rows, float *to, struct lq_error *err)
+{
+    return lq_forward_load_matrix(forward, name, cols, rows, 1, 0, to, err);
 }
 
 /* ---- one layer ---- */
@@ -106,16 +139,15 @@ static enum lq_status load_layer_weight(struct lq_forward *forward, enum lq_laye
     char name[LQ_WEIGHT_NAME_BYTES];
     uint64_t cols = 0;
     uint64_t rows = 0;
-    uint64_t mats = lq_layer_weight_mats(&forward->hparams, weight);
     lq_layer_weight_shape(&forward->hparams, weight, &cols, &rows);
     lq_layer_weight_path(forward->layer, weight, name);
     if (forward->weights[weight] == NULL) {
-        forward->weights[weight] = lq_forward_take(forward, cols * rows * mats, sizeof(float));
+        forward->weights[weight] = lq_forward_take(forward, cols * rows, sizeof(float));
     }
     enum lq_status status = lq_forward_check_device(forward, err);
-    return status == LQ_OK ? lq_forward_load_weight(forward, name, cols, rows, mats,
-                                                    forward->weights[weight], err)
-                           : status;
+    return status == LQ_OK
+               ? lq_forward_load_weight(forward, name, cols, rows, forward->weights[weight], err)
+               : status;
 }
 
 /* The parts of fused weights, which are whole rows of them. */
@@ -149,8 +181,9 @@ enum lq_status lq_forward_load_layer(struct lq_forward *forward, uint32_t layer,
     lq_forward_give_output(forward);
     forward->layer = layer;
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
-        if (lq_hparams_has(hparams, (enum lq_layer_weight)w)) {
-            enum lq_status status = load_layer_weight(forward, (enum lq_layer_weight)w, err);
+        enum lq_layer_weight weight = (enum lq_layer_weight)w;
+        if (lq_hparams_has(hparams, weight) && !lq_layer_weight_is_expert(weight)) {
+            enum lq_status status = load_layer_weight(forward, weight, err);
             if (status != LQ_OK) {
                 return status;
             }
@@ -163,8 +196,6 @@ enum lq_status lq_forward_load_layer(struct lq_forward *forward, uint32_t layer,
         forward->ops->zero(forward->device, forward->sums[i], count * sizeof(double));
     }
     forward->row_count = 0;
-    if (forward->expert_rows != NULL) {
-        memset(forward->expert_rows, 0, hparams->expert_count * sizeof *forward->expert_rows);
-    }
+    lq_forward_reset_experts(forward);
     return lq_forward_check_device(forward, err);
 }

@@ -13,13 +13,12 @@ enum lq_status lq_forward_load_output(struct lq_forward *forward, struct lq_erro
     forward->nll = lq_forward_take(forward, forward->logit_rows, sizeof(double));
     enum lq_status status = lq_forward_check_device(forward, err);
     if (status == LQ_OK) {
-        status = lq_forward_load_weight(forward, "output_norm.weight", hparams->width, 1, 1,
+        status = lq_forward_load_weight(forward, "output_norm.weight", hparams->width, 1,
                                         forward->output_norm, err);
     }
     const char *name = hparams->tied_output ? "token_embd.weight" : "output.weight";
     if (status == LQ_OK) {
-        status =
-            lq_forward_load_weight(forward, name, hparams->width, vocab, 1, forward->output, err);
+        status = lq_forward_load_weight(forward, name, hparams->width, vocab, forward->output, err);
     }
     if (status != LQ_OK) {
         lq_forward_give_output(forward);
@@ -35,8 +34,9 @@ enum lq_status lq_forward_make_logits(struct lq_forward *forward, const float *h
     if (forward->output == NULL) {
         return lq_error_set(err, LQ_EINTERNAL, "the output matrix is not loaded");
     }
-    if (lq_forward_is_cancelled(forward)) {
-        return lq_error_set(err, LQ_ECANCELLED, "cancelled");
+    enum lq_status status = lq_forward_check_cancelled(forward, err);
+    if (status != LQ_OK) {
+        return status;
     }
     const float *x = hidden;
     if (!ops->host_visible) {

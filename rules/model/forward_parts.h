@@ -1,8 +1,9 @@
 /* What the files of the forward pass share: the object and the helpers around its device memory.
  * forward.c owns the object's life, forward_load.c the weights of a layer (read, decode, check),
- * forward_embed.c the embedding, forward_rope.c the rotary positions, forward_layer.c the graph of
- * a layer, forward_output.c the final norm, logits and scores. Internal to forward*.c and
- * backward*.c. Thread rule: that of forward.h. Limits: those of hparams.h. */
+ * forward_embed.c the embedding, forward_rope.c the rotary positions, forward_experts.c the
+ * experts of a layer, forward_layer.c its graph, forward_output.c the final norm, logits and
+ * scores. Internal to forward*.c and backward*.c. Thread rule: that of forward.h. Limits: those of
+ * hparams.h. */
 #ifndef LQ_RULES_MODEL_FORWARD_PARTS_H
 #define LQ_RULES_MODEL_FORWARD_PARTS_H
 
@@ -34,7 +35,7 @@ struct lq_forward {
     uint32_t layer;
     /* Device memory. Weights that the model has are owned; ATTN_Q, _K and _V of a fused ATTN_QKV
      * (and so on) point into it, so nobody but the loader asks whether weights are fused. NULL:
-     * neither. Matrices of experts follow each other. */
+     * neither. Experts are not here: lq_forward_expert. */
     float *weights[LQ_LAYER_WEIGHT_COUNT];
     float *output_norm;
     float *output;
@@ -56,13 +57,22 @@ struct lq_forward {
     float *router;
     float *slot_rows; /* inputs of experts, then their outputs */
     struct lq_route route;
-    int32_t *starts;  /* host memory: slots of each expert in the newest batch */
-    int32_t *sources; /* host memory: the row of each slot */
+    float **experts;       /* decoded ones that are kept: [LQ_EXPERT_WEIGHTS x expert_count] */
+    bool *experts_ready;   /* hold what the loaded layer has */
+    uint64_t expert_bytes; /* that are still to spend on keeping */
+    float *expert;         /* the newest one that is not kept */
+    size_t expert_slot;    /* which one that is; SIZE_MAX: none */
+    int32_t *starts;       /* host memory: slots of each expert in the newest batch */
+    int32_t *sources;      /* host memory: the row of each slot */
     /* Host memory: rows whose squares were added, of the layer and of each expert. */
     uint64_t row_count;
     uint64_t *expert_rows;
     struct lq_forward_tape tape;
+    struct lq_error failure; /* of reading an expert in the middle of a layer: it sticks */
 };
+
+/* Kinds of weights that experts have: gate, up and down. */
+enum { LQ_EXPERT_WEIGHTS = 3 };
 
 /* Values of a row of queries, and of keys or values. */
 size_t lq_forward_q_width(const struct lq_hparams *hparams);
@@ -70,7 +80,7 @@ size_t lq_forward_kv_width(const struct lq_hparams *hparams);
 /* Rows that the feed-forward part works on: one for each expert of a token. */
 uint64_t lq_forward_slots(const struct lq_hparams *hparams, uint64_t rows);
 
-/* Device memory: a failure sticks in the device and is asked for later. */
+/* Failures of device memory and of reading experts stick, and are asked for later. */
 enum lq_status lq_forward_check_device(const struct lq_forward *forward, struct lq_error *err);
 void *lq_forward_take(struct lq_forward *forward, uint64_t count, size_t element_bytes);
 void lq_forward_give(struct lq_forward *forward, void *memory);
@@ -78,7 +88,10 @@ void lq_forward_give(struct lq_forward *forward, void *memory);
 void lq_forward_give_layer(struct lq_forward *forward);
 void lq_forward_give_output(struct lq_forward *forward);
 
+/* True also after a failure: there is no use in going on. */
 bool lq_forward_is_cancelled(const struct lq_forward *forward);
+/* LQ_ECANCELLED, or the failure that made going on useless. */
+enum lq_status lq_forward_check_cancelled(const struct lq_forward *forward, struct lq_error *err);
 
 /* Of the loaded layer. */
 struct lq_attention_shape lq_forward_attention_shape(const struct lq_forward *forward,
@@ -98,9 +111,32 @@ enum lq_status lq_forward_make_logits(struct lq_forward *forward, const float *h
 enum lq_status lq_forward_decode(const struct lq_forward *forward,
                                  const struct lq_model_tensor *tensor, const void *data, float *out,
                                  struct lq_error *err);
-/* Reads a tensor of `mats` matrices of the given shape into device memory `to`. */
+/* Reads a tensor of the given shape into device memory `to`. */
 enum lq_status lq_forward_load_weight(struct lq_forward *forward, const char *name, uint64_t cols,
-                                      uint64_t rows, uint64_t mats, float *to,
+                                      uint64_t rows, float *to, struct lq_error *err);
+/* Memory for `slots` rows of experts, and for experts themselves. */
+enum lq_status lq_forward_take_experts(struct lq_forward *forward, uint64_t slots,
+                                       struct lq_error *err);
+void lq_forward_give_experts(struct lq_forward *forward);
+/* Give up the experts that were kept. */
+void lq_forward_drop_experts(struct lq_forward *forward);
+/* The experts of another layer are wanted from now on. */
+void lq_forward_reset_experts(struct lq_forward *forward);
+/* The matrix of expert `expert` of the loaded layer, one of LQ_WEIGHT_FFN_GATE_EXPS, _UP_EXPS and
+ * _DOWN_EXPS, in device memory; good until the next call. Read and decoded now unless it was kept.
+ * NULL after a failure, which sticks. */
+const float *lq_forward_expert(struct lq_forward *forward, enum lq_layer_weight weight,
+                               size_t expert);
+/* The same, to be changed: it is kept until another layer is loaded. */
+float *lq_forward_keep_expert(struct lq_forward *forward, enum lq_layer_weight weight,
+                              size_t expert);
+/* Bytes of lq_forward_memory that do not hold weights or logits. */
+uint64_t lq_forward_scratch(const struct lq_hparams *hparams, uint32_t sequence);
+/* Floats of memory that experts take at the most, kept ones and the newest. */
+uint64_t lq_forward_expert_elems(const struct lq_hparams *hparams, uint64_t expert_bytes);
+/* Reads one of the `mats` matrices of a tensor into device memory `to`. */
+enum lq_status lq_forward_load_matrix(struct lq_forward *forward, const char *name, uint64_t cols,
+                                      uint64_t rows, uint64_t mats, uint64_t matrix, float *to,
                                       struct lq_error *err);
 /* The rotary table of a layer, [sequence x rope_dim / 2 x 2]. */
 const float *lq_forward_rope_of(const struct lq_forward *forward, uint32_t layer);

@@ -98,6 +98,11 @@ void lq_layer_weight_shape(const struct lq_hparams *hparams, enum lq_layer_weigh
     *rows = size_of(hparams, weight_rows[weight].rows);
 }
 
+bool lq_layer_weight_is_expert(enum lq_layer_weight weight)
+{
+    return weight_rows[weight].mats == EXPERTS;
+}
+
 uint64_t lq_layer_weight_mats(const struct lq_hparams *hparams, enum lq_layer_weight weight)
 {
     return size_of(hparams, weight_rows[weight].mats);

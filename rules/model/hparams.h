@@ -124,6 +124,8 @@ char *lq_layer_weight_path(uint32_t layer, enum lq_layer_weight weight, char *na
  * one of lq_layer_weight_mats matrices. */
 void lq_layer_weight_shape(const struct lq_hparams *hparams, enum lq_layer_weight weight,
                            uint64_t *cols, uint64_t *rows);
+/* True for the matrices that each expert has one of. */
+bool lq_layer_weight_is_expert(enum lq_layer_weight weight);
 /* expert_count for the weights of experts, else 1. */
 uint64_t lq_layer_weight_mats(const struct lq_hparams *hparams, enum lq_layer_weight weight);
 /* The input of a weight; LQ_LAYER_INPUT_COUNT for norms and biases. */

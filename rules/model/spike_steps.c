@@ -93,7 +93,7 @@ static enum lq_status run_spikes(struct lq_run *run, struct lq_error *err)
         status = lq_forward_run_open(&forward_run, run, err);
     }
     if (status == LQ_OK) {
-        struct lq_weight_source weights = {lq_calibrate_get_weight, &io};
+        struct lq_weight_source weights = lq_calibrate_weights(&io);
         struct lq_forward_env env = lq_forward_run_env(&forward_run, weights, LQ_EIMPORTANCE);
         status = lq_forward_create(&forward, &io.layer->hparams, &env, io.sequence_length, err);
     }

@@ -40,15 +40,25 @@ static size_t expert_of(const struct search *search, size_t row, size_t *end)
     return expert;
 }
 
+/* The matrix of an expert, or the only one; NULL after a failure, which sticks. */
+static const float *matrix_of(const struct search *search, size_t expert)
+{
+    struct lq_forward *forward = search->forward;
+    enum lq_layer_weight weight = lq_spikes_weight(&forward->hparams);
+    return forward->hparams.expert_count == 0 ? forward->weights[weight]
+                                              : lq_forward_expert(forward, weight, expert);
+}
+
 static void make_outputs(const struct search *search)
 {
     struct lq_forward *forward = search->forward;
-    const float *weights = forward->weights[lq_spikes_weight(&forward->hparams)];
     size_t end = 0;
-    for (size_t row = 0; row < search->rows && !lq_forward_is_cancelled(forward); row = end) {
-        size_t expert = expert_of(search, row, &end);
-        forward->ops->matmul(forward->device, forward->gate + row * search->in_cols,
-                             weights + expert * search->in_cols * search->out_cols,
+    for (size_t row = 0; row < search->rows; row = end) {
+        const float *matrix = matrix_of(search, expert_of(search, row, &end));
+        if (matrix == NULL || lq_forward_is_cancelled(forward)) {
+            return;
+        }
+        forward->ops->matmul(forward->device, forward->gate + row * search->in_cols, matrix,
                              search->out + row * search->out_cols, end - row, search->out_cols,
                              search->in_cols);
     }
@@ -64,8 +74,7 @@ static size_t largest(const float *values, size_t count)
 }
 
 /* The weight behind the largest output; false when it is none. */
-static bool find_spike(const struct search *search, double threshold, struct lq_spike *spike,
-                       float **weight)
+static bool find_spike(const struct search *search, double threshold, struct lq_spike *spike)
 {
     struct lq_forward *forward = search->forward;
     size_t count = search->rows * search->out_cols;
@@ -79,18 +88,35 @@ static bool find_spike(const struct search *search, double threshold, struct lq_
     size_t col = largest(search->values, search->in_cols);
     float input = search->values[col];
     size_t end = 0;
-    uint64_t position =
-        ((uint64_t)expert_of(search, row, &end) * search->out_cols + channel) * search->in_cols +
-        col;
-    *weight = forward->weights[lq_spikes_weight(&forward->hparams)] + position;
+    size_t expert = expert_of(search, row, &end);
+    uint64_t position = ((uint64_t)expert * search->out_cols + channel) * search->in_cols + col;
+    const float *matrix = matrix_of(search, expert);
+    if (matrix == NULL) {
+        return false;
+    }
     float value = 0.0f;
-    forward->ops->download(forward->device, &value, *weight, sizeof value);
+    forward->ops->download(forward->device, &value, matrix + channel * search->in_cols + col,
+                           sizeof value);
     double share = (double)input * (double)value / (double)output;
     uint32_t token =
         (uint32_t)(forward->hparams.expert_count == 0 ? row : (size_t)forward->sources[row]);
     *spike = (struct lq_spike){position, value, input, output, token};
     return fabs((double)output) > threshold && fabs((double)input) > threshold &&
            share >= SPIKE_SHARE_MIN;
+}
+
+static void clear_weight(const struct search *search, uint64_t position)
+{
+    static const float zero = 0.0f;
+    struct lq_forward *forward = search->forward;
+    enum lq_layer_weight kind = lq_spikes_weight(&forward->hparams);
+    size_t elems = search->in_cols * search->out_cols;
+    float *matrix = forward->hparams.expert_count == 0
+                        ? forward->weights[kind]
+                        : lq_forward_keep_expert(forward, kind, (size_t)(position / elems));
+    if (matrix != NULL) {
+        forward->ops->upload(forward->device, matrix + position % elems, &zero, sizeof zero);
+    }
 }
 
 static enum lq_status search_layer(struct search *search, double threshold,
@@ -100,18 +126,16 @@ static enum lq_status search_layer(struct search *search, double threshold,
     struct lq_forward *forward = search->forward;
     *count = 0;
     while (*count < LQ_SPIKES_MAX) {
-        static const float zero = 0.0f;
-        float *weight = NULL;
         make_outputs(search);
         if (lq_forward_is_cancelled(forward)) {
-            return lq_error_set(err, LQ_ECANCELLED, "cancelled");
+            return lq_forward_check_cancelled(forward, err);
         }
-        bool found = find_spike(search, threshold, &spikes[*count], &weight);
+        bool found = find_spike(search, threshold, &spikes[*count]);
         enum lq_status status = lq_forward_check_device(forward, err);
         if (status != LQ_OK || !found) {
             return status;
         }
-        forward->ops->upload(forward->device, weight, &zero, sizeof zero);
+        clear_weight(search, spikes[*count].position);
         (*count)++;
     }
     return lq_forward_check_device(forward, err);

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/limits.h"
+
 static enum lq_status run_join(struct lq_run *run, struct lq_error *err)
 {
     const struct lq_model_tensor *tensor = lq_run_state(run);
@@ -71,6 +73,70 @@ enum lq_status lq_tensor_ref(struct lq_expand *expand, const struct lq_artifact 
     return LQ_OK;
 }
 
+size_t lq_tensor_input_count(const struct lq_model_tensor *tensor)
+{
+    return tensor->piece_count == 0 ? 1 : tensor->piece_count;
+}
+
+enum lq_status lq_tensor_put_inputs(struct lq_expand *expand, const struct lq_artifact *model,
+                                    const struct lq_model_tensor *tensor, const char *name,
+                                    struct lq_step_input *inputs, size_t *input_count,
+                                    struct lq_error *err)
+{
+    if (tensor->piece_count == 0) {
+        struct lq_step_input *input = &inputs[(*input_count)++];
+        input->name = name;
+        return lq_tensor_ref(expand, model, tensor, &input->ref, err);
+    }
+    for (size_t i = 0; i < tensor->piece_count; i++) {
+        const struct lq_tensor_piece *piece = &tensor->pieces[i];
+        struct lq_step_input *input = &inputs[(*input_count)++];
+        input->name = lq_arena_printf(lq_expand_arena(expand), "%s.%zu", name, i);
+        input->ref =
+            lq_ref_slice(model, piece->source, piece->offset, piece->size_bytes, &piece->digest);
+        if (input->name == NULL) {
+            return lq_error_nomem(err, "the pieces of a tensor");
+        }
+    }
+    return LQ_OK;
+}
+
+static enum lq_status load_input(struct lq_run *run, const char *input, uint64_t expected_bytes,
+                                 const void **data, struct lq_error *err)
+{
+    uint64_t size_bytes = 0;
+    enum lq_status status = lq_run_input_load(run, input, data, &size_bytes, err);
+    if (status == LQ_OK && size_bytes != expected_bytes) {
+        status =
+            lq_error_set(err, LQ_EINTERNAL, "the input '%s' has %llu bytes, expected %llu", input,
+                         (unsigned long long)size_bytes, (unsigned long long)expected_bytes);
+    }
+    return status;
+}
+
+enum lq_status lq_tensor_load(struct lq_run *run, const struct lq_model_tensor *tensor,
+                              const char *input, const void **data, struct lq_error *err)
+{
+    return load_input(run, input, tensor->size_bytes, data, err);
+}
+
+enum lq_status lq_tensor_load_matrix(struct lq_run *run, const struct lq_model_tensor *tensor,
+                                     const char *input, uint64_t matrix, const void **data,
+                                     struct lq_error *err)
+{
+    uint64_t size_bytes = tensor->size_bytes / tensor->ne[2];
+    if (tensor->piece_count != 0) {
+        char name[LQ_NAME_BYTES_MAX + 1];
+        (void)snprintf(name, sizeof name, "%s.%llu", input, (unsigned long long)matrix);
+        return load_input(run, name, size_bytes, data, err);
+    }
+    enum lq_status status = load_input(run, input, tensor->size_bytes, data, err);
+    if (status == LQ_OK) {
+        *data = (const char *)*data + matrix * size_bytes;
+    }
+    return status;
+}
+
 bool lq_tensor_mark_sources(const struct lq_model_tensor *tensor, bool *used, size_t source_count)
 {
     if (tensor->literal != NULL) {
@@ -100,6 +166,33 @@ static enum lq_status find_piece(const struct lq_tensor_piece *piece, const char
             lq_error_set(err, LQ_EFORMAT, "the tensor '%s' lies beyond the end of its file", name);
     }
     *out = status == LQ_OK ? (const unsigned char *)file + piece->offset : NULL;
+    return status;
+}
+
+enum lq_status lq_tensor_matrix(const struct lq_model_tensor *tensor, uint64_t matrix,
+                                lq_tensor_source_fn get, void *user, const void **data,
+                                struct lq_error *err)
+{
+    uint64_t mats = tensor->ne[2];
+    uint64_t size_bytes = mats == 0 ? 0 : tensor->size_bytes / mats;
+    const unsigned char *from = NULL;
+    *data = NULL;
+    if (matrix >= mats || (tensor->piece_count != 0 && tensor->piece_count != mats)) {
+        return lq_error_set(err, LQ_EINTERNAL, "the tensor '%s' has no matrix %llu", tensor->name,
+                            (unsigned long long)matrix);
+    }
+    if (tensor->literal != NULL) {
+        *data = (const unsigned char *)tensor->literal + matrix * size_bytes;
+        return LQ_OK;
+    }
+    struct lq_tensor_piece piece = {.source = tensor->source,
+                                    .offset = tensor->offset + matrix * size_bytes,
+                                    .size_bytes = size_bytes};
+    if (tensor->piece_count != 0) {
+        piece = tensor->pieces[matrix];
+    }
+    enum lq_status status = find_piece(&piece, tensor->name, get, user, &from, err);
+    *data = from;
     return status;
 }
 

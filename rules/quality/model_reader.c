@@ -109,19 +109,20 @@ void lq_model_reader_close(struct lq_model_reader *reader)
     reader->bytes = NULL;
 }
 
+/* Bytes [offset, offset + size) of a tensor's data in a finished file. */
 static enum lq_status read_tensor(struct lq_model_reader *reader,
-                                  const struct lq_model_tensor *tensor, const void **data,
-                                  struct lq_error *err)
+                                  const struct lq_model_tensor *tensor, uint64_t offset,
+                                  uint64_t size_bytes, const void **data, struct lq_error *err)
 {
     char name[NAME_BYTES];
     free(reader->bytes);
-    reader->bytes = tensor->size_bytes >= SIZE_MAX ? NULL : malloc((size_t)tensor->size_bytes + 1);
+    reader->bytes = size_bytes >= SIZE_MAX ? NULL : malloc((size_t)size_bytes + 1);
     if (reader->bytes == NULL) {
         return lq_error_nomem(err, tensor->name);
     }
     *data = reader->bytes;
-    return lq_run_input_read(reader->run, input_name(reader, "gguf", name), tensor->offset,
-                             reader->bytes, (size_t)tensor->size_bytes, err);
+    return lq_run_input_read(reader->run, input_name(reader, "gguf", name), tensor->offset + offset,
+                             reader->bytes, (size_t)size_bytes, err);
 }
 
 static enum lq_status get_source(void *user, size_t source, const void **data, uint64_t *size_bytes,
@@ -133,24 +134,21 @@ static enum lq_status get_source(void *user, size_t source, const void **data, u
     return lq_run_input_load(reader->run, input, data, size_bytes, err);
 }
 
-static enum lq_status get_part(struct lq_model_reader *reader, const char *name,
-                               const struct lq_model_tensor **tensor, const void **data,
-                               struct lq_error *err)
+static enum lq_status find_tensor(const struct lq_model_reader *reader, const char *name,
+                                  const struct lq_model_tensor **tensor, struct lq_error *err)
 {
-    const struct lq_model_part *part = reader->part;
+    *tensor = lq_tensor_index_find(&reader->index, name);
+    return *tensor == NULL ? lq_error_set(err, LQ_EFORMAT, "the tensor '%s' is missing", name)
+                           : LQ_OK;
+}
+
+static enum lq_status find_part(const struct lq_model_part *part, const char *name, size_t *number,
+                                struct lq_error *err)
+{
     for (size_t i = 0; i < part->tensor_count; i++) {
         if (strcmp(part->tensors[i].name, name) == 0) {
-            uint64_t size_bytes = 0;
-            *tensor = &part->tensors[i];
-            enum lq_status status =
-                lq_run_input_load(reader->run, part->inputs[i], data, &size_bytes, err);
-            if (status == LQ_OK && size_bytes != part->tensors[i].size_bytes) {
-                status =
-                    lq_error_set(err, LQ_EINTERNAL, "the tensor '%s' has %llu bytes, expected %llu",
-                                 name, (unsigned long long)size_bytes,
-                                 (unsigned long long)part->tensors[i].size_bytes);
-            }
-            return status;
+            *number = i;
+            return LQ_OK;
         }
     }
     return lq_error_set(err, LQ_EINTERNAL, "the tensor '%s' is no input of this step", name);
@@ -161,23 +159,49 @@ static enum lq_status get_weight(void *user, const char *name,
                                  struct lq_error *err)
 {
     struct lq_model_reader *reader = user;
-    if (reader->part != NULL) {
-        return get_part(reader, name, tensor, data, err);
+    const struct lq_model_part *part = reader->part;
+    if (part != NULL) {
+        size_t number = 0;
+        enum lq_status found = find_part(part, name, &number, err);
+        *tensor = &part->tensors[number];
+        return found == LQ_OK
+                   ? lq_tensor_load(reader->run, *tensor, part->inputs[number], data, err)
+                   : found;
     }
-    const struct lq_model_tensor *found = lq_tensor_index_find(&reader->index, name);
-    if (found == NULL) {
-        return lq_error_set(err, LQ_EFORMAT, "the tensor '%s' is missing", name);
+    enum lq_status status = find_tensor(reader, name, tensor, err);
+    if (status != LQ_OK) {
+        return status;
     }
-    *tensor = found;
-    if (reader->is_gguf) {
-        return read_tensor(reader, found, data, err);
+    return reader->is_gguf ? read_tensor(reader, *tensor, 0, (*tensor)->size_bytes, data, err)
+                           : lq_tensor_data(*tensor, get_source, reader, &reader->bytes, data, err);
+}
+
+static enum lq_status get_matrix(void *user, const char *name, uint64_t matrix,
+                                 const struct lq_model_tensor **tensor, const void **data,
+                                 struct lq_error *err)
+{
+    struct lq_model_reader *reader = user;
+    const struct lq_model_part *part = reader->part;
+    if (part != NULL) {
+        size_t number = 0;
+        enum lq_status found = find_part(part, name, &number, err);
+        *tensor = &part->tensors[number];
+        return found == LQ_OK ? lq_tensor_load_matrix(reader->run, *tensor, part->inputs[number],
+                                                      matrix, data, err)
+                              : found;
     }
-    return lq_tensor_data(found, get_source, reader, &reader->bytes, data, err);
+    enum lq_status status = find_tensor(reader, name, tensor, err);
+    if (status != LQ_OK || !reader->is_gguf) {
+        return status == LQ_OK ? lq_tensor_matrix(*tensor, matrix, get_source, reader, data, err)
+                               : status;
+    }
+    uint64_t size_bytes = (*tensor)->size_bytes / (*tensor)->ne[2];
+    return read_tensor(reader, *tensor, matrix * size_bytes, size_bytes, data, err);
 }
 
 struct lq_weight_source lq_model_reader_weights(struct lq_model_reader *reader)
 {
-    struct lq_weight_source source = {get_weight, reader};
+    struct lq_weight_source source = {get_weight, reader, get_matrix};
     return source;
 }
 
@@ -321,6 +345,24 @@ enum lq_status lq_model_view_open(struct lq_model_view *view, struct lq_expand *
     return status;
 }
 
+/* Experts of a checkpoint are an input each. */
+static enum lq_status make_room(struct lq_model_inputs *out, struct lq_arena *arena, size_t more,
+                                struct lq_error *err)
+{
+    if (more == 0) {
+        return LQ_OK;
+    }
+    struct lq_step_input *inputs =
+        lq_arena_get_array(arena, out->input_room + more, sizeof *inputs);
+    if (inputs == NULL) {
+        return lq_error_nomem(err, "the inputs of a step");
+    }
+    memcpy(inputs, out->inputs, out->input_count * sizeof *inputs);
+    out->inputs = inputs;
+    out->input_room += more;
+    return LQ_OK;
+}
+
 /* Type, shape and order of rows are not in a tensor's bytes, so they become a parameter. */
 static enum lq_status add_tensor(struct lq_model_inputs *out, struct lq_expand *expand,
                                  const struct lq_model_view *view, const char *prefix,
@@ -337,14 +379,10 @@ static enum lq_status add_tensor(struct lq_model_inputs *out, struct lq_expand *
     if (name == NULL || text == NULL) {
         return lq_error_nomem(err, "the inputs of a step");
     }
-    struct lq_ref ref;
-    enum lq_status status = lq_tensor_ref(expand, view->model, tensor, &ref, err);
-    if (status == LQ_OK) {
-        *input = name;
-        lq_model_inputs_put(out, name, ref);
-        lq_model_inputs_set(out, name, text);
-    }
-    return status;
+    *input = name;
+    lq_model_inputs_set(out, name, text);
+    return lq_tensor_put_inputs(expand, view->model, tensor, name, out->inputs, &out->input_count,
+                                err);
 }
 
 enum lq_status lq_model_inputs_add_part(struct lq_model_inputs *out, struct lq_expand *expand,
@@ -363,13 +401,20 @@ enum lq_status lq_model_inputs_add_part(struct lq_model_inputs *out, struct lq_e
     if (status == LQ_OK && (tensors == NULL || inputs == NULL)) {
         status = lq_error_nomem(err, "the inputs of a step");
     }
+    size_t more = 0;
     for (size_t i = 0; status == LQ_OK && i < name_count; i++) {
         const struct lq_model_tensor *found = lq_tensor_index_find(&view->index, names[i]);
         if (found == NULL) {
             return lq_error_set(err, LQ_EMODEL, "the tensor '%s' is missing", names[i]);
         }
         tensors[i] = *found;
-        status = add_tensor(out, expand, view, prefix, found, &inputs[i], err);
+        more += lq_tensor_input_count(found) - 1;
+    }
+    if (status == LQ_OK) {
+        status = make_room(out, arena, more, err);
+    }
+    for (size_t i = 0; status == LQ_OK && i < name_count; i++) {
+        status = add_tensor(out, expand, view, prefix, &tensors[i], &inputs[i], err);
     }
     part->tensors = tensors;
     part->inputs = inputs;
