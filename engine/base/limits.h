@@ -31,6 +31,7 @@ enum {
     LQ_IMATRIX_ENTRIES_MAX = 1000000,
     LQ_MASK_POSITIONS_MAX = 1 << 28, /* 1 % of 26 billion weights */
     LQ_PROFILE_LAYERS_MAX = 1000000,
+    LQ_PICTURE_KINDS_MAX = 64, /* of tensors in a layer */
     LQ_REPORT_MODELS_MAX = 10000,
     LQ_TASKS_MAX = 1000000,
     LQ_TASK_CHOICES_MAX = 100,      /* llama-perplexity's limit */

@@ -48,6 +48,8 @@ static const struct lq_command query_commands[] = {
 };
 
 static const struct lq_option inspect_options[] = {
+    {0, "picture", NULL, NULL, false, "draw the importance and super weights of every layer"},
+    {0, "svg", "FILE", NULL, false, "draw them into FILE, in which more can be seen"},
     {0, "format", "FORMAT", "human json", false, "language of the output (human)"},
 };
 
@@ -311,12 +313,17 @@ const struct lq_command lq_commands[] = {
      .children = query_commands,
      .child_count = LQ_COUNT_OF(query_commands)},
     {.name = "inspect",
-     .operands = "FILE",
+     .operands = "FILE...",
      .help = "show what a model, imatrix, mask, profile or report file holds",
+     .details =
+         "A picture is made from an importance matrix, a mask, or both: lqbuild inspect\n"
+         "--picture X.imatrix X.mask. It has a row for each layer, a column for each kind of\n"
+         "tensor, and shades by the logarithm of importance. It is drawn with blocks where\n"
+         "the locale is a UTF-8 one, else in ASCII.",
      .options = inspect_options,
      .option_count = LQ_COUNT_OF(inspect_options),
      .operand_min = 1,
-     .operand_max = 1,
+     .operand_max = LQ_OPERANDS_ANY,
      .run = lq_command_inspect},
     {.name = "verify",
      .operands = "FILE",
