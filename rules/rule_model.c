@@ -10,6 +10,7 @@
 #include "engine/base/text.h"
 #include "engine/rule.h"
 #include "rules/format/safetensors.h"
+#include "rules/model/hf_documents.h"
 #include "rules/model/model_describe.h"
 #include "rules/model/model_scan.h"
 #include "rules/registry.h"
@@ -17,26 +18,12 @@
 #define SINGLE_FILE "model.safetensors"
 #define SHARD_INDEX "model.safetensors.index.json"
 
-/* The plain files of a directory, in the order of their source numbers behind the tensor files. */
-struct plain_file {
-    const char *name;
-    const char *input; /* name of the step's input */
-    bool required;
-};
-
-static const struct plain_file plain_files[] = {
-    {"config.json", "config", true},
-    {"tokenizer.json", "tokenizer", true},
-    {"tokenizer_config.json", "tokenizer_config", false},
-    {"generation_config.json", "generation_config", false},
-};
-
 static const struct lq_attr_spec attrs[] = {
     {.name = "source",
      .type = LQ_ATTR_PATH,
      .required = true,
-     .help = "a Hugging Face model folder (config.json, tokenizer.json, safetensors) or a .gguf "
-             "file"},
+     .help = "a Hugging Face model folder (config.json, tokenizer.json or tokenizer.model, "
+             "safetensors) or a .gguf file"},
 };
 
 static enum lq_status check_model(const struct lq_artifact *artifact, struct lq_error *err)
@@ -98,25 +85,30 @@ static enum lq_status add_plain_files(const struct lq_artifact *artifact,
                                       struct lq_sources *sources, struct lq_arena *arena,
                                       const char *dir, struct lq_error *err)
 {
-    for (size_t i = 0; i < LQ_COUNT_OF(plain_files); i++) {
-        const char *path = lq_path_join(arena, dir, plain_files[i].name);
+    bool there[LQ_HF_FILE_COUNT] = {false};
+    enum lq_status status = LQ_OK;
+    for (size_t i = 0; i < LQ_HF_FILE_COUNT && status == LQ_OK; i++) {
+        const char *path = lq_path_join(arena, dir, lq_hf_file_name((enum lq_hf_file)i));
         if (path == NULL) {
             return lq_error_nomem(err, "model");
         }
-        if (lq_path_exists(path)) {
-            enum lq_status status = lq_sources_add(sources, path, NULL, LQ_EMODEL, err);
-            if (status != LQ_OK) {
-                return status;
-            }
-        } else if (plain_files[i].required) {
-            return lq_attr_error(
-                artifact, "source", err, LQ_EMODEL,
-                "folder '%s' has no %s; give the complete folder of a Hugging Face "
-                "model",
-                dir, plain_files[i].name);
-        }
+        there[i] =
+            lq_hf_file_is_read((enum lq_hf_file)i, there[LQ_HF_TOKENIZER]) && lq_path_exists(path);
+        status = there[i] ? lq_sources_add(sources, path, NULL, LQ_EMODEL, err) : LQ_OK;
     }
-    return LQ_OK;
+    if (status == LQ_OK && !there[LQ_HF_CONFIG]) {
+        return lq_attr_error(artifact, "source", err, LQ_EMODEL,
+                             "folder '%s' has no config.json; give the complete folder of a "
+                             "Hugging Face model",
+                             dir);
+    }
+    if (status == LQ_OK && !there[LQ_HF_TOKENIZER] && !there[LQ_HF_SENTENCEPIECE]) {
+        return lq_attr_error(artifact, "source", err, LQ_EMODEL,
+                             "folder '%s' has neither tokenizer.json nor tokenizer.model; give the "
+                             "complete folder of a Hugging Face model",
+                             dir);
+    }
+    return status;
 }
 
 static enum lq_status find_sources(const struct lq_artifact *artifact, struct lq_sources *sources,
@@ -176,10 +168,10 @@ static enum lq_status describe_gguf(struct lq_run *run, const struct describe_st
                            : status;
 }
 
-static enum lq_status load_text(struct lq_run *run, const char *input, struct lq_model_text *out,
+static enum lq_status load_text(struct lq_run *run, const char *input, struct lq_hf_text *out,
                                 struct lq_error *err)
 {
-    *out = (struct lq_model_text){0};
+    *out = (struct lq_hf_text){0};
     return lq_run_has_input(run, input)
                ? lq_run_input_load(run, input, &out->data, &out->size_bytes, err)
                : LQ_OK;
@@ -194,15 +186,12 @@ static enum lq_status describe_directory(struct lq_run *run, const struct descri
         return lq_error_nomem(err, "model");
     }
     struct lq_model_directory directory = {.files = files, .file_count = state->file_count};
-    struct lq_model_text *const texts[] = {&directory.config, &directory.tokenizer,
-                                           &directory.tokenizer_config,
-                                           &directory.generation_config};
     enum lq_status status = LQ_OK;
     for (size_t i = 0; i < state->file_count && status == LQ_OK; i++) {
         status = load_scan(run, i, state->file_names[i], &files[i], err);
     }
-    for (size_t i = 0; i < LQ_COUNT_OF(texts) && status == LQ_OK; i++) {
-        status = load_text(run, plain_files[i].input, texts[i], err);
+    for (size_t i = 0; i < LQ_HF_FILE_COUNT && status == LQ_OK; i++) {
+        status = load_text(run, lq_hf_file_name((enum lq_hf_file)i), &directory.texts[i], err);
     }
     return status == LQ_OK ? lq_model_describe_directory(&directory, arena, out, err) : status;
 }
@@ -292,7 +281,7 @@ static enum lq_status add_describe_step(struct lq_expand *expand,
     static const struct lq_step_output outputs[] = {
         {.name = "tensors"}, {.name = "meta"}, {.name = "vocab"}};
     const struct lq_step step = {.op = "model.describe",
-                                 .version = 2,
+                                 .version = 3,
                                  .label = lq_artifact_name(lq_expand_artifact(expand)),
                                  .run = run_describe,
                                  .state = state,
@@ -318,8 +307,9 @@ static enum lq_status expand_model(struct lq_expand *expand, struct lq_error *er
     struct lq_arena *arena = lq_expand_arena(expand);
     size_t source_count = lq_expand_source_count(expand, artifact);
     size_t plain_count = 0;
-    for (size_t i = 0; i < LQ_COUNT_OF(plain_files); i++) {
-        plain_count += find_plain(expand, artifact, plain_files[i].name) != SIZE_MAX;
+    for (size_t i = 0; i < LQ_HF_FILE_COUNT; i++) {
+        plain_count +=
+            find_plain(expand, artifact, lq_hf_file_name((enum lq_hf_file)i)) != SIZE_MAX;
     }
     struct describe_state *state = lq_arena_get(arena, sizeof *state);
     const char **names = lq_arena_get_array(arena, source_count, sizeof *names);
@@ -337,18 +327,19 @@ static enum lq_status expand_model(struct lq_expand *expand, struct lq_error *er
     if (plain_count == 0 && !state->is_gguf) {
         return lq_attr_error(artifact, "source", err, LQ_EFORMAT,
                              "'%s' is a safetensors file; give its folder, with config.json and "
-                             "tokenizer.json",
+                             "its tokenizer",
                              lq_attr_string(artifact, "source"));
     }
     if (state->is_gguf && state->file_count == 1) {
         inputs[input_count++] =
             (struct lq_step_input){.name = "file", .ref = lq_ref_source(artifact, 0)};
     }
-    for (size_t i = 0; i < LQ_COUNT_OF(plain_files); i++) {
-        size_t number = find_plain(expand, artifact, plain_files[i].name);
+    for (size_t i = 0; i < LQ_HF_FILE_COUNT; i++) {
+        const char *name = lq_hf_file_name((enum lq_hf_file)i);
+        size_t number = find_plain(expand, artifact, name);
         if (number != SIZE_MAX && !state->is_gguf) {
-            inputs[input_count++] = (struct lq_step_input){.name = plain_files[i].input,
-                                                           .ref = lq_ref_source(artifact, number)};
+            inputs[input_count++] =
+                (struct lq_step_input){.name = name, .ref = lq_ref_source(artifact, number)};
         }
     }
     return add_describe_step(expand, state, inputs, input_count, err);
@@ -356,7 +347,7 @@ static enum lq_status expand_model(struct lq_expand *expand, struct lq_error *er
 
 const struct lq_rule lq_rule_model = {
     .kind = "model",
-    .version = 2,
+    .version = 3,
     .help = "a model to read: a Hugging Face folder or a GGUF file",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),

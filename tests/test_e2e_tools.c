@@ -100,6 +100,30 @@ Test(e2e_tools, tokenize_reads_folders_and_adds_special_tokens)
     cr_expect_eq(tokenize("broken.gguf", "a", 1), 9);
 }
 
+Test(e2e_tools, a_folder_may_have_its_tokenizer_as_tokenizer_model)
+{
+    static const char text[] = "I am a test, na\xc3\xafve  two blanks\n\tx <sep>";
+    cr_assert_eq(system("mkdir spm && cp -L model/model.safetensors model/config.json spm/ && "
+                        "cp " TOKENIZER "sentencepiece-plain.model spm/tokenizer.model"),
+                 0);
+    e2e_write("spm/tokenizer_config.json", "{\"bos_token\": \"<s>\", \"eos_token\": \"</s>\"}");
+    e2e_copy_text("calibration.txt", "wiki.txt", 20000);
+    e2e_write("recipe.lq",
+              "model base { source = \"spm\" }\ntext wiki { path = \"wiki.txt\" }\n"
+              "calibration c { model = base  text = wiki  samples = 128  sequence = 16 }\n"
+              "imatrix im { model = base  calibration = c  path = \"im.gguf\" }\n"
+              "gguf g { model = base  imatrix = im  level = \"Q4_K_M\"  path = \"g.gguf\" }\n");
+    cr_assert_eq(e2e_run("--progress plain g"), 0, "%s", e2e_stderr());
+    char ids[512];
+    cr_assert_eq(tokenize("--ids spm", text, sizeof text - 1), 0, "%s", e2e_stderr());
+    (void)snprintf(ids, sizeof ids, "%s", e2e_stdout());
+    cr_assert_eq(strncmp(ids, "2 ", 2), 0, "%s", ids);
+    cr_assert_eq(tokenize("--ids g.gguf", text, sizeof text - 1), 0, "%s", e2e_stderr());
+    cr_expect_str_eq(e2e_stdout(), ids);
+    cr_assert_eq(tokenize("--ids spm/tokenizer.model", text, sizeof text - 1), 0);
+    cr_expect_str_eq(e2e_stdout(), ids);
+}
+
 Test(e2e_tools, imatrix_formats_round_trip)
 {
     static const char golden[] = TINY "imatrix-calibration-128x256.gguf";

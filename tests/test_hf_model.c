@@ -50,13 +50,12 @@ static void setup(struct tiny *tiny)
     cr_assert_eq(lq_scanned_file_parse(tiny->description.data, tiny->description.size_bytes, "m",
                                        &tiny->arena, &tiny->file, &err),
                  LQ_OK, "%s", err.message);
-    struct lq_model_text *const texts[] = {&tiny->directory.config, &tiny->directory.tokenizer,
-                                           &tiny->directory.tokenizer_config,
-                                           &tiny->directory.generation_config};
+    /* In the order of lq_hf_file. */
+    struct lq_hf_text *texts = tiny->directory.texts;
     tiny->directory.files = &tiny->file;
     tiny->directory.file_count = 1;
     for (size_t i = 0; i < 4; i++) {
-        *texts[i] = (struct lq_model_text){tiny->maps[i + 1].data, tiny->maps[i + 1].size_bytes};
+        texts[i] = (struct lq_hf_text){tiny->maps[i + 1].data, tiny->maps[i + 1].size_bytes};
     }
 }
 
@@ -249,9 +248,9 @@ static void expect_config_error(struct tiny *tiny, const char *from, const char 
     cr_assert_not_null(at, "%s", from);
     int length =
         snprintf(text, sizeof text, "%.*s%s%s", (int)(at - copy), copy, to, at + strlen(from));
-    tiny->directory.config = (struct lq_model_text){text, (uint64_t)length};
+    tiny->directory.texts[LQ_HF_CONFIG] = (struct lq_hf_text){text, (uint64_t)length};
     expect_refused(tiny, status, part);
-    tiny->directory.config = (struct lq_model_text){config, size};
+    tiny->directory.texts[LQ_HF_CONFIG] = (struct lq_hf_text){config, size};
 }
 
 Test(hf_model, refuses_configurations_that_are_not_computed)
@@ -310,7 +309,7 @@ Test(hf_model, checks_tensors_against_the_configuration)
     tiny.file.tensors[0].dtype_name = "F8_E4M3";
     tiny.file.tensors[0].has_dtype = false;
     expect_refused(&tiny, LQ_EUNSUPPORTED, "F8_E4M3");
-    tiny.directory.tokenizer.data = NULL;
+    tiny.directory.texts[LQ_HF_TOKENIZER].data = NULL;
     expect_refused(&tiny, LQ_EMODEL, "tokenizer.json");
     teardown(&tiny);
 }

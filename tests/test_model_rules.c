@@ -258,6 +258,8 @@ Test(model_rules, models_that_are_not_there_are_refused_by_name)
              "{\"weight_map\":{\"a\":\"m-1.safetensors\",\"b\":\"m-2.safetensors\"}}");
     expect_refused("model m { source = \"dir\" }\n", LQ_EMODEL, "no config.json");
     put_file("dir/config.json", "{}");
+    expect_refused("model m { source = \"dir\" }\n", LQ_EMODEL,
+                   "neither tokenizer.json nor tokenizer.model");
     put_file("dir/tokenizer.json", "{}");
     expect_refused("model m { source = \"dir\" }\n", LQ_EMODEL, "m-1.safetensors");
     put_file("dir/model.safetensors", "\x02\0\0\0\0\0\0\0{}");

@@ -9,9 +9,9 @@
 #include "rules/format/gguf.h"
 #include "rules/model/pretokenize.h"
 #include "rules/model/vocab.h"
+#include "tests/vocab_golden.h"
 
 #define GOLDEN LQ_SOURCE_DIR "/tests/golden/tokenizer/ggml-vocab-"
-#define SEPARATOR "\n__ggml_vocab_test__\n"
 
 static struct lq_vocab *load_file(const char *path)
 {
@@ -31,59 +31,16 @@ static struct lq_vocab *load_file(const char *path)
     return vocab;
 }
 
-/* Compares ids with one line of numbers; returns where the next line starts. */
-static const char *expect_line(const char *line, const struct lq_token_list *list, const char *name,
-                               size_t number)
-{
-    char *end = NULL;
-    for (size_t i = 0; i < list->count; i++) {
-        long id = strtol(line, &end, 10);
-        cr_assert(end != line && memchr(line, '\n', (size_t)(end - line)) == NULL,
-                  "%s string %zu: %zu ids instead of %zu", name, number, list->count, i);
-        cr_assert_eq(id, list->ids[i], "%s string %zu, id %zu: %d instead of %ld", name, number, i,
-                     list->ids[i], id);
-        line = end;
-    }
-    line += strspn(line, " ");
-    cr_assert(*line == '\n' || *line == '\0', "%s string %zu: too few ids (%zu)", name, number,
-              list->count);
-    return *line == '\0' ? line : line + 1;
-}
-
 static void check_golden(const char *name)
 {
     char path[512];
-    struct lq_error err = {0};
+    char strings[512];
+    char ids[512];
     (void)snprintf(path, sizeof path, GOLDEN "%s.gguf", name);
+    (void)snprintf(strings, sizeof strings, GOLDEN "%s.gguf.inp", name);
+    (void)snprintf(ids, sizeof ids, GOLDEN "%s.gguf.out", name);
     struct lq_vocab *vocab = load_file(path);
-    struct lq_buffer inp;
-    struct lq_buffer out;
-    lq_buffer_init(&inp);
-    lq_buffer_init(&out);
-    (void)snprintf(path, sizeof path, GOLDEN "%s.gguf.inp", name);
-    cr_assert_eq(lq_file_read(path, 1 << 20, &inp, &err), LQ_OK, "%s", err.message);
-    (void)snprintf(path, sizeof path, GOLDEN "%s.gguf.out", name);
-    cr_assert_eq(lq_file_read(path, 1 << 20, &out, &err), LQ_OK, "%s", err.message);
-    const char *text = lq_buffer_text(&inp);
-    const char *line = lq_buffer_text(&out);
-    size_t number = 0;
-    for (;; number++) {
-        const char *end = strstr(text, SEPARATOR);
-        if (end == NULL) {
-            break;
-        }
-        struct lq_token_list list;
-        lq_token_list_init(&list);
-        cr_assert_eq(lq_tokenize(vocab, text, (size_t)(end - text), false, false, &list, &err),
-                     LQ_OK, "%s", err.message);
-        line = expect_line(line, &list, name, number);
-        lq_token_list_fini(&list);
-        text = end + strlen(SEPARATOR);
-    }
-    cr_assert_eq(*line, '\0', "%s: more lines of ids than strings", name);
-    cr_assert_gt(number, 40, "only %zu strings in the golden file", number);
-    lq_buffer_fini(&inp);
-    lq_buffer_fini(&out);
+    cr_assert_gt(golden_expect_ids(vocab, strings, ids), 40);
     lq_vocab_destroy(vocab);
 }
 

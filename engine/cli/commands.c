@@ -385,8 +385,10 @@ const struct lq_command lq_commands[] = {
     {.name = "tokenize",
      .operands = "MODEL-OR-VOCAB",
      .help = "print the tokens of the text on stdin",
-     .details = "MODEL-OR-VOCAB is a Hugging Face folder, a tokenizer.json or a GGUF file. Pieces "
-                "are\nprinted one a line with \\n, \\t, \\\\ and \\xNN for what is no text.",
+     .details =
+         "MODEL-OR-VOCAB is a Hugging Face folder, a tokenizer.json, a tokenizer.model or a\n"
+         "GGUF file. Pieces are printed one a line with \\n, \\t, \\\\ and \\xNN for what is "
+         "no\ntext.",
      .options = tokenize_options,
      .option_count = LQ_COUNT_OF(tokenize_options),
      .operand_min = 1,

@@ -1,27 +1,22 @@
-/* From a Hugging Face tokenizer to GGUF keys: tokenizer.json (with tokenizer_config.json,
- * config.json and generation_config.json for the roles of tokens) becomes the tokenizer.* keys that
- * llama.cpp knows. Two kinds can be expressed: byte-level BPE behind a known pre-tokenizer
- * ("gpt2"), and SentencePiece-style BPE with byte fallback ("llama"), whose scores are made from
- * the order of the merges. What GGUF cannot say (NFC normalisation, stripping around added tokens)
- * is left out, as llama.cpp's converter does. Thread rule: pure. Limits: LQ_VOCAB_MAX,
- * LQ_MERGES_MAX, LQ_JSON_BYTES_MAX. */
+/* From a Hugging Face tokenizer to GGUF keys: tokenizer.json, or tokenizer.model (SentencePiece)
+ * where there is none, becomes the tokenizer.* keys that llama.cpp knows; tokenizer_config.json,
+ * config.json and other files say which tokens play which role. Two kinds can be expressed:
+ * byte-level BPE behind a known pre-tokenizer ("gpt2"), and SentencePiece's BPE with byte fallback
+ * ("llama"), whose scores stand in tokenizer.model or are made from the order of the merges. What
+ * GGUF cannot say (NFC normalisation, stripping around added tokens) is left out, as llama.cpp's
+ * converter does. Thread rule: pure. Limits: LQ_VOCAB_MAX, LQ_MERGES_MAX, LQ_JSON_BYTES_MAX. */
 #ifndef LQ_RULES_MODEL_HF_TOKENIZER_H
 #define LQ_RULES_MODEL_HF_TOKENIZER_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "engine/base/arena.h"
 #include "engine/base/error.h"
 #include "engine/base/json.h"
 #include "rules/format/gguf.h"
-
-/* The parsed files; optional ones may be NULL. Borrowed. */
-struct lq_hf_documents {
-    const cJSON *tokenizer;         /* tokenizer.json */
-    const cJSON *tokenizer_config;  /* optional */
-    const cJSON *config;            /* optional */
-    const cJSON *generation_config; /* optional */
-};
+#include "rules/model/hf_documents.h"
 
 /* Puts all tokenizer.* keys. `vocab_size` is the number of rows of the embedding: missing ids up to
  * it become unused tokens "[PAD<id>]"; 0 means as many as the tokenizer has. Scratch memory comes
@@ -41,13 +36,54 @@ struct lq_hf_text_rules {
     bool add_space_prefix; /* SENTENCE_PIECE */
 };
 
+enum lq_hf_role {
+    LQ_HF_BOS,
+    LQ_HF_EOS,
+    LQ_HF_UNKNOWN,
+    LQ_HF_PADDING,
+    LQ_HF_ROLE_COUNT,
+};
+
+/* A vocabulary on its way to GGUF; the arrays are by token id. */
+struct lq_hf_vocab {
+    struct lq_hf_text_rules rules;
+    size_t count;
+    struct lq_gguf_string *texts; /* end with NUL */
+    int32_t *types;
+    float *scores;                 /* SENTENCE_PIECE */
+    struct lq_gguf_string *merges; /* BYTE_LEVEL */
+    size_t merge_count;
+    /* What the tokenizer itself says, when no other file does; -1: nothing. */
+    int64_t roles[LQ_HF_ROLE_COUNT];
+    bool adds_bos;
+    bool adds_eos;
+};
+
+/* Arrays for `count` tokens that are all still missing (a text with data NULL). */
+enum lq_status lq_hf_vocab_init(struct lq_hf_vocab *vocab, size_t count, struct lq_arena *arena,
+                                struct lq_error *err);
+/* Missing tokens become unused ones. */
+enum lq_status lq_hf_vocab_pad(struct lq_hf_vocab *vocab, struct lq_arena *arena,
+                               struct lq_error *err);
+/* The token with this text, or -1. */
+int64_t lq_hf_vocab_find(const struct lq_hf_vocab *vocab, const char *text);
+/* Whether an added token is a control token: some files do not call theirs special. */
+bool lq_hf_is_control(const char *text, const cJSON *token);
+
+/* tokenizer.json. */
+enum lq_status lq_hf_json_read(const struct lq_hf_documents *documents, uint64_t vocab_size,
+                               struct lq_arena *arena, struct lq_hf_vocab *vocab,
+                               struct lq_error *err);
+/* tokenizer.model. Added tokens without a row in the embedding are left out. */
+enum lq_status lq_hf_sentencepiece_read(const struct lq_hf_documents *documents,
+                                        uint64_t vocab_size, struct lq_arena *arena,
+                                        struct lq_hf_vocab *vocab, struct lq_error *err);
 /* Recognises the normalizer and pre-tokenizer of tokenizer.json. */
 enum lq_status lq_hf_text_rules_find(const cJSON *tokenizer, struct lq_hf_text_rules *rules,
                                      struct lq_error *err);
-/* Puts ids of special tokens, add_bos_token, add_eos_token and chat templates. `token_count` bounds
- * the ids. */
-enum lq_status lq_hf_specials_put(const struct lq_hf_documents *documents, uint64_t token_count,
-                                  struct lq_arena *arena, struct lq_gguf_writer *writer,
-                                  struct lq_error *err);
+/* Puts ids of special tokens, add_bos_token, add_eos_token and chat templates. */
+enum lq_status lq_hf_specials_put(const struct lq_hf_documents *documents,
+                                  const struct lq_hf_vocab *vocab, struct lq_arena *arena,
+                                  struct lq_gguf_writer *writer, struct lq_error *err);
 
 #endif

@@ -10,29 +10,6 @@
 #include "rules/model/hf_tokenizer.h"
 #include "rules/model/tensor_index.h"
 
-/* Tokenizer files of real models have a byte order mark now and then. */
-static enum lq_status parse_text(const struct lq_model_text *text, const char *where, cJSON **out,
-                                 struct lq_error *err)
-{
-    *out = NULL;
-    if (text->data == NULL) {
-        return LQ_OK;
-    }
-    const char *data = text->data;
-    uint64_t size = text->size_bytes;
-    if (size >= 3 && memcmp(data, "\xef\xbb\xbf", 3) == 0) {
-        data += 3;
-        size -= 3;
-    }
-    enum lq_status status = lq_json_parse(data, (size_t)size, where, LQ_EFORMAT, out, err);
-    if (status == LQ_OK && !cJSON_IsObject(*out)) {
-        cJSON_Delete(*out);
-        *out = NULL;
-        return lq_error_set(err, LQ_EFORMAT, "%s: not a JSON object", where);
-    }
-    return status;
-}
-
 static enum lq_status finish(const struct lq_gguf_writer *writer, struct lq_buffer *out,
                              struct lq_error *err)
 {
@@ -79,47 +56,37 @@ static enum lq_status write_directory(const struct lq_hf_documents *documents,
     return status == LQ_OK ? finish(vocab, out->vocab, err) : status;
 }
 
+static enum lq_status check_documents(const struct lq_hf_documents *documents, struct lq_error *err)
+{
+    if (documents->config == NULL) {
+        return lq_error_set(err, LQ_EMODEL, "the model has no config.json");
+    }
+    if (documents->tokenizer == NULL && documents->sentencepiece.data == NULL) {
+        return lq_error_set(err, LQ_EMODEL,
+                            "the model has neither tokenizer.json nor tokenizer.model");
+    }
+    return LQ_OK;
+}
+
 enum lq_status lq_model_describe_directory(const struct lq_model_directory *directory,
                                            struct lq_arena *arena, struct lq_model_outputs *out,
                                            struct lq_error *err)
 {
-    cJSON *config = NULL;
-    cJSON *tokenizer = NULL;
-    cJSON *tokenizer_config = NULL;
-    cJSON *generation_config = NULL;
+    struct lq_hf_documents documents;
     struct lq_gguf_writer meta;
     struct lq_gguf_writer vocab;
     lq_gguf_writer_init(&meta);
     lq_gguf_writer_init(&vocab);
-    enum lq_status status = parse_text(&directory->config, "config.json", &config, err);
+    enum lq_status status = lq_hf_documents_parse(directory->texts, arena, &documents, err);
     if (status == LQ_OK) {
-        status = parse_text(&directory->tokenizer, "tokenizer.json", &tokenizer, err);
+        status = check_documents(&documents, err);
     }
     if (status == LQ_OK) {
-        status = parse_text(&directory->tokenizer_config, "tokenizer_config.json",
-                            &tokenizer_config, err);
-    }
-    if (status == LQ_OK) {
-        status = parse_text(&directory->generation_config, "generation_config.json",
-                            &generation_config, err);
-    }
-    if (status == LQ_OK && (config == NULL || tokenizer == NULL)) {
-        status = lq_error_set(err, LQ_EMODEL, "the model has no %s",
-                              config == NULL ? "config.json" : "tokenizer.json");
-    }
-    if (status == LQ_OK) {
-        struct lq_hf_documents documents = {.tokenizer = tokenizer,
-                                            .tokenizer_config = tokenizer_config,
-                                            .config = config,
-                                            .generation_config = generation_config};
         status = write_directory(&documents, directory, arena, &meta, &vocab, out, err);
     }
     lq_gguf_writer_fini(&meta);
     lq_gguf_writer_fini(&vocab);
-    cJSON_Delete(config);
-    cJSON_Delete(tokenizer);
-    cJSON_Delete(tokenizer_config);
-    cJSON_Delete(generation_config);
+    lq_hf_documents_fini(&documents);
     return status;
 }
 

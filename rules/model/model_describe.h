@@ -10,20 +10,13 @@
 #include "engine/base/arena.h"
 #include "engine/base/buffer.h"
 #include "engine/base/error.h"
+#include "rules/model/hf_documents.h"
 #include "rules/model/model_scan.h"
-
-struct lq_model_text {
-    const void *data; /* NULL: the file is not there */
-    uint64_t size_bytes;
-};
 
 struct lq_model_directory {
     const struct lq_scanned_file *files; /* safetensors, in the order of their source numbers */
     size_t file_count;
-    struct lq_model_text config;
-    struct lq_model_text tokenizer;
-    struct lq_model_text tokenizer_config;  /* optional */
-    struct lq_model_text generation_config; /* optional */
+    struct lq_hf_text texts[LQ_HF_FILE_COUNT];
 };
 
 /* The outputs are appended to. */

@@ -6,6 +6,7 @@
 #include "engine/base/json.h"
 #include "engine/base/limits.h"
 #include "rules/format/gguf.h"
+#include "rules/model/hf_documents.h"
 #include "rules/model/hf_tokenizer.h"
 
 static enum lq_status load_keys(const void *data, uint64_t size_bytes, const char *where,
@@ -29,22 +30,13 @@ static enum lq_status load_gguf(const char *path, struct lq_arena *arena, struct
     return status;
 }
 
-/* *out stays NULL when the file does not exist. */
-static enum lq_status read_document(const char *path, cJSON **out, struct lq_error *err)
+/* The rows of the embedding, as far as config.json says; else 0. */
+static uint64_t count_rows(const cJSON *config)
 {
-    if (path == NULL) {
-        return lq_error_nomem(err, "a path");
-    }
-    if (!lq_path_exists(path)) {
-        return LQ_OK;
-    }
-    struct lq_map map;
-    enum lq_status status = lq_map_open(&map, path, LQ_EMODEL, err);
-    if (status == LQ_OK) {
-        status = lq_json_parse(map.data, (size_t)map.size_bytes, path, LQ_EFORMAT, out, err);
-        lq_map_close(&map);
-    }
-    return status;
+    const cJSON *rows = config == NULL ? NULL : lq_json_find(config, "vocab_size");
+    bool usable =
+        cJSON_IsNumber(rows) && rows->valuedouble >= 1 && rows->valuedouble <= LQ_VOCAB_MAX;
+    return usable ? (uint64_t)rows->valuedouble : 0;
 }
 
 static enum lq_status load_documents(const struct lq_hf_documents *documents, const char *where,
@@ -55,7 +47,8 @@ static enum lq_status load_documents(const struct lq_hf_documents *documents, co
     struct lq_buffer bytes;
     lq_gguf_writer_init(&writer);
     lq_buffer_init(&bytes);
-    enum lq_status status = lq_hf_tokenizer_put(documents, 0, arena, &writer, err);
+    enum lq_status status =
+        lq_hf_tokenizer_put(documents, count_rows(documents->config), arena, &writer, err);
     if (status == LQ_OK) {
         status = lq_gguf_writer_header(&writer, &bytes, err);
     }
@@ -67,34 +60,69 @@ static enum lq_status load_documents(const struct lq_hf_documents *documents, co
     return status;
 }
 
-/* `tokenizer` is the path of tokenizer.json, `folder` where its neighbours are. */
-static enum lq_status load_folder(const char *tokenizer, const char *folder, struct lq_arena *arena,
-                                  struct lq_vocab **out, struct lq_error *err)
+/* Maps the tokenizer, whatever its name, and the other files of the folder that are there and
+ * count beside it. */
+static enum lq_status open_files(const char *tokenizer, const char *folder, enum lq_hf_file kind,
+                                 struct lq_arena *arena, struct lq_map maps[LQ_HF_FILE_COUNT],
+                                 struct lq_error *err)
 {
-    static const char *const names[] = {"tokenizer_config.json", "config.json",
-                                        "generation_config.json"};
-    cJSON *documents[4] = {NULL};
-    if (!lq_path_exists(tokenizer)) {
-        return lq_error_set(err, LQ_EMODEL,
-                            "%s: no such file; give a folder with tokenizer.json, a tokenizer.json "
-                            "or a .gguf file",
-                            tokenizer);
-    }
-    enum lq_status status = read_document(tokenizer, &documents[0], err);
-    for (size_t i = 0; status == LQ_OK && i < 3; i++) {
-        status = read_document(lq_path_join(arena, folder, names[i]), &documents[i + 1], err);
-    }
-    if (status == LQ_OK) {
-        struct lq_hf_documents all = {.tokenizer = documents[0],
-                                      .tokenizer_config = documents[1],
-                                      .config = documents[2],
-                                      .generation_config = documents[3]};
-        status = load_documents(&all, tokenizer, arena, out, err);
-    }
-    for (size_t i = 0; i < 4; i++) {
-        cJSON_Delete(documents[i]);
+    enum lq_status status = lq_map_open(&maps[kind], tokenizer, LQ_EMODEL, err);
+    for (size_t i = 0; i < LQ_HF_FILE_COUNT && status == LQ_OK; i++) {
+        const char *path = lq_path_join(arena, folder, lq_hf_file_name((enum lq_hf_file)i));
+        if (path == NULL) {
+            return lq_error_nomem(err, "a path");
+        }
+        bool is_tokenizer = i == LQ_HF_TOKENIZER || i == LQ_HF_SENTENCEPIECE;
+        if (!is_tokenizer && lq_hf_file_is_read((enum lq_hf_file)i, kind == LQ_HF_TOKENIZER) &&
+            lq_path_exists(path)) {
+            status = lq_map_open(&maps[i], path, LQ_EMODEL, err);
+        }
     }
     return status;
+}
+
+/* `kind` is LQ_HF_TOKENIZER or LQ_HF_SENTENCEPIECE. */
+static enum lq_status load_folder(const char *tokenizer, const char *folder, enum lq_hf_file kind,
+                                  struct lq_arena *arena, struct lq_vocab **out,
+                                  struct lq_error *err)
+{
+    struct lq_map maps[LQ_HF_FILE_COUNT] = {0};
+    struct lq_hf_text texts[LQ_HF_FILE_COUNT];
+    struct lq_hf_documents documents = {0};
+    enum lq_status status = open_files(tokenizer, folder, kind, arena, maps, err);
+    for (size_t i = 0; i < LQ_HF_FILE_COUNT; i++) {
+        texts[i] = (struct lq_hf_text){maps[i].data, maps[i].size_bytes};
+    }
+    if (status == LQ_OK) {
+        status = lq_hf_documents_parse(texts, arena, &documents, err);
+    }
+    if (status == LQ_OK) {
+        status = load_documents(&documents, tokenizer, arena, out, err);
+    }
+    lq_hf_documents_fini(&documents);
+    for (size_t i = 0; i < LQ_HF_FILE_COUNT; i++) {
+        lq_map_close(&maps[i]);
+    }
+    return status;
+}
+
+static enum lq_status load_dir(const char *path, struct lq_arena *arena, struct lq_vocab **out,
+                               struct lq_error *err)
+{
+    const char *json = lq_path_join(arena, path, lq_hf_file_name(LQ_HF_TOKENIZER));
+    const char *pieces = lq_path_join(arena, path, lq_hf_file_name(LQ_HF_SENTENCEPIECE));
+    if (json == NULL || pieces == NULL) {
+        return lq_error_nomem(err, "a path");
+    }
+    bool has_json = lq_path_exists(json);
+    if (!has_json && !lq_path_exists(pieces)) {
+        return lq_error_set(err, LQ_EMODEL,
+                            "%s: neither tokenizer.json nor tokenizer.model is there; give the "
+                            "folder of a model, one of these files, or a .gguf file",
+                            path);
+    }
+    return load_folder(has_json ? json : pieces, path,
+                       has_json ? LQ_HF_TOKENIZER : LQ_HF_SENTENCEPIECE, arena, out, err);
 }
 
 enum lq_status lq_vocab_file_load(const char *path, struct lq_vocab **out, struct lq_error *err)
@@ -103,14 +131,16 @@ enum lq_status lq_vocab_file_load(const char *path, struct lq_vocab **out, struc
     enum lq_status status;
     *out = NULL;
     lq_arena_init(&arena);
+    const char *extension = lq_path_extension(path);
+    bool is_json = strcmp(extension, ".json") == 0;
     if (lq_path_is_dir(path)) {
-        const char *tokenizer = lq_path_join(&arena, path, "tokenizer.json");
-        status = tokenizer == NULL ? lq_error_nomem(err, "a path")
-                                   : load_folder(tokenizer, path, &arena, out, err);
-    } else if (strcmp(lq_path_extension(path), ".json") == 0) {
+        status = load_dir(path, &arena, out, err);
+    } else if (is_json || strcmp(extension, ".model") == 0) {
         const char *folder = lq_path_dir(&arena, path);
-        status = folder == NULL ? lq_error_nomem(err, "a path")
-                                : load_folder(path, folder, &arena, out, err);
+        status = folder == NULL
+                     ? lq_error_nomem(err, "a path")
+                     : load_folder(path, folder, is_json ? LQ_HF_TOKENIZER : LQ_HF_SENTENCEPIECE,
+                                   &arena, out, err);
     } else {
         status = load_gguf(path, &arena, out, err);
     }

@@ -1,8 +1,8 @@
 /* A vocabulary straight from files, for tools that need no more of a model: a GGUF file (with or
- * without tensors), a Hugging Face folder, or a tokenizer.json, beside which the other JSON files
- * of the folder are read when they are there. Nothing of the files is kept. Errors: LQ_EMODEL when
- * nothing is there, else those of vocab.h and hf_tokenizer.h. Thread rule: pure besides reading.
- * Limits: those of vocab.h. */
+ * without tensors), a Hugging Face folder, or a tokenizer.json or tokenizer.model, beside which the
+ * other files of the folder (hf_documents.h) are read when they are there. Nothing of the files is
+ * kept. Errors: LQ_EMODEL when nothing is there, else those of vocab.h and hf_tokenizer.h. Thread
+ * rule: pure besides reading. Limits: those of vocab.h. */
 #ifndef LQ_RULES_MODEL_VOCAB_FILE_H
 #define LQ_RULES_MODEL_VOCAB_FILE_H
 
