@@ -108,12 +108,13 @@ static enum lq_status expand_imatrix(struct lq_expand *expand, struct lq_error *
 
 const struct lq_rule lq_rule_imatrix = {
     .kind = "imatrix",
-    .version = 3,
+    .version = 4,
     .help = "importance of every input column, measured on calibration text or loaded",
     .attrs = attrs,
     .attr_count = sizeof attrs / sizeof attrs[0],
-    .outputs = "gguf (the same in llama.cpp's GGUF format), with gradients ranks.TENSOR (the best "
-               "weights of each tensor)",
+    .outputs =
+        "gguf (the same in llama.cpp's GGUF format), with gradients ranks (the best weights of "
+        "each tensor)",
     .check = check,
     .sources = sources,
     .expand = expand_imatrix,

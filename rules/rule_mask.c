@@ -478,13 +478,15 @@ static enum lq_status take_ranks(struct mask_plan *plan, size_t number, struct l
 {
     const struct lq_artifact *imatrix = lq_attr_ref(plan->artifact, "imatrix", 0);
     char *name = lq_arena_printf(plan->arena, "candidates%zu", number);
-    const char *output = lq_gradient_ranks_name(plan->arena, plan->select->tensors[number].name);
-    if (name == NULL || output == NULL) {
+    size_t index = 0;
+    if (name == NULL) {
         return lq_error_nomem(err, "a step");
     }
+    enum lq_status status = lq_gradient_pick_ranks(plan->expand, imatrix,
+                                                   plan->select->tensors[number].name, &index, err);
     plan->inputs[plan->input_count++] =
-        (struct lq_step_input){name, lq_ref_artifact(imatrix, output)};
-    return LQ_OK;
+        (struct lq_step_input){name, lq_ref_step(index, "candidates")};
+    return status;
 }
 
 static enum lq_status add_spike_layers(struct mask_plan *plan, struct lq_error *err)
@@ -657,7 +659,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 const struct lq_rule lq_rule_mask = {
     .kind = "mask",
-    .version = 2,
+    .version = 3,
     .help = "the super weights of a model: few weights that matter most",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),

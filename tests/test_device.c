@@ -246,6 +246,23 @@ Test(device, exponential_of_extremes)
     cr_expect(isnan(values[7]));
 }
 
+typedef void (*gate_back)(float *gate, float *up, const float *out_grad, size_t count);
+
+static void check_gates_back(gate_back ref, gate_back fast, size_t n)
+{
+    float *values = random_values(3 * n);
+    float *same = malloc(3 * n * sizeof *same);
+    for (size_t i = 0; i < n; i++) {
+        values[i] *= 9.0f;
+    }
+    memcpy(same, values, 3 * n * sizeof *same);
+    ref(values, values + n, values + 2 * n, n);
+    fast(same, same + n, same + 2 * n, n);
+    cr_expect_eq(memcmp(values, same, 3 * n * sizeof *same), 0);
+    free(values);
+    free(same);
+}
+
 /* Every CPU level must give the same bits: they reach cached artifacts. */
 Test(device, row_loops_agree_bit_for_bit)
 {
@@ -277,6 +294,11 @@ Test(device, row_loops_agree_bit_for_bit)
         ref->add(x, y, n);
         fast->add(x2, y, n);
         cr_expect_eq(memcmp(x, x2, n * sizeof *x), 0);
+        ref->soft_cap_back(y, x, n, 1.3f);
+        fast->soft_cap_back(y, x2, n, 1.3f);
+        cr_expect_eq(memcmp(x, x2, n * sizeof *x), 0);
+        check_gates_back(ref->silu_mul_back, fast->silu_mul_back, n);
+        check_gates_back(ref->gelu_mul_back, fast->gelu_mul_back, n);
         free(x);
         free(y);
         free(x2);

@@ -21,6 +21,10 @@ static void init(void)
               "calibration calib { model = base  text = words  samples = 128\n"
               "                    sequence = 64 }\n"
               "imatrix im { model = base  calibration = calib  path = \"im.gguf\" }\n"
+              "calibration few { model = base  text = words  samples = 128\n"
+              "                  sequence = 16 }\n"
+              "imatrix fisher { model = base  calibration = few  method = \"fisher\"\n"
+              "                 path = \"fisher.gguf\" }\n"
               "gguf q4 { model = base  level = \"Q4_0\"  path = \"q4.gguf\" }\n"
               "gguf q8 { model = base  level = \"Q8_0\"  path = \"q8.gguf\" }\n"
               "report r { original = base  quantized = [q4, q8]  text = words  context = 64\n"
@@ -41,7 +45,8 @@ struct kills {
     unsigned finished; /* those that ran to their end */
 };
 
-/* Builds `target` again and again, each time killed somewhere, until a build ends by itself. */
+/* Builds `target` again and again, each time killed somewhere, until a build ends by itself. Counts
+ * the steps whose operation begins with `op`. */
 static struct kills kill_until_done(const char *target, const char *op)
 {
     struct kills result = {0};
@@ -50,7 +55,7 @@ static struct kills kill_until_done(const char *target, const char *op)
     uint64_t seed = (uint64_t)time(NULL);
     fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
     snprintf(options, sizeof options, "--json %s", target);
-    snprintf(event, sizeof event, "\"op\":\"%s\"", op);
+    snprintf(event, sizeof event, "\"op\":\"%s", op);
     for (;;) {
         pid_t child = e2e_start(options, "run");
         if (result.kills < KILLS_MAX) {
@@ -84,6 +89,21 @@ Test(resume, killed_calibration_repeats_at_most_the_layer_it_was_in)
     cr_expect_leq(kills.started, LAYERS + kills.kills);
     cr_expect_leq(kills.finished, LAYERS);
     e2e_expect_same_file("im.gguf", "whole.gguf");
+}
+
+/* Through the layers, then the loss, then the layers again from the last to the first, then the
+ * file and the ranks. */
+Test(resume, killed_gradients_repeat_at_most_the_layer_they_were_in)
+{
+    enum { STEPS = 2 * LAYERS + 3 };
+    cr_assert_eq(e2e_run("-q --cache-dir whole fisher"), 0, "%s", e2e_stderr());
+    cr_assert_eq(rename("fisher.gguf", "whole.gguf"), 0);
+    cr_assert_eq(e2e_run("-q few"), 0, "%s", e2e_stderr());
+    struct kills kills = kill_until_done("fisher", "imatrix.");
+    cr_expect_geq(kills.kills, 2);
+    cr_expect_leq(kills.started, STEPS + kills.kills);
+    cr_expect_leq(kills.finished, STEPS);
+    e2e_expect_same_file("fisher.gguf", "whole.gguf");
 }
 
 /* The original and two others, each a layer at a time. */

@@ -338,6 +338,14 @@ Test(rule_gradient, a_mask_takes_the_ranks_of_gradients)
     cr_assert_not_null(tensor);
     cr_assert_eq(tensor->spike_count, 1);
     cr_expect(both.total_protected == 471 || both.total_protected == 472);
+    /* The planted weight carries the stream, so its own score is among the best, too. */
+    tensor = lq_mask_find(&top, "blk.2.ffn_down.weight");
+    cr_assert_not_null(tensor);
+    bool found = false;
+    for (size_t i = 0; i < tensor->position_count; i++) {
+        found = found || tensor->positions[i] == 33 * 768 + 101;
+    }
+    cr_expect(found);
 }
 
 Test(rule_gradient, masks_need_what_they_are_found_by)

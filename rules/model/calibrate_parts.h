@@ -92,6 +92,11 @@ enum lq_status lq_calibrate_add_assemble(struct lq_calibrate_expansion *expansio
                                          const struct lq_calibrate_assembly *assembly,
                                          const size_t *layers, size_t *step, struct lq_error *err);
 
+/* The step that joins the outputs "ranks" of the layers' steps into the artifact's output of that
+ * name. */
+enum lq_status lq_gradient_join_ranks(struct lq_calibrate_expansion *expansion,
+                                      const size_t *layers, struct lq_error *err);
+
 /* ---- running ---- */
 
 /* A step's samples. */

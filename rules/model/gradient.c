@@ -10,24 +10,11 @@
 
 enum {
     LOSS_VERSION = 2,
-    BACK_VERSION = 2,
+    BACK_VERSION = 3,
     ASSEMBLE_VERSION = 1,
-    RANKS_MIN = 4096,
-    RANKS_FRACTION = 1000,
     /* The backward pass has twice the products of the forward pass, and makes that again. */
     BACK_COST = 3,
 };
-
-uint64_t lq_gradient_rank_count(uint64_t elems)
-{
-    uint64_t count = elems / RANKS_FRACTION < RANKS_MIN ? RANKS_MIN : elems / RANKS_FRACTION;
-    return count < elems ? count : elems;
-}
-
-const char *lq_gradient_ranks_name(struct lq_arena *arena, const char *tensor_name)
-{
-    return lq_arena_printf(arena, "ranks.%s", tensor_name);
-}
 
 struct gradient_plan {
     struct lq_calibrate_expansion expansion;
@@ -86,61 +73,15 @@ static enum lq_status add_loss(struct gradient_plan *plan, struct lq_error *err)
 
 /* ---- one layer ---- */
 
-/* "stats", the ranks of each matrix, and the gradient for the layer before. */
-static enum lq_status plan_outputs(const struct lq_calibrate_expansion *expansion, uint32_t layer,
-                                   struct lq_step_output *outputs, size_t *count,
-                                   struct lq_error *err)
-{
-    struct lq_arena *arena = lq_expand_arena(expansion->expand);
-    outputs[(*count)++] = (struct lq_step_output){"stats", false};
-    for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
-        enum lq_layer_weight weight = (enum lq_layer_weight)w;
-        if (!lq_hparams_has_matrix(&expansion->hparams, weight)) {
-            continue;
-        }
-        const char *name = lq_gradient_ranks_name(arena, lq_layer_weight_name(weight));
-        if (name == NULL) {
-            return lq_error_nomem(err, "a calibration step");
-        }
-        outputs[(*count)++] = (struct lq_step_output){name, false};
-    }
-    if (layer != 0) {
-        outputs[(*count)++] = (struct lq_step_output){"grad", true};
-    }
-    return LQ_OK;
-}
-
-static enum lq_status bind_ranks(struct gradient_plan *plan, uint32_t layer, struct lq_error *err)
-{
-    struct lq_expand *expand = plan->expansion.expand;
-    struct lq_arena *arena = lq_expand_arena(expand);
-    enum lq_status status = LQ_OK;
-    for (int w = 0; status == LQ_OK && w < LQ_LAYER_WEIGHT_COUNT; w++) {
-        enum lq_layer_weight weight = (enum lq_layer_weight)w;
-        char path[LQ_WEIGHT_NAME_BYTES];
-        if (!lq_hparams_has_matrix(&plan->expansion.hparams, weight)) {
-            continue;
-        }
-        const char *name = lq_gradient_ranks_name(arena, lq_layer_weight_path(layer, weight, path));
-        const char *output = lq_gradient_ranks_name(arena, lq_layer_weight_name(weight));
-        struct lq_ref ref = lq_ref_step(plan->back[layer], output);
-        status = name == NULL || output == NULL ? lq_error_nomem(err, "a calibration step")
-                                                : lq_expand_bind_output(expand, name, &ref, err);
-    }
-    return status;
-}
-
 static enum lq_status add_back(struct gradient_plan *plan, uint32_t layer, struct lq_error *err)
 {
     struct lq_calibrate_expansion *expansion = &plan->expansion;
     const struct lq_calibrate_request *request = expansion->request;
     struct lq_calibrate_plan step_plan;
-    struct lq_step_output outputs[LQ_LAYER_WEIGHT_COUNT + 2];
-    size_t output_count = 0;
+    /* The last for the layer before. */
+    static const struct lq_step_output outputs[] = {
+        {"stats", false}, {"ranks", false}, {"grad", true}};
     enum lq_status status = lq_calibrate_plan_layer(expansion, layer, &step_plan, err);
-    if (status == LQ_OK) {
-        status = plan_outputs(expansion, layer, outputs, &output_count, err);
-    }
     if (status != LQ_OK) {
         return status;
     }
@@ -173,14 +114,14 @@ static enum lq_status add_back(struct gradient_plan *plan, uint32_t layer, struc
         .inputs = step_plan.inputs,
         .input_count = step_plan.input_count,
         .outputs = outputs,
-        .output_count = output_count,
+        .output_count = LQ_COUNT_OF(outputs) - (layer == 0 ? 1 : 0),
         .parallel = true,
         .memory_bytes = lq_calibrate_guess_memory(expansion, lq_backward_memory),
         .cost = BACK_COST * expansion->cost,
     };
     status = lq_expand_add_step(expansion->expand, &added, &plan->back[layer], err);
     plan->newest = plan->back[layer];
-    return status == LQ_OK ? bind_ranks(plan, layer, err) : status;
+    return status;
 }
 
 /* ---- the whole ---- */
@@ -202,6 +143,9 @@ enum lq_status lq_gradient_layers(struct lq_expand *expand,
     status = add_loss(&plan, err);
     for (uint32_t layer = count; status == LQ_OK && layer-- > 0;) {
         status = add_back(&plan, layer, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_gradient_join_ranks(&plan.expansion, plan.back, err);
     }
     const struct lq_calibrate_assembly assembly = {
         .op = "imatrix.assemble_gradient",

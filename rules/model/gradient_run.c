@@ -144,21 +144,16 @@ static enum lq_status layer_batch(struct gradient_run *gradient, size_t sample, 
 static enum lq_status write_ranks(struct gradient_run *gradient, enum lq_layer_weight weight,
                                   uint64_t elems, struct lq_error *err)
 {
-    const char *name =
-        lq_gradient_ranks_name(lq_run_arena(gradient->io.run), lq_layer_weight_name(weight));
     const float *scores = NULL;
     struct lq_buffer out;
     lq_buffer_init(&out);
-    enum lq_status status = name == NULL ? lq_error_nomem(err, "ranks") : LQ_OK;
-    if (status == LQ_OK) {
-        status = lq_backward_scores(gradient->backward, weight, &scores, err);
-    }
+    enum lq_status status = lq_backward_scores(gradient->backward, weight, &scores, err);
     if (status == LQ_OK) {
         status = lq_super_rank_scores(scores, elems, 1.0 / (double)gradient->io.sample_count,
                                       lq_gradient_rank_count(elems), &out, err);
     }
     if (status == LQ_OK) {
-        status = lq_run_write(gradient->io.run, name, out.data, out.size_bytes, err);
+        status = lq_run_write(gradient->io.run, "ranks", out.data, out.size_bytes, err);
     }
     lq_buffer_fini(&out);
     return status;
