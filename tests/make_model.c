@@ -5,7 +5,8 @@
  * SHAPE is tiny, 134m, 1b, 7b or 70b; options replace single numbers of it. OUT is a GGUF file when
  * it ends in .gguf, else a Hugging Face folder; both hold the same model. Weights are bf16,
  * normally distributed so that activations keep their size, with about one outlier in a thousand;
- * each row depends on nothing but the seed, its tensor and its number. Needs memory for a row. */
+ * each row depends on nothing but the seed, its tensor and its number. --imatrix FILE also writes
+ * an importance matrix for it, in llama.cpp's format. Needs memory for a row. */
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #include "engine/base/fs.h"
 #include "engine/base/limits.h"
 #include "kernels/kernels.h"
+#include "rules/format/imatrix.h"
 #include "rules/model/tensor_index.h"
 #include "tests/make_model_vocab.h"
 
@@ -57,6 +59,7 @@ struct make {
     struct shape shape;
     uint64_t seed;
     const char *out;
+    const char *imatrix; /* NULL: none */
     bool is_gguf;
     struct lq_arena arena;
     struct make_vocab vocab;
@@ -222,6 +225,66 @@ static bool write_tensors(struct make *make)
         good = good && (!make->is_gguf || fwrite(zeros, 1, padding, make->file) == padding);
     }
     return good;
+}
+
+/* ---- importance ---- */
+
+/* What llama-imatrix finds in real models, roughly: mean squares over two decades, and some columns
+ * far above them. */
+static void fill_importance(const struct make *make, size_t number, float *sums, float count)
+{
+    uint64_t state = make->seed;
+    state = next_random(&state) + number;
+    for (uint64_t i = 0; i < make->tensors[number].cols; i++) {
+        uint64_t bits = next_random(&state);
+        double value = exp(1.2 * (double)make->quantiles[bits % QUANTILES]);
+        bool is_far = (bits >> 32) % 512 == 0;
+        sums[i] = count * (float)(is_far ? 300.0 * value : value);
+    }
+}
+
+static int compare_entries(const void *a, const void *b)
+{
+    const struct lq_imatrix_entry *x = a;
+    const struct lq_imatrix_entry *y = b;
+    return strcmp(x->name, y->name);
+}
+
+static enum lq_status write_imatrix(struct make *make, struct lq_error *err)
+{
+    static const char *const datasets[] = {"synthetic"};
+    struct lq_imatrix imatrix = {
+        .datasets = datasets, .dataset_count = 1, .chunk_count = 128, .chunk_size = 512};
+    float count = (float)(imatrix.chunk_count * imatrix.chunk_size);
+    imatrix.entries = lq_arena_get_array(&make->arena, make->tensor_count, sizeof *imatrix.entries);
+    if (imatrix.entries == NULL) {
+        return lq_error_nomem(err, "the importance matrix");
+    }
+    fill_quantiles(make->quantiles);
+    for (size_t i = 0; i < make->tensor_count; i++) {
+        const struct tensor *tensor = &make->tensors[i];
+        if (tensor->is_norm || strncmp(tensor->name, "blk.", 4) != 0) {
+            continue;
+        }
+        struct lq_imatrix_entry *entry = &imatrix.entries[imatrix.entry_count++];
+        *entry = (struct lq_imatrix_entry){tensor->name, (size_t)tensor->cols, 1, 1, NULL, NULL};
+        entry->sums = lq_arena_get_array(&make->arena, entry->col_count, sizeof *entry->sums);
+        entry->counts = lq_arena_get_array(&make->arena, 1, sizeof *entry->counts);
+        if (entry->sums == NULL || entry->counts == NULL) {
+            return lq_error_nomem(err, "the importance matrix");
+        }
+        entry->counts[0] = count;
+        fill_importance(make, i, entry->sums, count);
+    }
+    qsort(imatrix.entries, imatrix.entry_count, sizeof *imatrix.entries, compare_entries);
+    struct lq_buffer out;
+    lq_buffer_init(&out);
+    enum lq_status status = lq_imatrix_format(&imatrix, LQ_IMATRIX_GGUF, &out, err);
+    if (status == LQ_OK) {
+        status = lq_file_write(make->imatrix, out.data, out.size_bytes, err);
+    }
+    lq_buffer_fini(&out);
+    return status;
 }
 
 /* ---- files ---- */
@@ -397,7 +460,8 @@ static enum lq_status write_folder(struct make *make, struct lq_error *err)
 static int usage(void)
 {
     (void)fputs("usage: make_model [--layers N] [--width N] [--ffn N] [--heads N] [--kv-heads N]\n"
-                "                  [--vocab N] [--context N] [--seed N] SHAPE OUT\n"
+                "                  [--vocab N] [--context N] [--seed N]\n"
+                "                  [--imatrix FILE] SHAPE OUT\n"
                 "SHAPE: tiny 134m 1b 7b 70b; OUT: FILE.gguf, or a folder for safetensors\n",
                 stderr);
     return 2;
@@ -424,6 +488,10 @@ static bool read_option(struct make *make, const char *name, const char *text)
         {"--context", &shape->context},
     };
     uint64_t number = 0;
+    if (strcmp(name, "--imatrix") == 0) {
+        make->imatrix = text;
+        return true;
+    }
     if (!read_number(text, &number)) {
         return false;
     }
@@ -492,6 +560,9 @@ int main(int argc, char **argv)
         status = lq_error_nomem(&err, "the model");
     } else {
         status = make.is_gguf ? write_gguf(&make, &err) : write_folder(&make, &err);
+    }
+    if (status == LQ_OK && make.imatrix != NULL) {
+        status = write_imatrix(&make, &err);
     }
     lq_arena_fini(&make.arena);
     if (status != LQ_OK) {

@@ -44,3 +44,12 @@ Test(make_model, same_words_same_bytes)
     run_make("tiny --layers 1 --width 128 --heads 2 --kv-heads 1 --ffn 100 --vocab 700 d.gguf");
     cr_expect_eq(e2e_run("-q -D from=d.gguf -D to=d im"), 0, "%s", e2e_stderr());
 }
+
+Test(make_model, its_importance_matrix_fits_the_model)
+{
+    run_make("--imatrix a.im.gguf tiny a.gguf");
+    run_make("--imatrix b.im.gguf tiny b");
+    e2e_expect_same_file("a.im.gguf", "b.im.gguf");
+    cr_assert_eq(e2e_run("-q quantize -q IQ2_XS --imatrix a.im.gguf -o q.gguf a.gguf gguf"), 0,
+                 "%s", e2e_stderr());
+}
