@@ -229,6 +229,16 @@ static enum lq_status next_span(struct lq_txn *txn, const struct lq_blob_reader 
     return status;
 }
 
+/* Large content is mostly read once: its pages leave the process's memory, not the system's, so
+ * that what a build needs does not grow with the cache. Within the transaction of the span. */
+static void release_span(const struct span *span, size_t size_bytes)
+{
+    enum { RELEASE_BYTES_MIN = 64 * 1024 };
+    if (size_bytes >= RELEASE_BYTES_MIN) {
+        lq_pages_release(span->data, size_bytes);
+    }
+}
+
 static enum lq_status removed_error(const struct lq_blob_reader *reader, struct lq_error *err)
 {
     char hex[LQ_DIGEST_HEX_BYTES];
@@ -254,6 +264,7 @@ static enum lq_status read_some(struct lq_blob_reader *reader, uint64_t offset, 
             size_t left = size_bytes - *done;
             size_t step = span.size_bytes < left ? span.size_bytes : left;
             memcpy(out + *done, span.data, step);
+            release_span(&span, step);
             *done += step;
         }
     }
@@ -297,6 +308,7 @@ enum lq_status lq_blob_each(struct lq_blob_reader *reader, lq_blob_take take, vo
         }
         if (status == LQ_OK) {
             status = take(user, span.data, span.size_bytes, err);
+            release_span(&span, span.size_bytes);
             offset += span.size_bytes;
         }
         lq_store_read_end(&txn);
@@ -328,6 +340,7 @@ static enum lq_status hash_content(struct lq_blob_reader *reader, struct lq_dige
         *whole = status == LQ_OK && span.data != NULL;
         if (*whole) {
             lq_hasher_update(hasher, span.data, span.size_bytes);
+            release_span(&span, span.size_bytes);
             offset += span.size_bytes;
         }
         lq_store_read_end(&txn);

@@ -188,6 +188,9 @@ void lq_source_set_known(struct lq_build *build, struct lq_source *source);
  */
 enum lq_status lq_source_map(struct lq_build *build, struct lq_source *source,
                              const struct lq_map **map, struct lq_error *err);
+/* A step is done with a part of a source: its pages leave the process's memory. */
+void lq_source_release(struct lq_build *build, struct lq_source *source, uint64_t offset,
+                       uint64_t size_bytes);
 enum lq_status lq_source_unchanged(const struct lq_source *source, struct lq_error *err);
 /* A plain source whose content has this digest, or NULL. */
 struct lq_source *lq_source_by_digest(const struct lq_build *build, const struct lq_digest *digest);

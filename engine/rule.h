@@ -104,11 +104,12 @@ enum lq_status lq_attr_error(const struct lq_artifact *artifact, const char *nam
  * source, and the description can be read in `expand`. A description must not contain paths, times
  * or anything else that is not content. `name` changes whenever the description changes. */
 struct lq_buffer;
+struct lq_map;
 
 struct lq_source_kind {
     const char *name;
-    enum lq_status (*index)(const char *path, const void *data, uint64_t size_bytes,
-                            struct lq_pool *pool, struct lq_buffer *out, struct lq_error *err);
+    enum lq_status (*index)(const char *path, const struct lq_map *map, struct lq_pool *pool,
+                            struct lq_buffer *out, struct lq_error *err);
 };
 
 struct lq_sources;

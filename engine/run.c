@@ -140,6 +140,9 @@ void lq_run_destroy(struct lq_run *run)
     for (size_t i = 0; i < run->task->spec.input_count; i++) {
         struct run_input *input = &run->inputs[i];
         lq_blob_close(input->reader);
+        if (input->source != NULL) {
+            lq_source_release(run->build, input->source, input->offset, input->size_bytes);
+        }
         free(input->loaded);
         if (input->path != NULL) {
             (void)unlink(input->path);

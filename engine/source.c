@@ -200,6 +200,17 @@ enum lq_status lq_source_map(struct lq_build *build, struct lq_source *source,
     return status;
 }
 
+void lq_source_release(struct lq_build *build, struct lq_source *source, uint64_t offset,
+                       uint64_t size_bytes)
+{
+    (void)pthread_mutex_lock(&build->mutex);
+    bool mapped = source->mapped;
+    (void)pthread_mutex_unlock(&build->mutex);
+    if (mapped) {
+        lq_map_release(&source->map, offset, size_bytes);
+    }
+}
+
 /* Remembers the digest under the file's signature, unless a change could hide behind time stamps
  * that are too fresh: then it waits until they are not. */
 static enum lq_status remember(struct lq_job *job, const struct lq_source *source,
@@ -231,8 +242,7 @@ static enum lq_status hash_source(struct lq_job *job, struct lq_source *source,
     } else {
         struct lq_buffer text;
         lq_buffer_init(&text);
-        status =
-            source->kind->index(source->path, map->data, map->size_bytes, build->pool, &text, err);
+        status = source->kind->index(source->path, map, build->pool, &text, err);
         if (status == LQ_OK && text.failed) {
             status = lq_error_nomem(err, source->path);
         }

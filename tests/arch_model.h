@@ -50,8 +50,7 @@ static inline void arch_model_open(struct arch_model *model, const char *name)
     cr_assert_eq(lq_json_parse((const char *)model->text.data, (size_t)model->text.size_bytes,
                                "config.json", LQ_EFORMAT, &model->json, &err),
                  LQ_OK, "%s", err.message);
-    cr_assert_eq(lq_tensor_source.index("m", model->weights.data, model->weights.size_bytes, NULL,
-                                        &model->description, &err),
+    cr_assert_eq(lq_tensor_source.index("m", &model->weights, NULL, &model->description, &err),
                  LQ_OK, "%s", err.message);
     cr_assert_eq(lq_scanned_file_parse(model->description.data, model->description.size_bytes, "m",
                                        &model->arena, &model->file, &err),

@@ -112,3 +112,52 @@ Test(fs, the_umask_holds_for_files_written_at_the_same_time)
     cr_expect_eq(umask(027), 027);
     cr_expect_eq(system("test -z \"$(find . -type f -not -perm 640)\""), 0);
 }
+
+/* KiB of file pages that this process has mapped and touched. */
+static long resident_file_kib(void)
+{
+    char line[128];
+    long kib = -1;
+    FILE *status = fopen("/proc/self/status", "r");
+    cr_assert_not_null(status);
+    while (fgets(line, sizeof line, status) != NULL) {
+        (void)sscanf(line, "RssFile: %ld kB", &kib);
+    }
+    fclose(status);
+    return kib;
+}
+
+static unsigned long sum_of(const struct lq_map *map)
+{
+    unsigned long sum = 0;
+    for (uint64_t i = 0; i < map->size_bytes; i++) {
+        sum = sum * 31 + map->data[i];
+    }
+    return sum;
+}
+
+Test(fs, a_released_part_of_a_map_leaves_memory_and_reads_the_same_again)
+{
+    enum { SIZE_BYTES = 8 << 20 };
+    struct lq_map map;
+    unsigned char *bytes = malloc(SIZE_BYTES);
+    for (size_t i = 0; i < SIZE_BYTES; i++) {
+        bytes[i] = (unsigned char)(i * 7 >> 3);
+    }
+    cr_assert_eq(lq_file_write("big", bytes, SIZE_BYTES, &err), LQ_OK, "%s", err.message);
+    cr_assert_eq(lq_map_open(&map, "big", LQ_EIO, &err), LQ_OK, "%s", err.message);
+    unsigned long sum = sum_of(&map);
+    long before = resident_file_kib();
+    lq_map_release(&map, 1000, SIZE_BYTES - 2000);
+    cr_expect_lt(resident_file_kib(), before - 7 * 1024);
+    cr_expect_eq(sum_of(&map), sum);
+    /* Outside the file: nothing happens. */
+    lq_map_release(&map, SIZE_BYTES - 10, UINT64_MAX);
+    lq_map_release(&map, UINT64_MAX, 4096);
+    lq_map_close(&map);
+    /* A copy in memory is kept: letting go of its pages would lose it. */
+    struct lq_map copy = {.data = bytes, .size_bytes = SIZE_BYTES};
+    lq_map_release(&copy, 0, SIZE_BYTES);
+    cr_expect_eq(sum_of(&copy), sum);
+    free(bytes);
+}

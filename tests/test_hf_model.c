@@ -44,9 +44,8 @@ static void setup(struct tiny *tiny)
     for (size_t i = 0; i < 5; i++) {
         tiny->maps[i] = open_map(names[i]);
     }
-    cr_assert_eq(lq_tensor_source.index("m", tiny->maps[0].data, tiny->maps[0].size_bytes, NULL,
-                                        &tiny->description, &err),
-                 LQ_OK, "%s", err.message);
+    cr_assert_eq(lq_tensor_source.index("m", &tiny->maps[0], NULL, &tiny->description, &err), LQ_OK,
+                 "%s", err.message);
     cr_assert_eq(lq_scanned_file_parse(tiny->description.data, tiny->description.size_bytes, "m",
                                        &tiny->arena, &tiny->file, &err),
                  LQ_OK, "%s", err.message);
@@ -165,8 +164,8 @@ Test(hf_model, a_gguf_file_keeps_its_keys_and_tensors)
     for (size_t i = 0; i < 96 + 256; i++) {
         data[i] = (unsigned char)i;
     }
-    cr_assert_eq(lq_tensor_source.index("f", file.data, file.size_bytes, NULL, &text, &err), LQ_OK,
-                 "%s", err.message);
+    const struct lq_map map = {.data = file.data, .size_bytes = file.size_bytes};
+    cr_assert_eq(lq_tensor_source.index("f", &map, NULL, &text, &err), LQ_OK, "%s", err.message);
     struct lq_scanned_file scanned;
     cr_assert_eq(lq_scanned_file_parse(text.data, text.size_bytes, "f", &arena, &scanned, &err),
                  LQ_OK, "%s", err.message);
@@ -187,8 +186,7 @@ Test(hf_model, a_gguf_file_keeps_its_keys_and_tensors)
     cr_assert_eq(memcmp(file.data + index.tensors[1].offset, data + 96, 256), 0);
     /* Another key is another model; the same bytes elsewhere are not. */
     struct lq_buffer again = {0};
-    cr_assert_eq(lq_tensor_source.index("other", file.data, file.size_bytes, NULL, &again, &err),
-                 LQ_OK);
+    cr_assert_eq(lq_tensor_source.index("other", &map, NULL, &again, &err), LQ_OK);
     cr_assert_str_eq(lq_buffer_text(&again), lq_buffer_text(&text));
     lq_buffer_clear(&again);
     size_t at = 24;
@@ -196,8 +194,7 @@ Test(hf_model, a_gguf_file_keeps_its_keys_and_tensors)
         at++;
     }
     file.data[at + 4] = 'b';
-    cr_assert_eq(lq_tensor_source.index("f", file.data, file.size_bytes, NULL, &again, &err),
-                 LQ_OK);
+    cr_assert_eq(lq_tensor_source.index("f", &map, NULL, &again, &err), LQ_OK);
     cr_assert(strcmp(lq_buffer_text(&again), lq_buffer_text(&text)) != 0);
     lq_buffer_fini(&again);
     lq_gguf_writer_fini(&writer);
@@ -217,9 +214,7 @@ Test(hf_model, the_index_is_the_same_on_any_number_of_threads)
     struct lq_buffer out = {0};
     setup(&tiny);
     cr_assert_eq(lq_pool_create(&pool, 3, &err), LQ_OK);
-    cr_assert_eq(
-        lq_tensor_source.index("m", tiny.maps[0].data, tiny.maps[0].size_bytes, pool, &out, &err),
-        LQ_OK);
+    cr_assert_eq(lq_tensor_source.index("m", &tiny.maps[0], pool, &out, &err), LQ_OK);
     cr_assert_str_eq(lq_buffer_text(&out), lq_buffer_text(&tiny.description));
     lq_pool_destroy(pool);
     lq_buffer_fini(&out);

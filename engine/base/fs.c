@@ -70,6 +70,7 @@ enum lq_status lq_map_open(struct lq_map *map, const char *path, enum lq_status 
 {
     map->data = (const unsigned char *)"";
     map->size_bytes = 0;
+    map->is_file = false;
     /* Not to wait for someone to write into a pipe. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) {
@@ -89,6 +90,7 @@ enum lq_status lq_map_open(struct lq_map *map, const char *path, enum lq_status 
         } else {
             map->data = data;
             map->size_bytes = (uint64_t)st.st_size;
+            map->is_file = true;
         }
     }
     (void)close(fd);
@@ -100,8 +102,25 @@ void lq_map_close(struct lq_map *map)
     if (map->size_bytes != 0) {
         (void)munmap((void *)(uintptr_t)map->data, (size_t)map->size_bytes);
     }
-    map->data = (const unsigned char *)"";
-    map->size_bytes = 0;
+    *map = (struct lq_map){.data = (const unsigned char *)""};
+}
+
+void lq_pages_release(const void *data, size_t size_bytes)
+{
+    uintptr_t page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
+    /* Whole pages only: what lies beside the part may be in use. */
+    uintptr_t first = ((uintptr_t)data + page_bytes - 1) / page_bytes * page_bytes;
+    uintptr_t end = ((uintptr_t)data + size_bytes) / page_bytes * page_bytes;
+    if (first < end) {
+        (void)madvise((void *)first, end - first, MADV_DONTNEED);
+    }
+}
+
+void lq_map_release(const struct lq_map *map, uint64_t offset, uint64_t size_bytes)
+{
+    if (map->is_file && offset <= map->size_bytes && size_bytes <= map->size_bytes - offset) {
+        lq_pages_release(map->data + offset, (size_t)size_bytes);
+    }
 }
 
 enum lq_status lq_file_read(const char *path, uint64_t size_max, struct lq_buffer *out,

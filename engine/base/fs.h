@@ -33,11 +33,17 @@ bool lq_file_sig_is_fresh(const struct lq_file_sig *sig);
 struct lq_map {
     const unsigned char *data;
     uint64_t size_bytes;
+    bool is_file; /* false for a copy in memory that stands for a map */
 };
 /* Errors: `missing_status` when the file does not exist, LQ_EIO for the rest. */
 enum lq_status lq_map_open(struct lq_map *map, const char *path, enum lq_status missing_status,
                            struct lq_error *err);
 void lq_map_close(struct lq_map *map);
+/* Takes a part of the map out of this process's memory; it comes back when it is read again. A part
+ * that does not lie in a mapped file stays as it is. */
+void lq_map_release(const struct lq_map *map, uint64_t offset, uint64_t size_bytes);
+/* The same for the whole pages within some bytes of any map of a file that is only read. */
+void lq_pages_release(const void *data, size_t size_bytes);
 
 /* Reads a whole file of at most `size_max` bytes into the buffer. */
 enum lq_status lq_file_read(const char *path, uint64_t size_max, struct lq_buffer *out,

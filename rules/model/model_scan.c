@@ -11,15 +11,17 @@
 #include "rules/format/safetensors.h"
 
 struct hash_job {
-    const unsigned char *data;
+    const struct lq_map *map;
     struct lq_scanned_tensor *tensors;
 };
 
+/* A model is read from end to end here: what is hashed leaves the process's memory. */
 static void hash_tensor(void *user, size_t index)
 {
-    struct hash_job *job = user;
+    const struct hash_job *job = user;
     struct lq_scanned_tensor *tensor = &job->tensors[index];
-    lq_digest_of(job->data + tensor->offset, (size_t)tensor->size_bytes, &tensor->digest);
+    lq_digest_of(job->map->data + tensor->offset, (size_t)tensor->size_bytes, &tensor->digest);
+    lq_map_release(job->map, tensor->offset, tensor->size_bytes);
 }
 
 static bool is_gguf(const void *data, uint64_t size_bytes)
@@ -152,10 +154,12 @@ static void write_description(const struct lq_scanned_file *file, const void *da
     lq_json_end_object(&json);
 }
 
-static enum lq_status index_tensors(const char *path, const void *data, uint64_t size_bytes,
+static enum lq_status index_tensors(const char *path, const struct lq_map *map,
                                     struct lq_pool *pool, struct lq_buffer *out,
                                     struct lq_error *err)
 {
+    const void *data = map->data;
+    uint64_t size_bytes = map->size_bytes;
     struct lq_arena arena;
     lq_arena_init(&arena);
     struct lq_scanned_file file = {0};
@@ -163,7 +167,7 @@ static enum lq_status index_tensors(const char *path, const void *data, uint64_t
                                 ? scan_gguf(data, size_bytes, path, &arena, &file, err)
                                 : scan_safetensors(data, size_bytes, path, &arena, &file, err);
     if (status == LQ_OK) {
-        struct hash_job job = {.data = data, .tensors = file.tensors};
+        struct hash_job job = {.map = map, .tensors = file.tensors};
         lq_pool_for(pool, file.tensor_count, hash_tensor, &job);
         write_description(&file, data, out);
         status = out->failed ? lq_error_nomem(err, "tensor index") : LQ_OK;
