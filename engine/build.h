@@ -57,6 +57,7 @@ struct lq_event {
     const struct lq_digest *key; /* of a step that would run; NULL while it is not known */
     const struct lq_digest *key_before; /* zero: no earlier build of it is known */
     const char *unit;
+    const char *numerics; /* of an artifact that is done: what computed it; NULL: not known */
     enum lq_status status;
     enum lq_outcome outcome;
     double seconds;

@@ -172,6 +172,8 @@ void lq_run_perform(struct lq_work *work);
 void lq_run_destroy(struct lq_run *run);
 /* Borrowed from the run. */
 enum lq_status lq_run_get_verdict(const struct lq_run *run, const char **text);
+/* Static text. */
+const char *lq_run_get_numerics(const struct lq_run *run);
 void lq_run_get_progress(const struct lq_run *run, uint64_t *done, uint64_t *total,
                          const char **unit);
 

@@ -142,6 +142,7 @@ struct lq_task {
     struct lq_task *chain_before; /* its link before this one */
     enum lq_status verdict;
     const char *verdict_text;
+    const char *numerics;        /* what computed it; NULL while it is not known */
     const char *reason;          /* why it runs; set when explanations are asked for */
     struct lq_digest key_before; /* the key it was last built with; likewise, zero if unknown */
     struct lq_run *run;
@@ -215,6 +216,7 @@ struct lq_node {
     uint32_t place_count;
     enum lq_status verdict;
     const char *verdict_text;
+    const char *numerics; /* those of its tasks, "exact, cuda; exact"; NULL while not known */
     struct lq_node *queue_next;
 };
 

@@ -82,7 +82,8 @@ static void done(struct lq_build *build, struct lq_node *node)
     struct lq_event event = {.kind = LQ_EVENT_ARTIFACT_DONE,
                              .artifact = node->artifact->name,
                              .rule = node->artifact->rule->kind,
-                             .path = node->place_count == 0 ? NULL : node->places[0].path};
+                             .path = node->place_count == 0 ? NULL : node->places[0].path,
+                             .numerics = node->numerics};
     if (!node->would_run) {
         lq_build_event(build, &event);
     }
@@ -343,6 +344,7 @@ static enum taken take_record(struct lq_build *build, struct lq_node *node)
     }
     node->verdict = record.verdict;
     node->verdict_text = record.verdict_text;
+    node->numerics = record.numerics;
     node->record_steps = record.step_count;
     build->result->steps += record.step_count;
     build->result->cached += record.step_count;
@@ -575,10 +577,34 @@ static enum lq_status save_record(struct lq_build *build, const struct lq_node *
         .output_count = node->output_count,
         .verdict = node->verdict,
         .verdict_text = node->verdict_text == NULL ? "" : node->verdict_text,
-        .numerics = "",
+        .numerics = node->numerics == NULL ? "" : node->numerics,
         .step_count = node->task_count,
     };
     return put_record(build, node, &record, err);
+}
+
+/* What its tasks were computed by, each once, in the order of tasks. */
+static const char *join_numerics(struct lq_build *build, const struct lq_node *node)
+{
+    const char *seen[8];
+    size_t count = 0;
+    const char *text = "";
+    for (size_t i = 0; i < node->task_count && count < LQ_COUNT_OF(seen); i++) {
+        const char *numerics = node->tasks[i]->numerics;
+        size_t at = 0;
+        while (numerics != NULL && at < count && strcmp(seen[at], numerics) != 0) {
+            at++;
+        }
+        if (numerics != NULL && numerics[0] != '\0' && at == count) {
+            seen[count++] = numerics;
+            text = lq_arena_printf(&build->arena, "%s%s%s", text, count == 1 ? "" : "; ", numerics);
+            if (text == NULL) {
+                return NULL;
+            }
+        }
+    }
+    /* A record takes a name, no list of any length. */
+    return strlen(text) > LQ_NAME_BYTES_MAX ? NULL : text;
 }
 
 static void collect(struct lq_build *build, struct lq_node *node)
@@ -596,6 +622,7 @@ static void collect(struct lq_build *build, struct lq_node *node)
             node->verdict_text = node->tasks[i]->verdict_text;
         }
     }
+    node->numerics = join_numerics(build, node);
     for (size_t i = 0; i < node->output_count && status == LQ_OK && !node->would_run; i++) {
         status = resolve_output(build, node, &node->outputs[i], &err);
     }

@@ -166,6 +166,11 @@ enum lq_status lq_run_get_verdict(const struct lq_run *run, const char **text)
     return run->verdict;
 }
 
+const char *lq_run_get_numerics(const struct lq_run *run)
+{
+    return run->numerics;
+}
+
 void lq_run_get_progress(const struct lq_run *run, uint64_t *done, uint64_t *total,
                          const char **unit)
 {

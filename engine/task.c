@@ -297,6 +297,7 @@ static enum lookup look_up(struct lq_build *build, struct lq_task *task)
     }
     task->verdict = record.verdict;
     task->verdict_text = record.verdict_text;
+    task->numerics = record.numerics;
     return LOOKUP_HIT;
 }
 
@@ -638,6 +639,7 @@ void lq_task_ran(struct lq_build *build, struct lq_job *job)
         const char *text = NULL;
         task->verdict = lq_run_get_verdict(task->run, &text);
         task->verdict_text = lq_arena_dup_string(&build->arena, text);
+        task->numerics = lq_run_get_numerics(task->run);
         build->cost_ran += task->eta_cost;
         build->seconds_ran += job->seconds;
     }

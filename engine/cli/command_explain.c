@@ -24,6 +24,7 @@ struct answer {
     size_t group_count;
     uint64_t step_count;
     uint64_t changed_count;
+    const char *numerics; /* what computed the target */
 };
 
 static const char *keep(struct answer *answer, const char *text)
@@ -139,6 +140,31 @@ static void take_event(void *user, const struct lq_event *event)
         } else {
             note_group(answer, event);
         }
+    } else if (event->kind == LQ_EVENT_ARTIFACT_DONE && event->numerics != NULL &&
+               strcmp(event->artifact, answer->cli->args.operands[0]) == 0) {
+        answer->numerics = keep(answer, event->numerics);
+    }
+}
+
+/* The target is there: what computed it. */
+static void put_current(struct answer *answer)
+{
+    const char *target = answer->cli->args.operands[0];
+    bool known = answer->numerics != NULL && answer->numerics[0] != '\0';
+    if (answer->cli->json) {
+        struct lq_json_writer writer;
+        lq_json_writer_init(&writer, &answer->out, false);
+        lq_json_begin_object(&writer);
+        lq_json_put_string(&writer, "event", "current");
+        lq_json_put_string(&writer, "artifact", target);
+        lq_json_put_string(&writer, "computed_by", known ? answer->numerics : "");
+        lq_json_end_object(&writer);
+        lq_buffer_append_char(&answer->out, '\n');
+        return;
+    }
+    lq_buffer_printf(&answer->out, "%s: nothing has changed since it was last built\n", target);
+    if (known) {
+        lq_buffer_printf(&answer->out, "  computed by %s\n", answer->numerics);
     }
 }
 
@@ -167,9 +193,8 @@ enum lq_status lq_command_explain(struct lq_cli *cli, struct lq_error *err)
     }
     if (status == LQ_OK) {
         flush_groups(&answer);
-        if (answer.step_count == 0 && answer.changed_count == 0 && !cli->json) {
-            lq_buffer_printf(&answer.out, "%s: nothing has changed since it was last built\n",
-                             cli->args.operands[0]);
+        if (answer.step_count == 0 && answer.changed_count == 0) {
+            put_current(&answer);
         }
         lq_cli_print(&answer.out);
     }
