@@ -50,7 +50,7 @@ LANE_FN void small_encode(const struct small_type *type, const float *row, void 
         size_t left = col_count - i;
         const float *weights = importance == NULL ? NULL : importance + i;
         batch.row = row + i;
-        if (left < step) {
+        if (LANES > 1 && left < step) {
             /* The missing blocks of the last batch are zeros. */
             memset(padded_row, 0, sizeof padded_row);
             memcpy(padded_row, row + i, left * sizeof *row);

@@ -97,9 +97,6 @@ static void list_cells(const struct grid *grid, uint32_t *pairs, uint16_t *index
     }
 }
 
-#define CELLS_3_8 6561
-#define CELLS_8_4 4096
-
 /* The lists of one grid and the function that builds them once. */
 #define NEAR_LISTS(name, count, cells, ...)                                                        \
     static uint32_t name##_pairs[(cells)*LQ_NEAR_PAIRS];                                           \
@@ -129,9 +126,9 @@ static void list_cells(const struct grid *grid, uint32_t *pairs, uint16_t *index
         1, 3, 5, 7, 9, 11, 13, 15                                                                  \
     }
 
-NEAR_LISTS(iq2xxs, 256, CELLS_3_8, 8, 2, 3, LEVELS_IQ2)
-NEAR_LISTS(iq2xs, 512, CELLS_3_8, 8, 2, 3, LEVELS_IQ2)
-NEAR_LISTS(iq2s, 1024, CELLS_3_8, 8, 2, 3, LEVELS_IQ2)
-NEAR_LISTS(iq3xxs, 256, CELLS_8_4, 4, 3, 8, LEVELS_IQ3XXS)
-NEAR_LISTS(iq3s, 512, CELLS_8_4, 4, 3, 8, LEVELS_IQ3S)
-NEAR_LISTS(iq1s, 2048, CELLS_3_8, 8, 2, 3, {-1, 0, 1})
+NEAR_LISTS(iq2xxs, 256, LQ_NEAR_CELLS_3_8, 8, 2, 3, LEVELS_IQ2)
+NEAR_LISTS(iq2xs, 512, LQ_NEAR_CELLS_3_8, 8, 2, 3, LEVELS_IQ2)
+NEAR_LISTS(iq2s, 1024, LQ_NEAR_CELLS_3_8, 8, 2, 3, LEVELS_IQ2)
+NEAR_LISTS(iq3xxs, 256, LQ_NEAR_CELLS_8_4, 4, 3, 8, LEVELS_IQ3XXS)
+NEAR_LISTS(iq3s, 512, LQ_NEAR_CELLS_8_4, 4, 3, 8, LEVELS_IQ3S)
+NEAR_LISTS(iq1s, 2048, LQ_NEAR_CELLS_3_8, 8, 2, 3, {-1, 0, 1})

@@ -12,6 +12,8 @@
 
 #define LQ_NEAR_POINTS 32 /* per cell */
 #define LQ_NEAR_PAIRS (LQ_NEAR_POINTS / 2)
+#define LQ_NEAR_CELLS_3_8 6561 /* grids of eight coordinates: 3^8 cells */
+#define LQ_NEAR_CELLS_8_4 4096 /* those of four: 8^4 */
 
 struct lq_near {
     /* Points as lq_grid_* packs them, two in a word, the nearer one in the low half; those of a

@@ -1,0 +1,227 @@
+/* The module that drives NVIDIA GPUs: kernels/gpu_module.h by the CUDA runtime, which is linked
+ * statically, so that only the driver is needed where it runs. */
+#include <cuda_runtime.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/launch.cuh"
+
+struct lq_gpu_context {
+    int device;
+};
+
+struct lq_gpu_stream {
+    struct lq_gpu_context *context;
+    cudaStream_t stream;
+};
+
+static const char *sentence(cudaError_t error)
+{
+    return error == cudaSuccess ? NULL : cudaGetErrorString(error);
+}
+
+/* The runtime works on the current device of the calling thread. */
+static const char *enter(const struct lq_gpu_context *context)
+{
+    return sentence(cudaSetDevice(context->device));
+}
+
+static const char *cuda_count(int *device_count)
+{
+    cudaError_t error = cudaGetDeviceCount(device_count);
+    if (error == cudaErrorInsufficientDriver) {
+        return "there is no NVIDIA driver, or it is older than CUDA 13 needs";
+    }
+    if (error == cudaErrorNoDevice) {
+        return "there is no NVIDIA GPU";
+    }
+    return sentence(error);
+}
+
+static const char *cuda_open(int device, struct lq_gpu_context **context)
+{
+    struct lq_gpu_context *opened = (struct lq_gpu_context *)calloc(1, sizeof *opened);
+    if (opened == NULL) {
+        return "memory is out";
+    }
+    opened->device = device;
+    const char *why = enter(opened);
+    /* Makes the driver's context now. */
+    why = why != NULL ? why : sentence(cudaFree(NULL));
+    if (why != NULL) {
+        free(opened);
+        return why;
+    }
+    *context = opened;
+    return NULL;
+}
+
+static void cuda_close(struct lq_gpu_context *context)
+{
+    free(context);
+}
+
+static const char *cuda_describe(struct lq_gpu_context *context, struct lq_gpu_info *info)
+{
+    cudaDeviceProp properties;
+    const char *why = enter(context);
+    why = why != NULL ? why : sentence(cudaGetDeviceProperties(&properties, context->device));
+    why =
+        why != NULL ? why : sentence(cudaMemGetInfo(&info->memory_free_bytes, &info->memory_bytes));
+    if (why == NULL) {
+        (void)snprintf(info->name, sizeof info->name, "%.*s", LQ_GPU_NAME_BYTES - 1,
+                       properties.name);
+    }
+    return why;
+}
+
+static const char *cuda_alloc(struct lq_gpu_context *context, size_t size_bytes, void **memory)
+{
+    const char *why = enter(context);
+    return why != NULL ? why : sentence(cudaMalloc(memory, size_bytes));
+}
+
+static void cuda_release(struct lq_gpu_context *context, void *memory)
+{
+    if (enter(context) == NULL) {
+        (void)cudaFree(memory);
+    }
+}
+
+static const char *cuda_alloc_host(struct lq_gpu_context *context, size_t size_bytes, void **memory)
+{
+    const char *why = enter(context);
+    return why != NULL ? why : sentence(cudaHostAlloc(memory, size_bytes, cudaHostAllocDefault));
+}
+
+static void cuda_release_host(struct lq_gpu_context *context, void *memory)
+{
+    if (enter(context) == NULL) {
+        (void)cudaFreeHost(memory);
+    }
+}
+
+static const char *cuda_set_near(struct lq_gpu_context *context, enum lq_gpu_near which,
+                                 const uint32_t *pairs, const uint16_t *index)
+{
+    const char *why = enter(context);
+    return why != NULL ? why : sentence(lq_cuda_set_near(which, pairs, index));
+}
+
+static const char *cuda_stream_open(struct lq_gpu_context *context, struct lq_gpu_stream **stream)
+{
+    struct lq_gpu_stream *opened = (struct lq_gpu_stream *)calloc(1, sizeof *opened);
+    if (opened == NULL) {
+        return "memory is out";
+    }
+    opened->context = context;
+    const char *why = enter(context);
+    why = why != NULL ? why
+                      : sentence(cudaStreamCreateWithFlags(&opened->stream, cudaStreamNonBlocking));
+    if (why != NULL) {
+        free(opened);
+        return why;
+    }
+    *stream = opened;
+    return NULL;
+}
+
+static void cuda_stream_close(struct lq_gpu_stream *stream)
+{
+    if (enter(stream->context) == NULL) {
+        (void)cudaStreamDestroy(stream->stream);
+    }
+    free(stream);
+}
+
+static const char *copy(struct lq_gpu_stream *stream, void *to, const void *from, size_t size_bytes,
+                        enum cudaMemcpyKind kind)
+{
+    const char *why = enter(stream->context);
+    return why != NULL ? why
+                       : sentence(cudaMemcpyAsync(to, from, size_bytes, kind, stream->stream));
+}
+
+static const char *cuda_upload(struct lq_gpu_stream *stream, void *to, const void *from,
+                               size_t size_bytes)
+{
+    return copy(stream, to, from, size_bytes, cudaMemcpyHostToDevice);
+}
+
+static const char *cuda_download(struct lq_gpu_stream *stream, void *to, const void *from,
+                                 size_t size_bytes)
+{
+    return copy(stream, to, from, size_bytes, cudaMemcpyDeviceToHost);
+}
+
+static const char *cuda_zero(struct lq_gpu_stream *stream, void *memory, size_t size_bytes)
+{
+    const char *why = enter(stream->context);
+    return why != NULL ? why : sentence(cudaMemsetAsync(memory, 0, size_bytes, stream->stream));
+}
+
+static const char *cuda_decode(struct lq_gpu_stream *stream, const struct lq_gpu_work *work)
+{
+    const char *why = enter(stream->context);
+    if (why != NULL) {
+        return why;
+    }
+    return lq_cuda_decode(stream->stream, work) ? sentence(cudaGetLastError())
+                                                : "there is no decoder for this type";
+}
+
+static const char *cuda_check(struct lq_gpu_stream *stream, const struct lq_gpu_work *work)
+{
+    const char *why = enter(stream->context);
+    if (why != NULL) {
+        return why;
+    }
+    lq_cuda_check(stream->stream, work);
+    return sentence(cudaGetLastError());
+}
+
+static const char *cuda_encode(struct lq_gpu_stream *stream, const struct lq_gpu_work *work)
+{
+    const char *why = enter(stream->context);
+    if (why != NULL) {
+        return why;
+    }
+    return lq_cuda_encode(stream->stream, work) ? sentence(cudaGetLastError())
+                                                : "there is no encoder for this type";
+}
+
+static const char *cuda_wait(struct lq_gpu_stream *stream)
+{
+    const char *why = enter(stream->context);
+    return why != NULL ? why : sentence(cudaStreamSynchronize(stream->stream));
+}
+
+static const struct lq_gpu_module cuda_module = {
+    .version = LQ_GPU_MODULE_VERSION,
+    .name = "cuda",
+    .count = cuda_count,
+    .open = cuda_open,
+    .close = cuda_close,
+    .describe = cuda_describe,
+    .alloc = cuda_alloc,
+    .release = cuda_release,
+    .alloc_host = cuda_alloc_host,
+    .release_host = cuda_release_host,
+    .set_near = cuda_set_near,
+    .stream_open = cuda_stream_open,
+    .stream_close = cuda_stream_close,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .zero = cuda_zero,
+    .decode = cuda_decode,
+    .check = cuda_check,
+    .encode = cuda_encode,
+    .wait = cuda_wait,
+};
+
+extern "C" __attribute__((visibility("default"))) const struct lq_gpu_module *
+lq_gpu_module_get(void)
+{
+    return &cuda_module;
+}
