@@ -9,6 +9,7 @@
 #include "engine/base/compiler.h"
 #include "engine/base/text.h"
 #include "engine/base/version.h"
+#include "kernels/gpu.h"
 #include "kernels/kernels.h"
 #include "rules/format/dqprofile.h"
 #include "rules/format/mask.h"
@@ -513,6 +514,12 @@ static enum lq_status write_data(void *user, const void *data, size_t size_bytes
     return lq_run_write(user, "data", data, size_bytes, err);
 }
 
+/* The bytes are the same wherever they are computed. */
+static void note_gpu(void *user, const char *name)
+{
+    lq_run_numerics(user, strcmp(name, "cuda") == 0 ? "exact, cuda" : "exact, gpu");
+}
+
 static void report_rows(void *user, uint64_t done, uint64_t total)
 {
     lq_run_progress(user, done, total, "rows");
@@ -528,7 +535,8 @@ static enum lq_status run_tensor(struct lq_run *run, struct lq_error *err)
                                 .user = run,
                                 .write = write_data,
                                 .cancelled = lq_run_cancelled_user,
-                                .progress = report_rows};
+                                .progress = report_rows,
+                                .computed_on = note_gpu};
     enum lq_status status = lq_run_input_load(run, "weights", &job.data, &job.size_bytes, err);
     if (status == LQ_OK) {
         status = lq_run_load_importance(run, &state->tensor, &importance, err);
@@ -545,7 +553,12 @@ static enum lq_status run_tensor(struct lq_run *run, struct lq_error *err)
     }
     job.importance = importance.values;
     job.mat_count = importance.mat_count;
-    return lq_encode_tensor(&job, err);
+    status = lq_encode_tensor(&job, err);
+    const char *notice = lq_gpu_notice();
+    if (notice != NULL) {
+        lq_run_warn(run, "%s; computing on the CPU", notice);
+    }
+    return status;
 }
 
 static enum lq_status add_inputs(const struct request *request, size_t number,

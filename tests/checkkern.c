@@ -1,5 +1,6 @@
 /* Checks every kernel of every CPU level against the reference, bit for bit, on random and
- * adversarial input; --bench measures them instead, --bench --json prints one object per line. */
+ * adversarial input; --bench measures them instead, --bench --json prints one object per line. With
+ * --gpu a GPU is checked or measured too. */
 #include <math.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -9,6 +10,7 @@
 #include <time.h>
 
 #include "kernels/kernels.h"
+#include "tests/checkkern_gpu.h"
 
 #define COLS_MAX 4096
 
@@ -104,21 +106,28 @@ struct buffers {
     float got_out[COLS_MAX];
 };
 
+/* What is checked against the reference. */
+struct variant {
+    const char *name;
+    const struct lq_kernels *table;
+};
+
 static int failures;
 /* Every input with one importance instead of all: for emulators. */
 static bool quick;
 
-static void report(const char *op, const char *name, enum lq_cpu_level level, const char *input)
+static void report(const char *op, const char *name, const struct variant *variant,
+                   const char *input)
 {
-    fprintf(stderr, "checkkern: %s %s %s differs from ref on %s\n", op, name,
-            lq_cpu_level_name(level), input);
+    fprintf(stderr, "checkkern: %s %s %s differs from ref on %s\n", op, name, variant->name, input);
     failures++;
 }
 
-static void check_type(enum lq_dtype dtype, enum lq_cpu_level level, struct buffers *b, size_t cols)
+static void check_type(enum lq_dtype dtype, const struct variant *variant, struct buffers *b,
+                       size_t cols)
 {
     const struct lq_kernels *ref = lq_kernels_at(LQ_CPU_REF);
-    const struct lq_kernels *other = lq_kernels_at(level);
+    const struct lq_kernels *other = variant->table;
     const char *name = lq_dtype_name(dtype);
     size_t row_bytes = lq_dtype_row_bytes(dtype, cols);
     for (int kind = 0; kind < INPUT_KIND_COUNT; kind++) {
@@ -137,25 +146,26 @@ static void check_type(enum lq_dtype dtype, enum lq_cpu_level level, struct buff
             other->encode[dtype](b->row, b->got, cols, importance);
             /* The whole buffer: nothing may be written behind the row either. */
             if (memcmp(b->expected, b->got, sizeof b->expected) != 0) {
-                report("encode", name, level, input_names[kind]);
+                report("encode", name, variant, input_names[kind]);
             }
             if (b->got[row_bytes] != 0xa5) {
-                report("encode overrun", name, level, input_names[kind]);
+                report("encode overrun", name, variant, input_names[kind]);
             }
             ref->decode[dtype](b->expected, b->expected_out, cols);
             other->decode[dtype](b->expected, b->got_out, cols);
             if (memcmp(b->expected_out, b->got_out, cols * sizeof(float)) != 0) {
-                report("decode", name, level, input_names[kind]);
+                report("decode", name, variant, input_names[kind]);
             }
             if (lq_kernels()->find_nonfinite(b->expected_out, cols) != cols) {
-                report("encode gives a non-finite value:", name, level, input_names[kind]);
+                report("encode gives a non-finite value:", name, variant, input_names[kind]);
             }
         }
     }
 }
 
 /* Arbitrary bytes: the decoders must agree on every bit pattern, non-finite scales included. */
-static void check_decode_bytes(enum lq_dtype dtype, enum lq_cpu_level level, struct buffers *b)
+static void check_decode_bytes(enum lq_dtype dtype, const struct variant *variant,
+                               struct buffers *b)
 {
     size_t cols = 2 * 256 + (lq_dtype_info(dtype)->block_elems < 256 ? 128 : 0);
     for (int round = 0; round < 50; round++) {
@@ -163,21 +173,21 @@ static void check_decode_bytes(enum lq_dtype dtype, enum lq_cpu_level level, str
             b->expected[i] = (unsigned char)(random_unit() * 256.0);
         }
         lq_kernels_at(LQ_CPU_REF)->decode[dtype](b->expected, b->expected_out, cols);
-        lq_kernels_at(level)->decode[dtype](b->expected, b->got_out, cols);
+        variant->table->decode[dtype](b->expected, b->got_out, cols);
         for (size_t i = 0; i < cols; i++) {
             bool both_nan = isnan(b->expected_out[i]) && isnan(b->got_out[i]);
             if (!both_nan && memcmp(&b->expected_out[i], &b->got_out[i], 4) != 0) {
-                report("decode", lq_dtype_name(dtype), level, "random bytes");
+                report("decode", lq_dtype_name(dtype), variant, "random bytes");
                 break;
             }
         }
     }
 }
 
-static void check_rows(enum lq_cpu_level level, struct buffers *b)
+static void check_rows(const struct variant *variant, struct buffers *b)
 {
     const struct lq_kernels *ref = lq_kernels_at(LQ_CPU_REF);
-    const struct lq_kernels *other = lq_kernels_at(level);
+    const struct lq_kernels *other = variant->table;
     for (size_t cols = 1; cols < 70; cols++) {
         size_t rows = COLS_MAX / 70;
         for (size_t i = 0; i < rows * cols; i++) {
@@ -189,16 +199,16 @@ static void check_rows(enum lq_cpu_level level, struct buffers *b)
         ref->add_squares(b->row, rows, cols, b->expected_out);
         other->add_squares(b->row, rows, cols, b->got_out);
         if (memcmp(b->expected_out, b->got_out, cols * sizeof(float)) != 0) {
-            report("add_squares", "F32", level, "heavy");
+            report("add_squares", "F32", variant, "heavy");
         }
         if (other->find_nonfinite(b->row, cols) != cols) {
-            report("find_nonfinite", "F32", level, "finite");
+            report("find_nonfinite", "F32", variant, "finite");
         }
         for (size_t at = 0; at < cols; at++) {
             float saved = b->row[at];
             b->row[at] = at % 3 == 0 ? NAN : at % 3 == 1 ? INFINITY : -INFINITY;
             if (other->find_nonfinite(b->row, cols) != at) {
-                report("find_nonfinite", "F32", level, "one bad value");
+                report("find_nonfinite", "F32", variant, "one bad value");
             }
             b->row[at] = saved;
         }
@@ -269,12 +279,17 @@ static void bench_type(enum lq_dtype dtype, bool encode, bool json, struct buffe
     }
 }
 
-static void bench(bool json, const char *only, struct buffers *b)
+static void fill_bench(struct buffers *b)
 {
     for (size_t i = 0; i < COLS_MAX; i++) {
         b->row[i] = (float)(0.02 * random_normal() * (random_unit() < 0.01 ? 10.0 : 1.0));
         b->importance[i] = weight_value(WEIGHT_LOG_NORMAL, i);
     }
+}
+
+static void bench(bool json, const char *only, struct buffers *b)
+{
+    fill_bench(b);
     for (int dtype = 0; dtype < LQ_DTYPE_COUNT; dtype++) {
         const struct lq_kernels *ref = lq_kernels_at(LQ_CPU_REF);
         if (ref->encode[dtype] == NULL ||
@@ -287,11 +302,11 @@ static void bench(bool json, const char *only, struct buffers *b)
     }
 }
 
-static int check_level(enum lq_cpu_level level, const char *only, struct buffers *b)
+static int check_variant(const struct variant *variant, const char *only, struct buffers *b)
 {
-    const struct lq_kernels *table = lq_kernels_at(level);
+    const struct lq_kernels *table = variant->table;
     int checked = 0;
-    check_rows(level, b);
+    check_rows(variant, b);
     for (int dtype = 0; dtype < LQ_DTYPE_COUNT; dtype++) {
         if (table->encode[dtype] == NULL ||
             (only != NULL && strcmp(only, lq_dtype_name((uint32_t)dtype)) != 0)) {
@@ -299,9 +314,9 @@ static int check_level(enum lq_cpu_level level, const char *only, struct buffers
         }
         /* Rows that fill whole batches of lanes, and rows that do not. */
         size_t block = lq_dtype_info((uint32_t)dtype)->block_elems;
-        check_type((enum lq_dtype)dtype, level, b, 1024);
-        check_type((enum lq_dtype)dtype, level, b, 3 * block);
-        check_decode_bytes((enum lq_dtype)dtype, level, b);
+        check_type((enum lq_dtype)dtype, variant, b, 1024);
+        check_type((enum lq_dtype)dtype, variant, b, 3 * block);
+        check_decode_bytes((enum lq_dtype)dtype, variant, b);
         checked++;
     }
     return checked;
@@ -309,7 +324,7 @@ static int check_level(enum lq_cpu_level level, const char *only, struct buffers
 
 /* What to do, from the command line. */
 struct request {
-    bool bench, json;
+    bool bench, json, gpu;
     const char *only;  /* a type */
     const char *level; /* a variant */
 };
@@ -323,44 +338,87 @@ static bool parse(struct request *request, int argc, char **argv)
             request->json = true;
         } else if (strcmp(argv[i], "--quick") == 0) {
             quick = true;
+        } else if (strcmp(argv[i], "--gpu") == 0) {
+            request->gpu = true;
         } else if (strcmp(argv[i], "--level") == 0 && i + 1 < argc) {
             request->level = argv[++i];
         } else if (argv[i][0] != '-') {
             request->only = argv[i];
         } else {
-            fprintf(stderr, "usage: checkkern [--quick] [--level NAME] [TYPE]\n"
-                            "       checkkern --bench [--json] [TYPE]\n");
+            fprintf(stderr, "usage: checkkern [--quick] [--level NAME] [--gpu] [TYPE]\n"
+                            "       checkkern --bench [--json | --gpu] [TYPE]\n");
             return false;
         }
     }
     return true;
 }
 
+static int check_levels(const struct request *request, struct buffers *b)
+{
+    int checked = 0;
+    for (int level = 1; level < LQ_CPU_LEVEL_COUNT; level++) {
+        struct variant variant = {lq_cpu_level_name((enum lq_cpu_level)level),
+                                  lq_kernels_at((enum lq_cpu_level)level)};
+        if (request->level != NULL && strcmp(request->level, variant.name) != 0) {
+            continue;
+        }
+        if (variant.table == NULL) {
+            printf("SKIP %s: this CPU does not have it\n", variant.name);
+            continue;
+        }
+        int count = check_variant(&variant, request->only, b);
+        printf("%s: %d types\n", variant.name, count);
+        checked += count;
+    }
+    return checked;
+}
+
+/* The GPU beside the best that one core of this CPU does. */
+static int bench_gpu(const char *only, struct buffers *b)
+{
+    const char *why = NULL;
+    double cpu_ns[LQ_DTYPE_COUNT] = {0};
+    if (gpu_table(&why) == NULL) {
+        printf("SKIP cuda: %s\n", why);
+        return 0;
+    }
+    fill_bench(b);
+    for (int dtype = 0; dtype < LQ_DTYPE_COUNT; dtype++) {
+        bool wanted = only == NULL || strcmp(only, lq_dtype_name((uint32_t)dtype)) == 0;
+        if (wanted && lq_kernels()->encode[dtype] != NULL) {
+            cpu_ns[dtype] = measure(lq_kernels(), (enum lq_dtype)dtype, true, b);
+        }
+    }
+    gpu_bench(only, cpu_ns);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
-    struct request request = {false, false, NULL, NULL};
+    struct request request = {.only = NULL};
     if (!parse(&request, argc, argv)) {
         return 2;
     }
     static struct buffers buffers;
     random_state = 20260821;
+    if (request.bench && request.gpu) {
+        return bench_gpu(request.only, &buffers);
+    }
     if (request.bench) {
         bench(request.json, request.only, &buffers);
         return 0;
     }
-    int checked = 0;
-    for (int level = 1; level < LQ_CPU_LEVEL_COUNT; level++) {
-        const char *name = lq_cpu_level_name((enum lq_cpu_level)level);
-        if (request.level != NULL && strcmp(request.level, name) != 0) {
-            continue;
+    int checked = check_levels(&request, &buffers);
+    if (request.gpu) {
+        const char *why = NULL;
+        struct variant gpu = {"cuda", gpu_table(&why)};
+        if (gpu.table == NULL) {
+            printf("SKIP cuda: %s\n", why);
+        } else {
+            int count = check_variant(&gpu, request.only, &buffers);
+            printf("cuda: %d types on %s\n", count, lq_gpu_device(gpu_lease));
+            checked += count;
         }
-        if (lq_kernels_at((enum lq_cpu_level)level) == NULL) {
-            printf("SKIP %s: this CPU does not have it\n", name);
-            continue;
-        }
-        int count = check_level((enum lq_cpu_level)level, request.only, &buffers);
-        printf("%s: %d types\n", name, count);
-        checked += count;
     }
     printf("%d type variants checked, %d differences\n", checked, failures);
     return failures == 0 ? 0 : 1;

@@ -101,11 +101,13 @@ void lq_cli_manual(const char *version, struct lq_buffer *out)
         put_command(out, NULL, &lq_commands[i]);
     }
     lq_buffer_append_string(
-        out, ".SH ENVIRONMENT\n.TP\n\\fBLQBUILD_CACHE_DIR\\fR\nthe cache folder, unless "
-             "\\-\\-cache\\-dir is given\n.TP\n\\fBLQBUILD_RECIPES_DIR\\fR\nwhere "
-             "include \"lqbuild:NAME\" looks first\n.TP\n\\fBMAKEFLAGS\\fR\na jobserver that is "
-             "named here shares its jobs with lqbuild\n.TP\n\\fBNO_COLOR\\fR, \\fBTERM\\fR\nno "
-             "colors; no live line when TERM is dumb or unset\n"
-             ".SH FILES\n.TP\n.I recipe.lq\nthe recipe, unless \\-\\-file is given\n");
+        out,
+        ".SH ENVIRONMENT\n.TP\n\\fBLQBUILD_CACHE_DIR\\fR\nthe cache folder, unless "
+        "\\-\\-cache\\-dir is given\n.TP\n\\fBLQBUILD_RECIPES_DIR\\fR\nwhere "
+        "include \"lqbuild:NAME\" looks first\n.TP\n\\fBLQBUILD_DEVICE\\fR\nwhat "
+        "to compute on, unless \\-\\-device is given\n.TP\n\\fBMAKEFLAGS\\fR\na jobserver that is "
+        "named here shares its jobs with lqbuild\n.TP\n\\fBNO_COLOR\\fR, \\fBTERM\\fR\nno "
+        "colors; no live line when TERM is dumb or unset\n"
+        ".SH FILES\n.TP\n.I recipe.lq\nthe recipe, unless \\-\\-file is given\n");
     put_exit_codes(out);
 }

@@ -36,6 +36,7 @@ static const struct setting general[] = {
     {"cache", "dir", SETTING_PATH, AT(cache_dir), 0, 0, 0, NULL},
     {"cache", "max_size", SETTING_SIZE, AT(cache_max_bytes), 0, 0, 0, NULL},
     {"build", "jobs", SETTING_COUNT, AT(jobs), 0, 1, LQ_THREADS_MAX, NULL},
+    {"build", "device", SETTING_TEXT, AT(device), 0, 0, 0, NULL},
     {"trust", "keys", SETTING_WORDS, AT(trusted_keys), AT(trusted_key_count), 0, 0, NULL},
     {"trust", "sign_with", SETTING_TEXT, AT(sign_key), 0, 0, 0, NULL},
     {"trust", "unsigned", SETTING_FLAG, AT(trust_unsigned), 0, 0, 0, NULL},
@@ -400,6 +401,9 @@ static enum lq_status apply_environment(struct lq_settings *settings, struct lq_
                                 (int)LQ_THREADS_MAX, jobs);
         }
         settings->jobs = count;
+    }
+    if (variable("LQBUILD_DEVICE") != NULL) {
+        settings->device = variable("LQBUILD_DEVICE");
     }
     if (variable("LQBUILD_CACHE_DIR") != NULL) {
         settings->cache_dir = NULL; /* lq_cache_default_dir looks at it */

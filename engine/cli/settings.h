@@ -33,6 +33,7 @@ struct lq_settings {
     const char *cache_dir;     /* NULL: the default */
     uint64_t cache_max_bytes;  /* 0: no budget */
     uint64_t jobs;             /* 0: all CPUs */
+    const char *device;        /* as --device; NULL: not said */
     const char *sign_key;      /* name of the key that signs; NULL: the only one there is */
     const char **trusted_keys; /* "NAME:BASE64" */
     size_t trusted_key_count;

@@ -8,6 +8,7 @@
 #include "engine/base/pool.h"
 #include "engine/cli/command.h"
 #include "kernels/device.h"
+#include "kernels/gpu.h"
 #include "kernels/kernels.h"
 
 const struct lq_option lq_common_options[] = {
@@ -32,6 +33,7 @@ const struct lq_option lq_common_options[] = {
     {'q', "quiet", NULL, NULL, false, "show only errors and warnings"},
     {'v', "verbose", NULL, NULL, false, "show cached steps and outputs too"},
     {0, "cpu-mask", "LEVEL", "ref avx2 avx512", false, "use no CPU feature above LEVEL"},
+    {0, "device", "DEVICE", NULL, false, "compute on auto, cpu, cuda or cuda:N (auto)"},
     {0, "products", "KIND", "f32 fast", false, "how models multiply matrices (f32)"},
     {0, "progress", "MODE", "auto plain live none", false, "how to show progress (auto)"},
     {0, "color", "WHEN", "auto always never", false,
@@ -159,6 +161,49 @@ static void settle_cpu(const struct lq_cli *cli)
     }
 }
 
+/* A number after "cuda:", or -1 for all of them; false for what is neither. */
+static bool parse_cuda(const char *text, int *number)
+{
+    *number = -1;
+    if (strcmp(text, "cuda") == 0) {
+        return true;
+    }
+    if (strncmp(text, "cuda:", 5) != 0 || text[5] < '0' || text[5] > '9') {
+        return false;
+    }
+    char *end = NULL;
+    unsigned long value = strtoul(text + 5, &end, 10);
+    *number = value < LQ_GPU_DEVICES_MAX ? (int)value : LQ_GPU_DEVICES_MAX;
+    return *end == '\0';
+}
+
+/* Who asks for a GPU by name gets one or an error at once. Who says nothing hears nothing. */
+static enum lq_status settle_device(const struct lq_cli *cli, struct lq_error *err)
+{
+    const char *option = lq_args_get(&cli->args, "device");
+    const char *text = option != NULL ? option : cli->settings.device;
+    int number = -1;
+    if (text == NULL) {
+        lq_gpu_choose(LQ_GPU_QUIET, -1);
+    } else if (strcmp(text, "auto") == 0) {
+        lq_gpu_choose(LQ_GPU_AUTO, -1);
+    } else if (strcmp(text, "cpu") == 0) {
+        lq_gpu_choose(LQ_GPU_NEVER, -1);
+    } else if (parse_cuda(text, &number)) {
+        lq_gpu_choose(LQ_GPU_QUIET, number);
+        const char *why = cli->command->builds && !cli->dry_run ? lq_gpu_start() : NULL;
+        return why == NULL ? LQ_OK
+                           : lq_error_set(err, LQ_EUNSUPPORTED,
+                                          "device %s: %s; --device cpu and "
+                                          "--device auto do without",
+                                          text, why);
+    } else {
+        return lq_error_set(err, LQ_EUSAGE, "%s expects auto, cpu, cuda or cuda:N, got '%s'",
+                            option != NULL ? "--device" : "the device", text);
+    }
+    return LQ_OK;
+}
+
 /* Options on top of the configuration. Naming remotes replaces the configured ones. */
 static enum lq_status settle_remotes(struct lq_cli *cli, struct lq_error *err)
 {
@@ -224,6 +269,9 @@ enum lq_status lq_cli_settle(struct lq_cli *cli, struct lq_error *err)
     }
     if (status == LQ_OK) {
         status = settle_settings(cli, err);
+    }
+    if (status == LQ_OK) {
+        status = settle_device(cli, err);
     }
     return status == LQ_OK ? settle_numbers(cli, err) : status;
 }

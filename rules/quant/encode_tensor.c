@@ -1,5 +1,6 @@
 #include "rules/quant/encode_tensor.h"
 
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 #include "engine/base/limits.h"
 #include "engine/base/pool.h"
 #include "kernels/kernels.h"
+#include "rules/quant/encode_gpu.h"
 #include "rules/quant/levels.h"
 
 enum { TILE_ELEMS = 64 * 1024, TILES_MAX = 16 };
@@ -202,10 +204,21 @@ static const float *protect_row(const struct lq_encode_job *job, uint64_t row, c
     return copy;
 }
 
+const float *lq_encode_row_importance(const struct lq_encode_job *job, uint64_t row, float *copy)
+{
+    return protect_row(job, row, row_importance(job, row), copy);
+}
+
 /* Encoders keep scales within half precision, so what is beyond it would be cut off silently. */
+float lq_encode_limit(enum lq_dtype dtype)
+{
+    return dtype == LQ_DTYPE_F16 || lq_level_is_quantized_type(dtype) ? HALF_MAX : FLT_MAX;
+}
+
 static size_t find_too_large(enum lq_dtype dtype, const float *values, size_t count)
 {
-    if (dtype != LQ_DTYPE_F16 && !lq_level_is_quantized_type(dtype)) {
+    float limit = lq_encode_limit(dtype);
+    if (limit > HALF_MAX) {
         return count;
     }
     float largest = 0.0F;
@@ -213,11 +226,11 @@ static size_t find_too_large(enum lq_dtype dtype, const float *values, size_t co
         float size = fabsf(values[i]);
         largest = size > largest ? size : largest;
     }
-    if (largest <= HALF_MAX) {
+    if (largest <= limit) {
         return count;
     }
     size_t at = 0;
-    while (fabsf(values[at]) <= HALF_MAX) {
+    while (fabsf(values[at]) <= limit) {
         at++;
     }
     return at;
@@ -284,8 +297,7 @@ static void run_tile(void *user, size_t tile_index)
     for (size_t r = 0; r < tile->row_count; r++) {
         const float *importance = NULL;
         if (weighted) {
-            importance = row_importance(job, tile->row + r);
-            importance = protect_row(job, tile->row + r, importance, tile->importance);
+            importance = lq_encode_row_importance(job, tile->row + r, tile->importance);
         }
         encode(tile->values + r * col_count, tile->blocks + r * row_bytes, col_count, importance);
     }
@@ -404,6 +416,11 @@ enum lq_status lq_encode_tensor(const struct lq_encode_job *job, struct lq_error
     if (status != LQ_OK) {
         return status;
     }
+    uint64_t row = 0;
+    status = lq_encode_on_gpu(job, &row, err);
+    if (status != LQ_OK || row == geometry.row_count) {
+        return status;
+    }
     struct batch *batch = calloc(1, sizeof *batch);
     if (batch == NULL) {
         return lq_error_nomem(err, "the tiles of a tensor");
@@ -415,7 +432,7 @@ enum lq_status lq_encode_tensor(const struct lq_encode_job *job, struct lq_error
     if (!tiles_init(batch, tile_count)) {
         status = lq_error_nomem(err, "the tiles of a tensor");
     }
-    for (uint64_t row = 0; status == LQ_OK && row < geometry.row_count;) {
+    while (status == LQ_OK && row < geometry.row_count) {
         if (job->cancelled != NULL && job->cancelled(job->user)) {
             status = lq_error_set(err, LQ_ECANCELLED, "cancelled");
             break;

@@ -2,9 +2,10 @@
  * handed to a sink in order, so that memory stays small whatever the tensor's size. Tiles are cut
  * the same way everywhere and rows do not depend on each other: the bytes are the same for any
  * number of threads. Protected weights get an importance that dominates their block, which makes
- * the block search reproduce them first. The caller owns everything in the job. Thread rule: one
- * job per thread; its loop is spread over the job's pool. Limits: a tile is at most 1 MiB of floats
- * or one row, 4 MiB or 16 rows of floats at a time. */
+ * the block search reproduce them first. With a GPU the rows are encoded there (encode_gpu.h). The
+ * caller owns everything in the job. Thread rule: one job per thread; its loop is spread over the
+ * job's pool. Limits: a tile is at most 1 MiB of floats or one row, 4 MiB or 16 rows of floats at a
+ * time. */
 #ifndef LQ_RULES_QUANT_ENCODE_TENSOR_H
 #define LQ_RULES_QUANT_ENCODE_TENSOR_H
 
@@ -40,6 +41,8 @@ struct lq_encode_job {
     enum lq_status (*write)(void *user, const void *data, size_t size_bytes, struct lq_error *err);
     bool (*cancelled)(void *user);                               /* may be NULL */
     void (*progress)(void *user, uint64_t done, uint64_t total); /* rows; may be NULL */
+    /* Called with the name of a kind of GPU ("cuda") that computed part of it; may be NULL. */
+    void (*computed_on)(void *user, const char *name);
 };
 
 /* Errors: LQ_EFORMAT (a NaN or infinity, named by tensor, row and column; a value that the type
@@ -51,6 +54,11 @@ enum lq_status lq_encode_tensor(const struct lq_encode_job *job, struct lq_error
 bool lq_encode_uses_importance(enum lq_dtype dtype);
 /* Bytes that lq_encode_tensor allocates at its peak. */
 uint64_t lq_encode_memory(const struct lq_model_tensor *tensor, enum lq_dtype dtype);
+/* The importance of a row, NULL for none. `copy`, ne[0] values, is used where the row has protected
+ * weights; it may be NULL when the job has none. */
+const float *lq_encode_row_importance(const struct lq_encode_job *job, uint64_t row, float *copy);
+/* The largest magnitude that values of a tensor of this type may have. */
+float lq_encode_limit(enum lq_dtype dtype);
 /* Index of the first block whose scales are not finite, or `block_count`. */
 size_t lq_encode_find_bad_block(enum lq_dtype dtype, const void *blocks, size_t block_count);
 
