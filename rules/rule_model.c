@@ -9,7 +9,9 @@
 #include "engine/base/limits.h"
 #include "engine/base/text.h"
 #include "engine/rule.h"
+#include "rules/format/gguf.h"
 #include "rules/format/safetensors.h"
+#include "rules/model/arch.h"
 #include "rules/model/hf_documents.h"
 #include "rules/model/model_describe.h"
 #include "rules/model/model_scan.h"
@@ -202,6 +204,25 @@ static enum lq_status write_output(struct lq_run *run, const char *name,
     return lq_run_write(run, name, buffer->data, buffer->size_bytes, err);
 }
 
+/* Said once, when the model is read first: most of what people want works without it. */
+static enum lq_status warn_of_unknown(struct lq_run *run, const struct describe_state *state,
+                                      const struct lq_buffer *meta, struct lq_error *err)
+{
+    struct lq_gguf keys;
+    enum lq_status status =
+        lq_gguf_parse(meta->data, meta->size_bytes, meta->size_bytes, state->file_names[0],
+                      LQ_EFORMAT, lq_run_arena(run), &keys, NULL, err);
+    const char *name = status == LQ_OK ? lq_gguf_get_string(&keys, "general.architecture") : NULL;
+    if (name != NULL && lq_arch_find(name) == NULL) {
+        lq_run_warn(run,
+                    "%s: the architecture '%s' has no forward pass here: it can be quantized, but "
+                    "without an imatrix of its own, super weights, perplexity or a report of its "
+                    "quality (known are %s)",
+                    state->file_names[0], name, lq_arch_names());
+    }
+    return status;
+}
+
 static enum lq_status run_describe(struct lq_run *run, struct lq_error *err)
 {
     const struct describe_state *state = lq_run_state(run);
@@ -214,6 +235,9 @@ static enum lq_status run_describe(struct lq_run *run, struct lq_error *err)
     struct lq_model_outputs out = {.meta = &meta, .vocab = &vocab, .tensors = &tensors};
     enum lq_status status = state->is_gguf ? describe_gguf(run, state, &out, err)
                                            : describe_directory(run, state, &out, err);
+    if (status == LQ_OK && state->is_gguf) {
+        status = warn_of_unknown(run, state, &meta, err);
+    }
     if (status == LQ_OK) {
         status = write_output(run, "meta", &meta, err);
     }

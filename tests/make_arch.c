@@ -3,8 +3,10 @@
  *
  *     make_arch CONFIG.json OUT
  *
- * OUT becomes a Hugging Face folder with bf16 weights; see make_arch.h. */
+ * CONFIG.json may be the name of a row of arch_configs.h instead. OUT becomes a Hugging Face folder
+ * with bf16 weights; see make_arch.h. */
 #include "tests/make_arch.h"
+#include "tests/arch_configs.h"
 
 int main(int argc, char **argv)
 {
@@ -16,9 +18,14 @@ int main(int argc, char **argv)
     }
     lq_error_clear(&err);
     lq_buffer_init(&config);
-    enum lq_status status = lq_file_read(argv[1], LQ_CONFIG_BYTES_MAX, &config, &err);
+    const struct arch_config *known = arch_config_find(argv[1]);
+    enum lq_status status = LQ_OK;
+    if (known == NULL) {
+        status = lq_file_read(argv[1], LQ_CONFIG_BYTES_MAX, &config, &err);
+    }
     if (status == LQ_OK) {
-        status = make_arch_write(lq_buffer_text(&config), argv[2], NULL, NULL, &err);
+        status = make_arch_write(known == NULL ? lq_buffer_text(&config) : known->text, argv[2],
+                                 NULL, NULL, &err);
     }
     lq_buffer_fini(&config);
     if (status != LQ_OK) {

@@ -199,7 +199,7 @@ enum lq_status lq_calibrate_read_model(struct lq_calibrate_expansion *expansion,
     if (status == LQ_OK) {
         status = lq_expand_read(expand, &meta_ref, &data, &size_bytes, err);
     }
-    const char *where = lq_artifact_name(model);
+    const char *where = lq_tensor_model_name(expand, model);
     if (status == LQ_OK) {
         status =
             lq_gguf_parse(data, size_bytes, size_bytes, where, LQ_EMODEL, arena, &meta, NULL, err);

@@ -127,8 +127,8 @@ enum lq_status lq_calibrate_write_header(const struct lq_calibrate_io *io, const
 struct lq_calibrate_idle {
     uint64_t count;
     uint64_t total;
-    uint32_t layer; /* of the first */
-    uint32_t expert;
+    uint32_t layer; /* of the newest */
+    char text[256]; /* "layer 0: 3, 5; layer 2: 1", as far as there is room */
 };
 
 void lq_calibrate_count_idle(struct lq_calibrate_idle *idle, uint32_t layer, const uint64_t *counts,

@@ -213,12 +213,22 @@ static enum lq_status add_entries(const struct lq_layer_stats *stats,
 void lq_calibrate_count_idle(struct lq_calibrate_idle *idle, uint32_t layer, const uint64_t *counts,
                              size_t count)
 {
+    idle->total += count;
     for (size_t e = 0; e < count; e++) {
-        idle->total++;
-        if (counts[e] == 0 && idle->count++ == 0) {
-            idle->layer = layer;
-            idle->expert = (uint32_t)e;
+        if (counts[e] != 0) {
+            continue;
         }
+        size_t at = strlen(idle->text);
+        size_t room = sizeof idle->text - at;
+        bool same = idle->count != 0 && idle->layer == layer;
+        int length = same ? snprintf(idle->text + at, room, ", %zu", e)
+                          : snprintf(idle->text + at, room, "%slayer %u: %zu",
+                                     idle->count == 0 ? "" : "; ", (unsigned)layer, e);
+        if (length < 0 || (size_t)length >= room) {
+            idle->text[at] = '\0';
+        }
+        idle->layer = layer;
+        idle->count++;
     }
 }
 
@@ -233,11 +243,12 @@ enum lq_status lq_calibrate_finish(struct lq_run *run, struct lq_imatrix *imatri
                                    const struct lq_calibrate_idle *idle, struct lq_error *err)
 {
     if (idle->count != 0) {
+        bool cut = strlen(idle->text) + LQ_WEIGHT_NAME_BYTES > sizeof idle->text;
         lq_run_warn(run,
-                    "no token of the calibration reached %llu of %llu experts, expert %u of layer "
-                    "%u first; their columns all count the same, a longer text helps",
-                    (unsigned long long)idle->count, (unsigned long long)idle->total,
-                    (unsigned)idle->expert, (unsigned)idle->layer);
+                    "no token of the calibration went to %llu of %llu experts (%s%s); all columns "
+                    "of these count the same when they are quantized, a longer text helps",
+                    (unsigned long long)idle->count, (unsigned long long)idle->total, idle->text,
+                    cut ? " and more" : "");
     }
     qsort(imatrix->entries, imatrix->entry_count, sizeof *imatrix->entries, compare_names);
     return write_formats(run, imatrix, err);

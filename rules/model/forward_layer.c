@@ -1,6 +1,7 @@
 #include "rules/model/forward_parts.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/kernels.h"
@@ -285,6 +286,53 @@ void lq_forward_run_layer(struct lq_forward *forward, float *x, size_t sample_co
     run_ffn(forward, x, sample_count * forward->sequence, collect, inputs_only);
 }
 
+/* The first place in the layer, as far as the newest batch left its values, where one is not
+ * finite: behind or in front of a matrix. */
+static enum lq_status name_nonfinite(struct lq_forward *forward, size_t rows, struct lq_error *err)
+{
+    const struct lq_hparams *hparams = &forward->hparams;
+    bool mixed = hparams->expert_count != 0;
+    bool fused = lq_hparams_has(hparams, LQ_WEIGHT_ATTN_QKV);
+    size_t slots = (size_t)lq_forward_slots(hparams, rows);
+    size_t kv = lq_forward_kv_width(hparams);
+    size_t q = lq_forward_q_width(hparams);
+    enum lq_layer_weight down = mixed ? LQ_WEIGHT_FFN_DOWN_EXPS : LQ_WEIGHT_FFN_DOWN;
+    const struct {
+        const float *values;
+        size_t count;
+        const char *side;
+        enum lq_layer_weight weight;
+    } places[] = {
+        {forward->q, rows * q, "behind", fused ? LQ_WEIGHT_ATTN_QKV : LQ_WEIGHT_ATTN_Q},
+        {forward->k, rows * kv, "behind", fused ? LQ_WEIGHT_ATTN_QKV : LQ_WEIGHT_ATTN_K},
+        {forward->v, rows * kv, "behind", fused ? LQ_WEIGHT_ATTN_QKV : LQ_WEIGHT_ATTN_V},
+        {forward->attended, rows * q, "in front of", LQ_WEIGHT_ATTN_OUTPUT},
+        {forward->up, slots * hparams->ffn_width, "behind",
+         mixed ? LQ_WEIGHT_FFN_UP_EXPS : LQ_WEIGHT_FFN_UP},
+        {forward->gate, slots * hparams->ffn_width, "in front of", down},
+        {NULL, 0, "behind", down},
+    };
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
+        size_t count = places[i].count;
+        float *host = malloc((count + 1) * sizeof *host);
+        if (host == NULL) {
+            return lq_error_nomem(err, "activations");
+        }
+        forward->ops->download(forward->device, host, places[i].values, count * sizeof *host);
+        bool finite = lq_kernels()->find_nonfinite(host, count) == count;
+        free(host);
+        if (!finite || places[i].values == NULL) {
+            char name[LQ_WEIGHT_NAME_BYTES];
+            return lq_error_set(err, forward->env.nonfinite_status,
+                                "layer %u gives activations that are NaN or infinite, first %s "
+                                "'%s'",
+                                (unsigned)forward->layer, places[i].side,
+                                lq_layer_weight_path(forward->layer, places[i].weight, name));
+        }
+    }
+    return LQ_OK;
+}
+
 enum lq_status lq_forward_layer(struct lq_forward *forward, float *hidden, size_t sample_count,
                                 bool collect, bool inputs_only, struct lq_error *err)
 {
@@ -313,9 +361,7 @@ enum lq_status lq_forward_layer(struct lq_forward *forward, float *hidden, size_
         status = lq_forward_check_device(forward, err);
     }
     if (status == LQ_OK && lq_kernels()->find_nonfinite(hidden, elems) != elems) {
-        status = lq_error_set(err, forward->env.nonfinite_status,
-                              "layer %u gives activations that are NaN or infinite",
-                              (unsigned)forward->layer);
+        status = name_nonfinite(forward, rows, err);
     }
     return status;
 }

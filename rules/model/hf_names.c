@@ -219,6 +219,8 @@ static enum lq_status check_tensor(const struct lq_scanned_tensor *tensor, uint6
 
 struct builder {
     const struct lq_hf_config *config;
+    const struct lq_scanned_file *files;
+    size_t file_count;
     struct finder finder;
     struct lq_arena *arena;
     struct lq_tensor_index *out;
@@ -230,12 +232,20 @@ static enum lq_status use_tensor(struct builder *builder, const char *name, uint
                                  struct lq_error *err)
 {
     struct found *found = find_tensor(&builder->finder, name);
+    if (found == NULL && builder->file_count == 1) {
+        return lq_error_set(err, LQ_EFORMAT, "%s: tensor '%s' is missing", builder->files[0].name,
+                            name);
+    }
     if (found == NULL) {
-        return lq_error_set(err, LQ_EFORMAT, "tensor '%s' is missing in the model", name);
+        return lq_error_set(err, LQ_EFORMAT,
+                            "tensor '%s' is missing in all %zu safetensors files of the model, "
+                            "from %s on",
+                            name, builder->file_count, builder->files[0].name);
     }
     found->used = true;
     *out = found;
-    return check_tensor(found->tensor, cols, rows, is_matrix, err);
+    enum lq_status status = check_tensor(found->tensor, cols, rows, is_matrix, err);
+    return status == LQ_OK ? LQ_OK : lq_error_prefix(err, "%s", builder->files[found->file].name);
 }
 
 static enum lq_status add_found(struct builder *builder, const struct found *found,
@@ -425,7 +435,8 @@ enum lq_status lq_hf_tensor_index(const struct lq_hf_config *config,
                                   struct lq_arena *arena, struct lq_tensor_index *out,
                                   struct lq_error *err)
 {
-    struct builder builder = {.config = config, .arena = arena, .out = out};
+    struct builder builder = {
+        .config = config, .files = files, .file_count = file_count, .arena = arena, .out = out};
     memset(out, 0, sizeof *out);
     enum lq_status status = make_finder(files, file_count, arena, &builder.finder, err);
     if (status != LQ_OK) {

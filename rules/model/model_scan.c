@@ -253,6 +253,7 @@ enum lq_status lq_scanned_file_parse(const void *data, uint64_t size_bytes, cons
     int64_t header_bytes = 0;
     bool found = false;
     memset(out, 0, sizeof *out);
+    out->name = where;
     enum lq_status status = lq_json_parse(data, (size_t)size_bytes, where, LQ_EFORMAT, &root, err);
     if (status == LQ_OK) {
         status = lq_json_get_string(&scope, root, "format", &format, NULL, err);

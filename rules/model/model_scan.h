@@ -32,6 +32,7 @@ struct lq_scanned_tensor {
 };
 
 struct lq_scanned_file {
+    const char *name; /* as the caller gave it, for messages */
     bool is_gguf;
     uint64_t header_bytes; /* GGUF: bytes before the data section */
     struct lq_scanned_tensor *tensors;

@@ -6,6 +6,12 @@
 
 #include "engine/base/limits.h"
 
+const char *lq_tensor_model_name(const struct lq_expand *expand, const struct lq_artifact *model)
+{
+    bool is_file = lq_expand_source_count(expand, model) == 1;
+    return is_file ? lq_expand_source_name(expand, model, 0) : lq_artifact_name(model);
+}
+
 static enum lq_status run_join(struct lq_run *run, struct lq_error *err)
 {
     const struct lq_model_tensor *tensor = lq_run_state(run);

@@ -12,6 +12,9 @@
 #include "engine/rule.h"
 #include "rules/model/tensor_index.h"
 
+/* How messages name the model: by its GGUF file, or by the artifact. */
+const char *lq_tensor_model_name(const struct lq_expand *expand, const struct lq_artifact *model);
+
 /* The data as an input of a step. Pieces are joined by a step of their own, whose output lives as
  * long as somebody needs it. */
 enum lq_status lq_tensor_ref(struct lq_expand *expand, const struct lq_artifact *model,

@@ -9,6 +9,7 @@
 #include "engine/base/pool.h"
 #include "rules/format/gguf.h"
 #include "rules/format/logits_file.h"
+#include "rules/model/tensor_ref.h"
 #include "rules/quality/evaluate.h"
 
 enum {
@@ -392,7 +393,7 @@ enum lq_status lq_perplexity_hparams(struct lq_expand *expand, const struct lq_a
     if (status == LQ_OK) {
         status = lq_expand_read(expand, &meta_ref, &data, &size_bytes, err);
     }
-    const char *where = lq_artifact_name(model);
+    const char *where = lq_tensor_model_name(expand, model);
     if (status == LQ_OK) {
         status =
             lq_gguf_parse(data, size_bytes, size_bytes, where, LQ_EMODEL, arena, &meta, NULL, err);
