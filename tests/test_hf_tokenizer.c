@@ -237,6 +237,35 @@ Test(hf_tokenizer, sentence_piece_merges_happen_in_the_order_of_their_ranks)
     lq_arena_fini(&converted.arena);
 }
 
+/* Gemma's: a Split by blanks that the normalizer has taken away, runs of blanks as added tokens
+ * that are not special, and control tokens that are not called so. */
+Test(hf_tokenizer, added_tokens_with_marks_stand_for_blanks)
+{
+    struct lq_error err = {0};
+    struct converted converted;
+    const char *text =
+        "{\"added_tokens\":[{\"id\":0,\"content\":\"<pad>\",\"special\":false},"
+        "{\"id\":4,\"content\":\"\xe2\x96\x81\xe2\x96\x81\",\"special\":false},"
+        "{\"id\":5,\"content\":\"<unused1>\",\"special\":false}],"
+        "\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":"
+        "\"\xe2\x96\x81\"},\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},"
+        "\"behavior\":\"MergedWithPrevious\",\"invert\":false},"
+        "\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"vocab\":{\"<pad>\":0,\"a\":1,\"b\":2,"
+        "\"\xe2\x96\x81\":3,\"\xe2\x96\x81\xe2\x96\x81\":4,\"<unused1>\":5,"
+        "\"\xe2\x96\x81"
+        "b\":6},\"merges\":[\"\xe2\x96\x81 b\",\"\xe2\x96\x81 \xe2\x96\x81\"]}}";
+    cr_assert_eq(convert(text, NULL, 0, &converted, &err), LQ_OK, "%s", err.message);
+    struct lq_vocab *vocab = NULL;
+    cr_assert_eq(lq_vocab_load(&vocab, &converted.gguf, "gemma", &err), LQ_OK, "%s", err.message);
+    cr_assert_eq(lq_vocab_type(vocab, 0), LQ_TOKEN_CONTROL);
+    cr_assert_eq(lq_vocab_type(vocab, 4), LQ_TOKEN_USER_DEFINED);
+    cr_assert_eq(lq_vocab_type(vocab, 5), LQ_TOKEN_CONTROL);
+    const int32_t runs[] = {1, 4, 6, 6};
+    expect_ids(vocab, "a   b b", false, false, runs, 4);
+    lq_vocab_destroy(vocab);
+    lq_arena_fini(&converted.arena);
+}
+
 static void expect_error(const char *tokenizer, const char *config, uint64_t vocab_size,
                          enum lq_status status, const char *part)
 {

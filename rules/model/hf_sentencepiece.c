@@ -10,8 +10,6 @@
 #include "rules/model/vocab.h"
 
 #define FILE_NAME "tokenizer.model"
-#define BLANK_MARK "\xe2\x96\x81"
-enum { BLANK_MARK_BYTES = 3 };
 
 /* Scores of tokens that no merge makes, as llama.cpp's converter writes them. */
 static const float added_score = -1000.0f;
@@ -108,32 +106,14 @@ struct draft {
     struct lq_arena *arena;
 };
 
-/* Tokens that are looked for in the text as it is have blanks, not marks. */
-static char *unmark(struct lq_arena *arena, const char *text, size_t length, size_t *out_length)
-{
-    char *copy = lq_arena_get(arena, length + 1);
-    size_t at = 0;
-    for (size_t i = 0; copy != NULL && i < length;) {
-        bool mark =
-            length - i >= BLANK_MARK_BYTES && memcmp(text + i, BLANK_MARK, BLANK_MARK_BYTES) == 0;
-        copy[at++] = mark ? ' ' : text[i];
-        i += mark ? BLANK_MARK_BYTES : 1;
-    }
-    *out_length = at;
-    return copy;
-}
-
 static enum lq_status put_token(const struct draft *draft, int64_t id, const char *text,
                                 size_t length, float score, int32_t type, struct lq_error *err)
 {
     struct lq_gguf_string *slot = &draft->vocab->texts[id];
     *slot = (struct lq_gguf_string){.data = text, .length = length};
-    if (type == LQ_TOKEN_USER_DEFINED) {
-        slot->data = unmark(draft->arena, text, length, &slot->length);
-    }
     draft->vocab->scores[id] = score;
     draft->vocab->types[id] = type;
-    return slot->data == NULL ? lq_error_nomem(err, "tokenizer") : LQ_OK;
+    return type == LQ_TOKEN_USER_DEFINED ? lq_hf_unmark(slot, draft->arena, err) : LQ_OK;
 }
 
 static enum lq_status put_added(void *user, const struct added *added, struct lq_error *err)

@@ -97,6 +97,10 @@ static enum lq_status scan_split(const cJSON *node, struct scan *scan, struct lq
     if (status != LQ_OK) {
         return status;
     }
+    /* Gemma's: its normalizer has turned all blanks into marks, so there is nothing to split. */
+    if (scan->marks_blanks && is_string(pattern, "String", " ")) {
+        return LQ_OK;
+    }
     if (lq_json_find(pattern, "Regex") == NULL) {
         return unsupported("pre-tokenizer", "Split by a plain string", err);
     }
@@ -162,6 +166,15 @@ static enum lq_status scan_pre_tokenizer(const cJSON *node, struct scan *scan, s
         add_expression(scan, flag(node, "individual_digits", false) ? "\\p{N}" : "\\p{N}+");
         return LQ_OK;
     }
+    if (strcmp(type, "Punctuation") == 0) {
+        bool contiguous = is_string(node, "behavior", "Contiguous");
+        add_expression(scan, contiguous ? LQ_PRE_PUNCTUATION "+" : LQ_PRE_PUNCTUATION);
+        bool isolated =
+            lq_json_find(node, "behavior") == NULL || is_string(node, "behavior", "Isolated");
+        return contiguous || isolated
+                   ? LQ_OK
+                   : unsupported("pre-tokenizer", "Punctuation that drops or joins", err);
+    }
     return strcmp(type, "Metaspace") == 0 ? scan_metaspace(node, scan, err)
                                           : unsupported("pre-tokenizer", type, err);
 }
@@ -174,7 +187,10 @@ static enum lq_status unknown_expressions(const struct scan *scan, struct lq_err
         lq_buffer_printf(&list, "%s'%.400s'", i == 0 ? "" : ", ", scan->expressions[i]);
     }
     enum lq_status status = lq_error_set(
-        err, LQ_EUNSUPPORTED, FILE_NAME ": no GGUF pre-tokenizer is known for the pattern %s%s",
+        err, LQ_EUNSUPPORTED,
+        FILE_NAME
+        ": no GGUF pre-tokenizer is known for the pattern %s%s; is this a "
+        "new kind of model? one that llama.cpp has converted to GGUF can be given instead",
         scan->expression_count == 0 ? "of a ByteLevel step without regex" : lq_buffer_text(&list),
         scan->too_many ? " and more" : "");
     lq_buffer_fini(&list);

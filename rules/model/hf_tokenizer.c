@@ -4,6 +4,9 @@
 
 #include "rules/model/vocab.h"
 
+#define BLANK_MARK "\xe2\x96\x81"
+enum { BLANK_MARK_BYTES = 3 };
+
 enum lq_status lq_hf_vocab_init(struct lq_hf_vocab *vocab, size_t count, struct lq_arena *arena,
                                 struct lq_error *err)
 {
@@ -45,6 +48,24 @@ int64_t lq_hf_vocab_find(const struct lq_hf_vocab *vocab, const char *text)
         }
     }
     return -1;
+}
+
+enum lq_status lq_hf_unmark(struct lq_gguf_string *text, struct lq_arena *arena,
+                            struct lq_error *err)
+{
+    char *copy = lq_arena_get(arena, text->length + 1);
+    if (copy == NULL) {
+        return lq_error_nomem(err, "tokenizer");
+    }
+    size_t at = 0;
+    for (size_t i = 0; i < text->length;) {
+        bool mark = text->length - i >= BLANK_MARK_BYTES &&
+                    memcmp(text->data + i, BLANK_MARK, BLANK_MARK_BYTES) == 0;
+        copy[at++] = mark ? ' ' : text->data[i];
+        i += mark ? BLANK_MARK_BYTES : 1;
+    }
+    *text = (struct lq_gguf_string){.data = copy, .length = at};
+    return LQ_OK;
 }
 
 static bool is_between(const char *text, const char *begin, const char *end)

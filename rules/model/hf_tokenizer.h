@@ -67,6 +67,9 @@ enum lq_status lq_hf_vocab_pad(struct lq_hf_vocab *vocab, struct lq_arena *arena
                                struct lq_error *err);
 /* The token with this text, or -1. */
 int64_t lq_hf_vocab_find(const struct lq_hf_vocab *vocab, const char *text);
+/* Turns U+2581 into blanks: tokens that are looked for in the text as it is have blanks. */
+enum lq_status lq_hf_unmark(struct lq_gguf_string *text, struct lq_arena *arena,
+                            struct lq_error *err);
 /* Whether an added token is a control token: some files do not call theirs special. */
 bool lq_hf_is_control(const char *text, const cJSON *token);
 

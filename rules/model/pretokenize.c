@@ -7,121 +7,19 @@
 #include <string.h>
 
 #include "engine/base/buffer.h"
-#include "engine/base/compiler.h"
-
-/* The expressions are facts about published models: they stand in the tokenizer.json of the model
- * that each row is named after. */
-#define GPT2_EXPRESSION                                                                            \
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
-#define LLAMA3_TAIL "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define LLAMA3_HEAD "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
-#define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
-#define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
-#define ENDING "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-#define DEEPSEEK_CJK "[\u4E00-\u9FA5\u0800-\u4E00\uAC00-\uD7FF]+"
-#define DEEPSEEK_LETTERS                                                                           \
-    "\\s?[A-Za-z\u00B5\u00C0-\u00D6\u00D8-\u00F6\u00F8-\u01BA\u01BC-\u01BF\u01C4-\u0293\u0295"     \
-    "-\u02AF\u0370-\u0373\u0376\u0377\u037B-\u037D\u037F\u0386\u0388-\u038A\u038C\u038E-"          \
-    "\u03A1\u03A3-\u03F5\u03F7-\u0481\u048A-\u052F\u0531-\u0556\u10A0-\u10C5\u13A0-\u13F5"         \
-    "\u13F8-\u13FD\u1C90-\u1CBA\u1CBD-\u1CBF\u1D00-\u1D2B\u1D6B-\u1D77\u1D79-\u1D9A\u1E00-"        \
-    "\u1F15\u1F18-\u1F1D\u1F20-\u1F45\u1F48-\u1F4D\u1F50-\u1F57\u1F59\u1F5B\u1F5D\u1F5F-"          \
-    "\u1F7D\u1F80-\u1FB4\u1FB6-\u1FBC\u1FBE\u1FC2-\u1FC4\u1FC6-\u1FCC\u1FD0-\u1FD3\u1FD6-"         \
-    "\u1FDB\u1FE0-\u1FEC\u1FF2-\u1FF4\u1FF6-\u1FFC\u2102\u2107\u210A-\u2113\u2115\u2119-"          \
-    "\u211D\u2124\u2126\u2128\u212A-\u212D\u212F-\u2134\u2139\u213C-\u213F\u2145-\u2149\u214E"     \
-    "\u2183\u2184\u2C00-\u2C7B\u2C7E-\u2CE4\u2CEB-\u2CEE\u2CF2\u2CF3\uA640-\uA66D\uA680-"          \
-    "\uA69B\uA722-\uA76F\uA771-\uA787\uA78B-\uA78E\uAB70-\uABBF\uFB00-\uFB06\uFB13-\uFB17"         \
-    "\uFF21-\uFF3A\uFF41-\uFF5A\U00010400-\U0001044F\U000104B0-\U000104D3\U000104D8-"              \
-    "\U000104FB\U00010C80-\U00010CB2\U00010CC0-\U00010CF2\U000118A0-\U000118DF\U0001E900-"         \
-    "\U0001E943]+"
-#define DEEPSEEK_PUNCTUATION "\\s?[!-/:-~\uFF01-\uFF0F\uFF1A-\uFF5E\u2018-\u201F\u3000-\u3002]+"
-#define DEEPSEEK3_CJK "[\u4E00-\u9FA5\u3040-\u309F\u30A0-\u30FF]+"
-#define DEEPSEEK3_WORDS                                                                            \
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}"    \
-    "\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define TEKKEN_WORDS                                                                               \
-    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*|"       \
-    "\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define GPT4O_WORDS                                                                                \
-    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" ENDING "|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER  \
-    "*" ENDING "|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-
-struct pre_row {
-    const char *name;    /* written to GGUF */
-    const char *aliases; /* other GGUF names that mean the same, separated by blanks */
-    bool ignore_merges;
-    bool adds_bos;
-    const char *expressions[LQ_PRE_EXPRESSIONS_MAX];
-};
-
-static const struct pre_row pre_rows[] = {
-    {"llama-bpe", "llama3 llama-v3", true, true, {LLAMA3_HEAD "\\p{N}{1,3}" LLAMA3_TAIL}},
-    {"smaug-bpe", "dbrx", false, false, {LLAMA3_HEAD "\\p{N}{1,3}" LLAMA3_TAIL}},
-    {"gpt-2", "phi-2 olmo mpt", false, false, {LQ_PRE_BYTE_LEVEL}},
-    {"qwen2", "deepseek-r1-qwen stablelm2", false, false, {LLAMA3_HEAD "\\p{N}" LLAMA3_TAIL}},
-    {"starcoder",
-     "refact command-r smollm codeshell exaone minerva-7b",
-     false,
-     false,
-     {"\\p{N}", LQ_PRE_BYTE_LEVEL}},
-    {"deepseek-coder",
-     "",
-     false,
-     false,
-     {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", DEEPSEEK_CJK, "\\p{N}"}},
-    {"deepseek-llm",
-     "",
-     false,
-     false,
-     {"[\\r\\n]", DEEPSEEK_LETTERS, DEEPSEEK_PUNCTUATION, "\\s+$", DEEPSEEK_CJK, "\\p{N}+"}},
-    {"deepseek-v3", "", false, false, {"\\p{N}{1,3}", DEEPSEEK3_CJK, DEEPSEEK3_WORDS}},
-    {"tekken", "", true, true, {TEKKEN_WORDS}},
-    {"gpt-4o", "llama4", false, false, {GPT4O_WORDS}},
-    {"default",
-     "",
-     false,
-     false,
-     {"[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2_EXPRESSION, "\\p{N}+", "[0-9][0-9][0-9]"}},
-};
+#include "rules/model/pretokenize_parts.h"
 
 struct lq_pretokenizer {
-    const struct pre_row *row;
+    const struct lq_pre_row *row;
     pcre2_code *codes[LQ_PRE_EXPRESSIONS_MAX];
     size_t code_count;
 };
-
-/* True when `name` is one of the blank-separated words of `list`. */
-static bool list_has(const char *list, const char *name)
-{
-    size_t length = strlen(name);
-    for (const char *at = list; *at != '\0';) {
-        size_t word = strcspn(at, " ");
-        if (word == length && memcmp(at, name, length) == 0) {
-            return true;
-        }
-        at += word;
-        at += strspn(at, " ");
-    }
-    return false;
-}
-
-static const struct pre_row *find_row(const char *name)
-{
-    for (size_t i = 0; i < LQ_COUNT_OF(pre_rows); i++) {
-        if (strcmp(pre_rows[i].name, name) == 0 || list_has(pre_rows[i].aliases, name)) {
-            return &pre_rows[i];
-        }
-    }
-    return NULL;
-}
 
 static enum lq_status unknown_name(const char *name, struct lq_error *err)
 {
     struct lq_buffer names;
     lq_buffer_init(&names);
-    for (size_t i = 0; i < LQ_COUNT_OF(pre_rows); i++) {
-        lq_buffer_printf(&names, "%s%s%s%s", i == 0 ? "" : " ", pre_rows[i].name,
-                         pre_rows[i].aliases[0] == '\0' ? "" : " ", pre_rows[i].aliases);
-    }
+    lq_pre_row_list(&names);
     enum lq_status status =
         lq_error_set(err, LQ_EUNSUPPORTED, "unknown pre-tokenizer '%.100s'; known are: %s", name,
                      lq_buffer_text(&names));
@@ -157,7 +55,8 @@ static void spell_spaces(const char *expression, struct lq_buffer *out)
 
 static enum lq_status compile(const char *expression, pcre2_code **code, struct lq_error *err)
 {
-    const char *text = strcmp(expression, LQ_PRE_BYTE_LEVEL) == 0 ? GPT2_EXPRESSION : expression;
+    const char *text =
+        strcmp(expression, LQ_PRE_BYTE_LEVEL) == 0 ? LQ_PRE_GPT2_EXPRESSION : expression;
     struct lq_buffer spelled;
     lq_buffer_init(&spelled);
     spell_spaces(text, &spelled);
@@ -185,7 +84,7 @@ enum lq_status lq_pretokenizer_create(struct lq_pretokenizer **out, const char *
                                       struct lq_error *err)
 {
     *out = NULL;
-    const struct pre_row *row = find_row(name);
+    const struct lq_pre_row *row = lq_pre_row_find(name);
     if (row == NULL) {
         return unknown_name(name, err);
     }
@@ -225,55 +124,6 @@ bool lq_pretokenizer_ignores_merges(const struct lq_pretokenizer *pre)
 bool lq_pretokenizer_adds_bos(const struct lq_pretokenizer *pre)
 {
     return pre->row->adds_bos;
-}
-
-/* Line ends may stand in an expression as they are or as escapes; compare them as escapes. */
-static bool same_expression(const char *known, const char *given)
-{
-    if (strcmp(known, LQ_PRE_BYTE_LEVEL) == 0 && strcmp(given, GPT2_EXPRESSION) == 0) {
-        return true;
-    }
-    while (*known != '\0' && *given != '\0') {
-        if ((*given == '\r' || *given == '\n') && known[0] == '\\') {
-            if (known[1] != (*given == '\r' ? 'r' : 'n')) {
-                return false;
-            }
-            known += 2;
-            given++;
-        } else if (*known++ != *given++) {
-            return false;
-        }
-    }
-    return *known == *given;
-}
-
-static bool same_expressions(const struct pre_row *row, const char *const *expressions,
-                             size_t count)
-{
-    size_t same = 0;
-    while (same < count && row->expressions[same] != NULL &&
-           same_expression(row->expressions[same], expressions[same])) {
-        same++;
-    }
-    bool ends = same == LQ_PRE_EXPRESSIONS_MAX || row->expressions[same] == NULL;
-    return count > 0 && same == count && ends;
-}
-
-const char *lq_pretokenizer_name_of(const char *const *expressions, size_t count,
-                                    bool ignore_merges)
-{
-    const char *name = NULL;
-    for (size_t i = 0; i < LQ_COUNT_OF(pre_rows) && count <= LQ_PRE_EXPRESSIONS_MAX; i++) {
-        const struct pre_row *row = &pre_rows[i];
-        if (!same_expressions(row, expressions, count)) {
-            continue;
-        }
-        if (row->ignore_merges == ignore_merges) {
-            return row->name;
-        }
-        name = name == NULL ? row->name : name;
-    }
-    return name;
 }
 
 size_t lq_utf8_length(const char *text, size_t length)

@@ -34,9 +34,12 @@ enum lq_status lq_pretokenizer_split(const struct lq_pretokenizer *pre, const ch
                                      struct lq_error *err);
 
 /* The GGUF name for the expressions of a tokenizer.json, in order; NULL when they are unknown. The
- * ByteLevel step's own expression is spelled LQ_PRE_BYTE_LEVEL, and a Digits step is "\\p{N}" or
- * "\\p{N}+". Of two names with the same expressions the one with the same `ignore_merges` wins. */
+ * ByteLevel step's own expression is spelled LQ_PRE_BYTE_LEVEL, a Digits step is "\\p{N}" or
+ * "\\p{N}+", and a Punctuation step LQ_PRE_PUNCTUATION, with "+" when it is contiguous. Of two
+ * names with the same expressions the one with the same `ignore_merges` wins. */
 #define LQ_PRE_BYTE_LEVEL "ByteLevel"
+/* Unicode's punctuation and all of ASCII's. */
+#define LQ_PRE_PUNCTUATION "[\\p{P}\\$\\+<=>\\^~\\|`]"
 const char *lq_pretokenizer_name_of(const char *const *expressions, size_t count,
                                     bool ignore_merges);
 
