@@ -187,7 +187,7 @@ struct lq_cache_stats {
     uint64_t action_count;
     uint64_t file_count;
     uint64_t history_count;
-    uint64_t disk_bytes; /* the size of the data file on disk */
+    uint64_t disk_bytes; /* what the data file takes on the disk */
 };
 enum lq_status lq_cache_stats_get(struct lq_cache *cache, struct lq_cache_stats *out,
                                   struct lq_error *err);

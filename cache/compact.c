@@ -103,7 +103,7 @@ static enum lq_status compact_alone(const struct lq_cache_options *options,
     if (status != LQ_OK) {
         return status;
     }
-    *before_bytes = lq_store_disk_bytes(store);
+    *before_bytes = stat(places->data, &st) == 0 ? (uint64_t)st.st_size : 0;
     status = write_copy(store, options->dir, places, err);
     lq_store_close(store);
     status = status == LQ_OK ? replace(options->dir, places, err) : status;

@@ -435,6 +435,8 @@ static enum lq_status collect(struct gc *gc, gc_choice choice, const void *what,
         count_plan(gc);
     } else {
         status = remove_all(gc, err);
+        /* What can not be given back stays free pages. */
+        (void)lq_store_trim(gc->cache->store, gc->deadline_ns, NULL);
     }
     gc->result->after_bytes = gc->result->before_bytes > gc->result->blob_bytes_removed
                                   ? gc->result->before_bytes - gc->result->blob_bytes_removed
@@ -559,6 +561,13 @@ enum lq_status lq_cache_live_bytes(struct lq_cache *cache, uint64_t *size_bytes,
 uint64_t lq_cache_disk_bytes(const struct lq_cache *cache)
 {
     return lq_store_disk_bytes(cache->store);
+}
+
+void lq_cache_trim(struct lq_cache *cache, uint64_t time_ms_max)
+{
+    if (lq_store_has_written(cache->store)) {
+        (void)lq_store_trim(cache->store, lq_clock_ns() + time_ms_max * 1000 * 1000, NULL);
+    }
 }
 
 static int compare_actions(const void *a, const void *b)

@@ -85,7 +85,7 @@ static enum lq_status txn_fail(struct lq_txn *txn, int code, const char *doing,
 
 /* ---- the gate: many transactions, or one change of the map ---- */
 
-static enum lq_status gate_enter(struct lq_store *store, struct lq_error *err)
+enum lq_status lq_store_gate_enter(struct lq_store *store, struct lq_error *err)
 {
     (void)pthread_mutex_lock(&store->mutex);
     while (store->resizing > 0) {
@@ -99,7 +99,7 @@ static enum lq_status gate_enter(struct lq_store *store, struct lq_error *err)
     return broken ? lq_store_fail(store, ENOMEM, "map data.mdb", err) : LQ_OK;
 }
 
-static void gate_leave(struct lq_store *store)
+void lq_store_gate_leave(struct lq_store *store)
 {
     (void)pthread_mutex_lock(&store->mutex);
     store->active--;
@@ -212,7 +212,7 @@ static void end_handle(struct lq_store *store, MDB_txn *handle)
     if (!kept) {
         mdb_txn_abort(handle);
     }
-    gate_leave(store);
+    lq_store_gate_leave(store);
 }
 
 static void end_held(struct lq_store *store)
@@ -240,7 +240,7 @@ static enum lq_status read_begin(struct lq_store *store, struct lq_txn *txn, str
     txn->code = 0;
     txn->handle = NULL;
     for (int attempt = 0; attempt < attempts_max; attempt++) {
-        enum lq_status status = gate_enter(store, err);
+        enum lq_status status = lq_store_gate_enter(store, err);
         if (status != LQ_OK) {
             return status;
         }
@@ -248,7 +248,7 @@ static enum lq_status read_begin(struct lq_store *store, struct lq_txn *txn, str
         if (code == 0) {
             return LQ_OK;
         }
-        gate_leave(store);
+        lq_store_gate_leave(store);
         if (code != MDB_MAP_RESIZED) {
             return lq_store_fail(store, code, "read", err);
         }
@@ -386,16 +386,15 @@ static void later_forget(struct lq_store *store, uint64_t serial)
 
 /* ---- write transactions ---- */
 
-/* LMDB does not reuse what the newest transaction gave back. On a full disk that may be all there
- * is: an empty step of history makes it the second newest. */
-static void age_free_pages(struct lq_store *store)
+/* On a full disk what the newest transaction gave back may be all there is. */
+void lq_store_age_free_pages(struct lq_store *store)
 {
     static const char touched_key[] = "touched";
     MDB_txn *handle = NULL;
     MDB_val key = {sizeof touched_key - 1, (void *)(uintptr_t)touched_key};
     MDB_val old = {0, NULL};
     unsigned char count = 0;
-    if (gate_enter(store, NULL) != LQ_OK) {
+    if (lq_store_gate_enter(store, NULL) != LQ_OK) {
         return;
     }
     if (mdb_txn_begin(store->env, NULL, 0, &handle) == 0) {
@@ -411,7 +410,7 @@ static void age_free_pages(struct lq_store *store)
             mdb_txn_abort(handle);
         }
     }
-    gate_leave(store);
+    lq_store_gate_leave(store);
 }
 
 /* A reader that was killed keeps the pages that it saw from being used again, until somebody looks
@@ -430,7 +429,7 @@ static void check_readers(struct lq_store *store)
 static enum lq_status try_list(struct lq_store *store, struct lq_op *list, unsigned flags,
                                uint64_t serial, int *code)
 {
-    enum lq_status status = gate_enter(store, &list->err);
+    enum lq_status status = lq_store_gate_enter(store, &list->err);
     *code = 0;
     if (status != LQ_OK) {
         return status;
@@ -453,7 +452,7 @@ static enum lq_status try_list(struct lq_store *store, struct lq_op *list, unsig
             status = lq_store_fail(store, txn.code, "write", &list->err);
         }
     }
-    gate_leave(store);
+    lq_store_gate_leave(store);
     atomic_fetch_add(&store->commits, 1);
     *code = txn.code;
     return status;
@@ -488,7 +487,7 @@ enum lq_status lq_store_run_list(struct lq_store *store, struct lq_op *list)
             }
         } else if (!aged && code != 0 && is_full(store, code)) {
             aged = true;
-            age_free_pages(store);
+            lq_store_age_free_pages(store);
         } else {
             return status;
         }

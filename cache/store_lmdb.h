@@ -80,7 +80,13 @@ enum lq_status lq_store_live_bytes(struct lq_store *store, uint64_t *size_bytes,
 /* Writes a copy without free pages to `path`/data.mdb; `path` is a folder. Nobody may write
  * meanwhile. */
 enum lq_status lq_store_copy(struct lq_store *store, const char *path, struct lq_error *err);
-/* The size of the data file. */
+/* Gives free pages back to the file system when they are more than a twentieth of what is in use
+ * and 1 MiB, until `deadline_ns` on the monotonic clock (0: no limit). Readers and writers of all
+ * processes go on meanwhile. Does nothing where the file system has no holes. */
+enum lq_status lq_store_trim(struct lq_store *store, uint64_t deadline_ns, struct lq_error *err);
+/* True when this process has committed anything. */
+bool lq_store_has_written(const struct lq_store *store);
+/* What the data file takes on the disk: holes take nothing. */
 uint64_t lq_store_disk_bytes(const struct lq_store *store);
 uint64_t lq_store_map_bytes(struct lq_store *store);
 

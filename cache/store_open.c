@@ -152,7 +152,7 @@ static int walk_guarded(struct lq_store *store, MDB_txn *handle)
 /* A file that is shorter than its last page was cut, or ends in pages that were given back before
  * they were written. Touching what is missing through the map would be a signal: fill it with
  * zeros, which no page looks like, and see whether any tree needed it. */
-static enum lq_status check_length(struct lq_store *store, struct lq_error *err)
+static enum lq_status check_length(struct lq_store *store, bool *cut, struct lq_error *err)
 {
     MDB_envinfo info;
     MDB_stat stat;
@@ -175,6 +175,7 @@ static enum lq_status check_length(struct lq_store *store, struct lq_error *err)
         if (fstat(fd, &st) != 0 || (st.st_size < wanted && ftruncate(fd, wanted) != 0)) {
             code = errno;
         }
+        *cut = true;
         mdb_txn_abort(handle);
     }
     return code == 0 ? LQ_OK : lq_store_fail(store, code, "open it", err);
@@ -247,9 +248,8 @@ static enum lq_status open_environment(struct lq_store *store, uint64_t map_byte
     }
     int dead = 0;
     (void)mdb_reader_check(store->env, &dead);
-    uint64_t before = lq_store_disk_bytes(store);
-    status = check_length(store, err);
-    bool cut = lq_store_disk_bytes(store) != before;
+    bool cut = false;
+    status = check_length(store, &cut, err);
     if (status == LQ_OK) {
         status = open_all(store, err);
     }
@@ -390,10 +390,16 @@ enum lq_status lq_store_copy(struct lq_store *store, const char *path, struct lq
 
 uint64_t lq_store_disk_bytes(const struct lq_store *store)
 {
+    enum { BLOCK_BYTES = 512 }; /* the unit of st_blocks */
     int fd = -1;
     struct stat st;
     if (mdb_env_get_fd(store->env, &fd) != 0 || fstat(fd, &st) != 0) {
         return 0;
     }
-    return (uint64_t)st.st_size;
+    return (uint64_t)st.st_blocks * BLOCK_BYTES;
+}
+
+bool lq_store_has_written(const struct lq_store *store)
+{
+    return atomic_load(&store->commits) > 0;
 }

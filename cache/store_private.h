@@ -1,5 +1,5 @@
 /* What the files of the store share: store_lmdb.c has transactions, store_open.c opens, checks and
- * closes, store_compact.c makes the data file small again. Nothing else includes this, or knows
+ * closes, store_trim.c gives free pages back. Nothing else includes this, or knows
  * LMDB. Thread rule: as in store_lmdb.h. */
 #ifndef LQ_CACHE_STORE_PRIVATE_H
 #define LQ_CACHE_STORE_PRIVATE_H
@@ -52,6 +52,12 @@ enum lq_status lq_store_fail(const struct lq_store *store, int code, const char 
 /* Runs a list of changes in one transaction; again with a larger map when it was too small, and
  * once more when the disk is full. */
 enum lq_status lq_store_run_list(struct lq_store *store, struct lq_op *list);
+/* Between the two this process does not change its map, so that transactions may be open. */
+enum lq_status lq_store_gate_enter(struct lq_store *store, struct lq_error *err);
+void lq_store_gate_leave(struct lq_store *store);
+/* LMDB does not reuse what the newest transaction gave back: an empty step of history makes it the
+ * second newest. */
+void lq_store_age_free_pages(struct lq_store *store);
 /* LMDB unmaps before it maps: a size that does not fit must be found out before. */
 bool lq_store_address_space_has(uint64_t size_bytes);
 

@@ -42,7 +42,10 @@ enum lq_status lq_cache_gc(struct lq_cache *cache, const struct lq_gc_options *o
 /* The bytes of the data file that are in use: what size_bytes_max limits. */
 enum lq_status lq_cache_live_bytes(struct lq_cache *cache, uint64_t *size_bytes,
                                    struct lq_error *err);
-/* The size of the data file, without asking it anything. */
+/* Gives free pages back to the file system if this process has written anything; collecting does
+ * so itself. */
+void lq_cache_trim(struct lq_cache *cache, uint64_t time_ms_max);
+/* What the data file takes on the disk, without asking it anything. */
 uint64_t lq_cache_disk_bytes(const struct lq_cache *cache);
 
 /* A pin keeps the newest results of an artifact (its label, see engine/label.h, and everything
@@ -76,8 +79,8 @@ enum lq_status lq_cache_remove_label(struct lq_cache *cache, const char *label,
 enum lq_status lq_cache_remove_key(struct lq_cache *cache, const struct lq_digest *key,
                                    struct lq_gc_result *out, struct lq_error *err);
 
-/* Rewrites the data file without its free pages. Nobody else may have the cache open: LQ_ECACHE. A
- * kill leaves the old file or the new one. Needs room for the copy. */
+/* Rewrites the data file without its free pages: the numbers are its lengths. Nobody else may have
+ * the cache open: LQ_ECACHE. A kill leaves the old file or the new one. Needs room for the copy. */
 enum lq_status lq_cache_compact(const struct lq_cache_options *options, uint64_t *before_bytes,
                                 uint64_t *after_bytes, struct lq_error *err);
 

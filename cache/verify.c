@@ -346,6 +346,9 @@ enum lq_status lq_cache_clear(struct lq_cache *cache, struct lq_error *err)
         status = lq_store_write(cache->store, 0, 64 * 1024, clear_change, NULL, err);
     }
     status = status == LQ_OK ? lq_blob_sweep_dead(cache, err) : status;
+    if (status == LQ_OK) {
+        (void)lq_store_trim(cache->store, 0, NULL);
+    }
     lq_locks_release_all(handle);
     return status;
 }

@@ -1,7 +1,8 @@
 /* Measures the store: durable writes beside plain sequential writes with fdatasync on the same
  * disk, reads, the size of the file after many rounds of writing and removing, and look-ups among a
  * million results that stand for 200 GB (their outputs are not stored).
- *   bench_cache DIR [RESULTS]        DIR: an empty folder on the disk to measure; it is filled
+ *   bench_cache DIR [RESULTS [PART]]     DIR: an empty folder on the disk to measure; it is filled
+ *                                        PART: writes, churn or lookups; else all of them
  * Not a test: it needs minutes and a quiet machine. */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -138,32 +139,46 @@ static void put_result(uint64_t number, const struct lq_digest *output, uint64_t
     check(lq_action_put(cache, &key, &record, NULL, NULL, &err));
 }
 
-/* 50 rounds: half of the live blobs are replaced by others of other sizes. */
-static void bench_churn(void)
+/* Rounds of building, evicting half, and building other things of other sizes, each in a process's
+ * life of its own, because what a running build has made is never evicted. */
+static void bench_churn(const char *dir)
 {
-    enum { LIVE = 24 };
-    struct lq_digest live[LIVE] = {0};
+    enum { LIVE = 24, CHURN_ROUNDS = 50 };
+    uint64_t numbers[LIVE] = {0};
     unsigned char *data = malloc(8 * MB);
     uint64_t live_bytes = 0;
-    for (int round = 0; round < 50 && data != NULL; round++) {
+    for (int round = 0; round < CHURN_ROUNDS && data != NULL; round++) {
+        open_cache(dir);
+        for (int i = 0; round > 0 && i < LIVE; i++) {
+            struct lq_gc_result result;
+            struct lq_digest key;
+            if ((i + round) % 2 == 0) {
+                lq_digest_of(&numbers[i], sizeof numbers[i], &key);
+                check(lq_cache_remove_key(cache, &key, &result, &err));
+            }
+        }
+        lq_cache_close(cache);
+        open_cache(dir);
         for (int i = 0; i < LIVE; i++) {
             if (round > 0 && (i + round) % 2 != 0) {
                 continue;
             }
-            if (round > 0) {
-                check(lq_blob_drop(cache, &live[i], &err));
-            }
+            struct lq_digest digest;
             size_t size = (size_t)((uint64_t)(i * 7 + round * 3) % 64 + 1) * MB / 8;
             fill(data, size);
-            check(lq_blob_put(cache, data, size, &live[i], &err));
+            check(lq_blob_put(cache, data, size, &digest, &err));
+            numbers[i] = (uint64_t)(round * LIVE + i);
+            put_result(numbers[i], &digest, size);
+        }
+        lq_cache_trim(cache, 2000); /* as at the end of a build */
+        if (round < CHURN_ROUNDS - 1) {
+            lq_cache_close(cache);
         }
     }
-    struct lq_cache_stats stats;
-    check(lq_cache_stats_get(cache, &stats, &err));
     check(lq_cache_live_bytes(cache, &live_bytes, &err));
-    printf("after 50 rounds: file %.1f MB, live %.1f MB, ratio %.3f\n",
-           (double)stats.disk_bytes / 1e6, (double)live_bytes / 1e6,
-           (double)stats.disk_bytes / (double)live_bytes);
+    double disk = (double)lq_cache_disk_bytes(cache);
+    printf("after 50 rounds: file %.1f MB on the disk, live %.1f MB, ratio %.3f\n", disk / 1e6,
+           (double)live_bytes / 1e6, disk / (double)live_bytes);
     free(data);
 }
 
@@ -199,23 +214,31 @@ static void bench_lookups(uint64_t count)
     printf("1000 look-ups among %llu results: %.2f ms\n", (unsigned long long)count, best * 1e3);
 }
 
+static bool wants(int argc, char **argv, const char *part, char path[4096])
+{
+    (void)snprintf(path, 4096, "%s/%s", argv[1], part);
+    return argc < 4 || strcmp(argv[3], part) == 0;
+}
+
 int main(int argc, char **argv)
 {
     char path[4096];
     if (argc < 2) {
         return 2;
     }
-    (void)snprintf(path, sizeof path, "%s/writes", argv[1]);
-    open_cache(path);
-    bench_writes(argv[1]);
-    lq_cache_close(cache);
-    (void)snprintf(path, sizeof path, "%s/churn", argv[1]);
-    open_cache(path);
-    bench_churn();
-    lq_cache_close(cache);
-    (void)snprintf(path, sizeof path, "%s/index", argv[1]);
-    open_cache(path);
-    bench_lookups(argc > 2 ? strtoull(argv[2], NULL, 10) : 1000000);
-    lq_cache_close(cache);
+    if (wants(argc, argv, "writes", path)) {
+        open_cache(path);
+        bench_writes(argv[1]);
+        lq_cache_close(cache);
+    }
+    if (wants(argc, argv, "churn", path)) {
+        bench_churn(path);
+        lq_cache_close(cache);
+    }
+    if (wants(argc, argv, "lookups", path)) {
+        open_cache(path);
+        bench_lookups(argc > 2 ? strtoull(argv[2], NULL, 10) : 1000000);
+        lq_cache_close(cache);
+    }
     return 0;
 }

@@ -341,6 +341,87 @@ Test(cache_map, file_does_not_grow_over_rounds_of_rewriting)
     test_cache_close(&t);
 }
 
+/* ---- free pages ---- */
+
+/* The first chunk that the transaction sees. */
+static struct lq_bytes first_chunk(struct test_cache *t, struct lq_txn *txn)
+{
+    struct lq_bytes key = {NULL, 0};
+    struct lq_bytes found_key;
+    struct lq_bytes value;
+    bool found = false;
+    cr_assert_eq(lq_txn_next(txn, LQ_DB_CHUNKS, &key, false, &found_key, &value, &found, &t->err),
+                 LQ_OK);
+    cr_assert(found);
+    return value;
+}
+
+static bool has_holes(const struct test_cache *t)
+{
+    char path[300];
+    (void)snprintf(path, sizeof path, "%s/holes", t->dir);
+    int fd = open(path, O_RDWR | O_CREAT, 0600);
+    cr_assert(fd >= 0);
+    bool can = ftruncate(fd, 4096) == 0 &&
+               fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096) == 0;
+    (void)close(fd);
+    (void)unlink(path);
+    return can;
+}
+
+Test(cache_trim, gives_free_pages_back_beside_a_reader)
+{
+    enum { COUNT = 8, KEPT = 3 };
+    struct test_cache t;
+    test_cache_open(&t, 0);
+    if (!has_holes(&t)) {
+        test_cache_close(&t);
+        cr_skip_test("this file system has no holes");
+    }
+    struct lq_digest digests[COUNT];
+    for (uint64_t i = 0; i < COUNT; i++) {
+        struct bytes data = random_bytes(3 * LQ_CHUNK_BYTES + 1000, i);
+        digests[i] = put_bytes(&t, &data);
+        free(data.data);
+    }
+    struct bytes first = random_bytes(3 * LQ_CHUNK_BYTES + 1000, 0);
+    struct lq_store *store = t.cache->store;
+    uint64_t before = lq_store_disk_bytes(store);
+    struct lq_txn reader;
+    cr_assert_eq(lq_store_read_begin(store, &reader, &t.err), LQ_OK);
+    struct lq_bytes chunk = first_chunk(&t, &reader);
+    for (int i = 0; i < COUNT; i++) {
+        if (i != KEPT) {
+            cr_assert_eq(lq_blob_drop(t.cache, &digests[i], &t.err), LQ_OK);
+        }
+    }
+    cr_assert_eq(lq_store_trim(store, 0, &t.err), LQ_OK, "%s", t.err.message);
+    cr_assert_eq(memcmp(chunk.data, first.data, LQ_CHUNK_BYTES), 0, "a reader sees a hole");
+    cr_assert_gt(lq_store_disk_bytes(store), before / 2, "the reader keeps nothing");
+    lq_store_read_end(&reader);
+    cr_assert_eq(lq_store_trim(store, 0, &t.err), LQ_OK, "%s", t.err.message);
+    uint64_t after = lq_store_disk_bytes(store);
+    uint64_t live = 0;
+    cr_assert_eq(lq_store_live_bytes(store, &live, &t.err), LQ_OK);
+    printf("%llu bytes on the disk, then %llu, %llu in use\n", (unsigned long long)before,
+           (unsigned long long)after, (unsigned long long)live);
+    cr_assert_leq(after, live + live / 20 + 256 * 1024);
+    /* What is left is whole, and holes are filled again. */
+    expect_verify(&t, 1, 0);
+    cr_assert(lq_blob_exists(t.cache, &digests[KEPT], NULL));
+    for (int i = 0; i < 2; i++) {
+        struct lq_digest digest = put_bytes(&t, &first);
+        expect_blob(&t, &digest, &first);
+        cr_assert_leq(lq_store_disk_bytes(store), before);
+        lq_cache_close(t.cache);
+        cr_assert_eq(test_cache_try(&t), LQ_OK, "%s", t.err.message);
+        store = t.cache->store;
+    }
+    expect_verify(&t, 2, 0);
+    free(first.data);
+    test_cache_close(&t);
+}
+
 /* ---- a full disk ---- */
 
 Test(cache_disk, full_is_an_error_and_the_store_goes_on)

@@ -140,6 +140,9 @@ void lq_cli_collect_garbage(struct lq_cli *cli)
     uint64_t live_bytes = 0;
     uint64_t size_max = cli->settings.cache_max_bytes;
     struct lq_error err = {0};
+    if (!cli->dry_run) {
+        lq_cache_trim(cli->cache, END_OF_BUILD_MS);
+    }
     /* A glance at the size of the file is all that most builds pay. */
     if (size_max == 0 || cli->dry_run || lq_cache_disk_bytes(cli->cache) <= size_max ||
         lq_cache_live_bytes(cli->cache, &live_bytes, &err) != LQ_OK || live_bytes <= size_max) {
