@@ -67,6 +67,10 @@ static void put_file(const char *name, const char *text)
 {
     char path[256];
     (void)snprintf(path, sizeof path, "%s/%s", folder, name);
+    char *name_at = strrchr(path, '/');
+    *name_at = '\0';
+    cr_assert_eq(lq_make_dirs(path, &err), LQ_OK, "%s", err.message);
+    *name_at = '/';
     cr_assert_eq(lq_file_write(path, text, strlen(text), &err), LQ_OK, "%s", err.message);
 }
 
@@ -464,6 +468,33 @@ Test(rules_e2e, commands_run_declared_and_cached)
     expect_refused("command c { run = \"echo $in2\" outputs = [\"x\"] }\n", LQ_ERECIPE, "$in2");
     expect_refused("command c { run = \"true\" outputs = [\"../x\"] }\n", LQ_ERECIPE, "'../x'");
     expect_refused("command c { run = \"./none.sh\" outputs = [\"x\"] }\n", LQ_EIO, "none.sh");
+}
+
+/* Whatever a command leaves in its folder goes: links are not followed, and neither many levels nor
+ * a path that is longer than PATH_MAX stays. */
+Test(rules_e2e, the_folder_of_a_command_is_removed)
+{
+    put_file("kept", "kept");
+    put_file("tmp/other", "another one's");
+    char temporary[128];
+    (void)snprintf(temporary, sizeof temporary, "%s/tmp", folder);
+    cr_assert_eq(setenv("TMPDIR", temporary, 1), 0);
+    char recipe[1024];
+    (void)snprintf(
+        recipe, sizeof recipe,
+        "command c { run = \"ln -s %s/kept file; ln -s %s away; i=0; word=%0200d; "
+        "while [ $i -lt 30 ]; do mkdir $word; cd -P $word; i=$((i + 1)); done; echo deep > x\""
+        " outputs = [\"a/b\"] }\n",
+        folder, folder, 0);
+    expect_refused(recipe, LQ_ECOMMAND, "did not write its output 'a/b'");
+    struct lq_map map = get_file("kept");
+    lq_map_close(&map);
+    map = get_file("tmp/other");
+    lq_map_close(&map);
+    char command[256];
+    (void)snprintf(command, sizeof command, "test \"$(ls -A %s)\" = other", temporary);
+    cr_expect_eq(system(command), 0);
+    (void)unsetenv("TMPDIR");
 }
 
 Test(rules_e2e, variables_are_part_of_a_commands_key)
