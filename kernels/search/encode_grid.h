@@ -27,6 +27,20 @@ LANE_FN uint32_t grid_sign_word(const uint8_t *signs, uint8_t small)
     return word;
 }
 
+LANE_FN void grid_put_iq3_s(unsigned char *out, const struct grid_block *block)
+{
+    memset(out, 0, 110);
+    lq_store_u16(out, block->d_bits);
+    for (size_t g = 0; g < 64; g++) {
+        out[2 + g] = (unsigned char)block->points[g];
+        out[66 + g / 8] |= (unsigned char)(block->points[g] >> 8 << (g % 8));
+    }
+    memcpy(out + 74, block->signs, 32);
+    for (size_t p = 0; p < 8; p++) {
+        out[106 + p / 2] |= (unsigned char)(block->small[p] << (p % 2 * 4));
+    }
+}
+
 LQ_DEVICE_FN void LANE_NAME(lq_encode_iq3_s)(const float *row, void *blocks, size_t col_count,
                                              const float *importance)
 {
@@ -56,19 +70,24 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq3_s)(const float *row, void *blocks, siz
     };
     struct lq_near near = lq_near_iq3s();
     unsigned char *out = (unsigned char *)blocks;
-    for (size_t i = 0; i < col_count; i += 256, out += 110) {
-        struct grid_block block;
-        grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
-        memset(out, 0, 110);
-        lq_store_u16(out, block.d_bits);
-        for (size_t g = 0; g < 64; g++) {
-            out[2 + g] = (unsigned char)block.points[g];
-            out[66 + g / 8] |= (unsigned char)(block.points[g] >> 8 << (g % 8));
+    for (size_t i = 0, count; i < col_count; i += 256 * count) {
+        struct grid_block supers[TILE_SUPERS_MAX];
+        count = grid_encode(&shape, &near, row + i, grid_importance(importance, i),
+                            (col_count - i) / 256, supers);
+        for (size_t s = 0; s < count; s++, out += 110) {
+            grid_put_iq3_s(out, &supers[s]);
         }
-        memcpy(out + 74, block.signs, 32);
-        for (size_t p = 0; p < 8; p++) {
-            out[106 + p / 2] |= (unsigned char)(block.small[p] << (p % 2 * 4));
-        }
+    }
+}
+
+LANE_FN void grid_put_iq3_xxs(unsigned char *out, const struct grid_block *block)
+{
+    lq_store_u16(out, block->d_bits);
+    for (size_t g = 0; g < 64; g++) {
+        out[2 + g] = (unsigned char)block->points[g];
+    }
+    for (size_t p = 0; p < 8; p++) {
+        lq_store_u32(out + 66 + 4 * p, grid_sign_word(block->signs + 4 * p, block->small[p]));
     }
 }
 
@@ -101,16 +120,27 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq3_xxs)(const float *row, void *blocks, s
     };
     struct lq_near near = lq_near_iq3xxs();
     unsigned char *out = (unsigned char *)blocks;
-    for (size_t i = 0; i < col_count; i += 256, out += 98) {
-        struct grid_block block;
-        grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
-        lq_store_u16(out, block.d_bits);
-        for (size_t g = 0; g < 64; g++) {
-            out[2 + g] = (unsigned char)block.points[g];
+    for (size_t i = 0, count; i < col_count; i += 256 * count) {
+        struct grid_block supers[TILE_SUPERS_MAX];
+        count = grid_encode(&shape, &near, row + i, grid_importance(importance, i),
+                            (col_count - i) / 256, supers);
+        for (size_t s = 0; s < count; s++, out += 98) {
+            grid_put_iq3_xxs(out, &supers[s]);
         }
-        for (size_t p = 0; p < 8; p++) {
-            lq_store_u32(out + 66 + 4 * p, grid_sign_word(block.signs + 4 * p, block.small[p]));
-        }
+    }
+}
+
+LANE_FN void grid_put_iq2_s(unsigned char *out, const struct grid_block *block)
+{
+    memset(out, 0, 82);
+    lq_store_u16(out, block->d_bits);
+    for (size_t g = 0; g < 32; g++) {
+        out[2 + g] = (unsigned char)block->points[g];
+        out[66 + g / 4] |= (unsigned char)(block->points[g] >> 8 << (g % 4 * 2));
+    }
+    memcpy(out + 34, block->signs, 32);
+    for (size_t p = 0; p < 16; p++) {
+        out[74 + p / 2] |= (unsigned char)(block->small[p] << (p % 2 * 4));
     }
 }
 
@@ -143,19 +173,25 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq2_s)(const float *row, void *blocks, siz
     };
     struct lq_near near = lq_near_iq2s();
     unsigned char *out = (unsigned char *)blocks;
-    for (size_t i = 0; i < col_count; i += 256, out += 82) {
-        struct grid_block block;
-        grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
-        memset(out, 0, 82);
-        lq_store_u16(out, block.d_bits);
-        for (size_t g = 0; g < 32; g++) {
-            out[2 + g] = (unsigned char)block.points[g];
-            out[66 + g / 4] |= (unsigned char)(block.points[g] >> 8 << (g % 4 * 2));
+    for (size_t i = 0, count; i < col_count; i += 256 * count) {
+        struct grid_block supers[TILE_SUPERS_MAX];
+        count = grid_encode(&shape, &near, row + i, grid_importance(importance, i),
+                            (col_count - i) / 256, supers);
+        for (size_t s = 0; s < count; s++, out += 82) {
+            grid_put_iq2_s(out, &supers[s]);
         }
-        memcpy(out + 34, block.signs, 32);
-        for (size_t p = 0; p < 16; p++) {
-            out[74 + p / 2] |= (unsigned char)(block.small[p] << (p % 2 * 4));
-        }
+    }
+}
+
+LANE_FN void grid_put_iq2_xs(unsigned char *out, const struct grid_block *block)
+{
+    lq_store_u16(out, block->d_bits);
+    for (size_t g = 0; g < 32; g++) {
+        unsigned code = block->points[g] | (block->signs[g] & 127u) << 9;
+        lq_store_u16(out + 2 + 2 * g, (uint16_t)code);
+    }
+    for (size_t p = 0; p < 16; p += 2) {
+        out[66 + p / 2] = (unsigned char)(block->small[p] | block->small[p + 1] << 4);
     }
 }
 
@@ -188,17 +224,25 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq2_xs)(const float *row, void *blocks, si
     };
     struct lq_near near = lq_near_iq2xs();
     unsigned char *out = (unsigned char *)blocks;
-    for (size_t i = 0; i < col_count; i += 256, out += 74) {
-        struct grid_block block;
-        grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
-        lq_store_u16(out, block.d_bits);
-        for (size_t g = 0; g < 32; g++) {
-            unsigned code = block.points[g] | (block.signs[g] & 127u) << 9;
-            lq_store_u16(out + 2 + 2 * g, (uint16_t)code);
+    for (size_t i = 0, count; i < col_count; i += 256 * count) {
+        struct grid_block supers[TILE_SUPERS_MAX];
+        count = grid_encode(&shape, &near, row + i, grid_importance(importance, i),
+                            (col_count - i) / 256, supers);
+        for (size_t s = 0; s < count; s++, out += 74) {
+            grid_put_iq2_xs(out, &supers[s]);
         }
-        for (size_t p = 0; p < 16; p += 2) {
-            out[66 + p / 2] = (unsigned char)(block.small[p] | block.small[p + 1] << 4);
+    }
+}
+
+LANE_FN void grid_put_iq2_xxs(unsigned char *out, const struct grid_block *block)
+{
+    lq_store_u16(out, block->d_bits);
+    for (size_t p = 0; p < 8; p++) {
+        unsigned char *part = out + 2 + 8 * p;
+        for (size_t k = 0; k < 4; k++) {
+            part[k] = (unsigned char)block->points[4 * p + k];
         }
+        lq_store_u32(part + 4, grid_sign_word(block->signs + 4 * p, block->small[p]));
     }
 }
 
@@ -231,17 +275,27 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq2_xxs)(const float *row, void *blocks, s
     };
     struct lq_near near = lq_near_iq2xxs();
     unsigned char *out = (unsigned char *)blocks;
-    for (size_t i = 0; i < col_count; i += 256, out += 66) {
-        struct grid_block block;
-        grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
-        lq_store_u16(out, block.d_bits);
-        for (size_t p = 0; p < 8; p++) {
-            unsigned char *part = out + 2 + 8 * p;
-            for (size_t k = 0; k < 4; k++) {
-                part[k] = (unsigned char)block.points[4 * p + k];
-            }
-            lq_store_u32(part + 4, grid_sign_word(block.signs + 4 * p, block.small[p]));
+    for (size_t i = 0, count; i < col_count; i += 256 * count) {
+        struct grid_block supers[TILE_SUPERS_MAX];
+        count = grid_encode(&shape, &near, row + i, grid_importance(importance, i),
+                            (col_count - i) / 256, supers);
+        for (size_t s = 0; s < count; s++, out += 66) {
+            grid_put_iq2_xxs(out, &supers[s]);
         }
+    }
+}
+
+LANE_FN void grid_put_iq1_s(unsigned char *out, const struct grid_block *block)
+{
+    lq_store_u16(out, block->d_bits);
+    for (size_t p = 0; p < 8; p++) {
+        unsigned head = (unsigned)block->small[p] << 12 | (unsigned)block->down[p] << 15;
+        for (size_t k = 0; k < 4; k++) {
+            uint32_t point = block->points[4 * p + k];
+            out[2 + 4 * p + k] = (unsigned char)point;
+            head |= point >> 8 << (3 * k);
+        }
+        lq_store_u16(out + 34 + 2 * p, (uint16_t)head);
     }
 }
 
@@ -274,19 +328,31 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq1_s)(const float *row, void *blocks, siz
     };
     struct lq_near near = lq_near_iq1s();
     unsigned char *out = (unsigned char *)blocks;
-    for (size_t i = 0; i < col_count; i += 256, out += 50) {
-        struct grid_block block;
-        grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
-        lq_store_u16(out, block.d_bits);
-        for (size_t p = 0; p < 8; p++) {
-            unsigned head = (unsigned)block.small[p] << 12 | (unsigned)block.down[p] << 15;
-            for (size_t k = 0; k < 4; k++) {
-                uint32_t point = block.points[4 * p + k];
-                out[2 + 4 * p + k] = (unsigned char)point;
-                head |= point >> 8 << (3 * k);
-            }
-            lq_store_u16(out + 34 + 2 * p, (uint16_t)head);
+    for (size_t i = 0, count; i < col_count; i += 256 * count) {
+        struct grid_block supers[TILE_SUPERS_MAX];
+        count = grid_encode(&shape, &near, row + i, grid_importance(importance, i),
+                            (col_count - i) / 256, supers);
+        for (size_t s = 0; s < count; s++, out += 50) {
+            grid_put_iq1_s(out, &supers[s]);
         }
+    }
+}
+
+LANE_FN void grid_put_iq1_m(unsigned char *out, const struct grid_block *block)
+{
+    memset(out, 0, 56);
+    for (size_t g = 0; g < 32; g++) {
+        unsigned high =
+            (block->points[g] >> 8 & 7u) | (block->points[g] & GRID_SHIFT_DOWN ? 8u : 0u);
+        out[g] = (unsigned char)block->points[g];
+        out[32 + g / 2] |= (unsigned char)(high << (g % 2 * 4));
+    }
+    for (size_t k = 0; k < 4; k++) {
+        unsigned word = (unsigned)(block->d_bits >> (4 * k) & 15) << 12;
+        for (size_t p = 0; p < 4; p++) {
+            word |= (unsigned)block->small[4 * k + p] << (3 * p);
+        }
+        lq_store_u16(out + 48 + 2 * k, (uint16_t)word);
     }
 }
 
@@ -319,22 +385,12 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq1_m)(const float *row, void *blocks, siz
     };
     struct lq_near near = lq_near_iq1s();
     unsigned char *out = (unsigned char *)blocks;
-    for (size_t i = 0; i < col_count; i += 256, out += 56) {
-        struct grid_block block;
-        grid_encode(&shape, &near, row + i, grid_importance(importance, i), &block);
-        memset(out, 0, 56);
-        for (size_t g = 0; g < 32; g++) {
-            unsigned high =
-                (block.points[g] >> 8 & 7u) | (block.points[g] & GRID_SHIFT_DOWN ? 8u : 0u);
-            out[g] = (unsigned char)block.points[g];
-            out[32 + g / 2] |= (unsigned char)(high << (g % 2 * 4));
-        }
-        for (size_t k = 0; k < 4; k++) {
-            unsigned word = (unsigned)(block.d_bits >> (4 * k) & 15) << 12;
-            for (size_t p = 0; p < 4; p++) {
-                word |= (unsigned)block.small[4 * k + p] << (3 * p);
-            }
-            lq_store_u16(out + 48 + 2 * k, (uint16_t)word);
+    for (size_t i = 0, count; i < col_count; i += 256 * count) {
+        struct grid_block supers[TILE_SUPERS_MAX];
+        count = grid_encode(&shape, &near, row + i, grid_importance(importance, i),
+                            (col_count - i) / 256, supers);
+        for (size_t s = 0; s < count; s++, out += 56) {
+            grid_put_iq1_m(out, &supers[s]);
         }
     }
 }

@@ -9,37 +9,56 @@
 #include "kernels/search/k_symmetric.h"
 #include "kernels/search/stretch.h"
 
-LANE_FN struct k_affine k_affine_encode(const struct k_affine_shape *shape, const float *row,
-                                        const float *importance, uint8_t *codes)
+/* The next super-blocks of a row, as many as fill the lanes: `left` of them follow. Returns how
+ * many there are in `fit` and `codes`. */
+LANE_FN size_t k_affine_encode(const struct k_affine_shape *shape, const float *row,
+                               const float *importance, size_t left, struct k_affine *fit,
+                               uint8_t *codes)
 {
     struct tile tile;
-    tile.problem_count = shape->problem_count;
+    size_t super_count = tile_super_count(shape->problem_count, left);
+    tile.problem_count = shape->problem_count * super_count;
     tile.elem_count = shape->elem_count;
     tile.group_size = shape->problem_count;
     tile_load(&tile, row, importance);
-    struct k_affine fit = k_affine_search(&tile, shape);
-    k_affine_codes(shape, &fit, row, tile.unit[0], codes);
-    float unit = tile.unit[0];
-    if (stretch_applies(fit.d.bits) && (fit.dmin.bits == 0 || stretch_applies(fit.dmin.bits))) {
-        float factor = stretch_tile(&tile, fit.error, shape->share_max);
-        fit.d = super_half_of(fit.d.value * factor, unit);
-        fit.dmin = super_half_of(fit.dmin.value * factor, unit);
+    *fit = k_affine_search(&tile, shape);
+    k_affine_codes(&tile, shape, fit, row, codes);
+    float factors[TILE_SUPERS_MAX];
+    stretch_tile(&tile, fit->error, shape->share_max, factors);
+    for (size_t s = 0; s < super_count; s++) {
+        struct super_half *d = &fit->d[s];
+        struct super_half *dmin = &fit->dmin[s];
+        float unit = tile.unit[s * shape->problem_count];
+        if (stretch_applies(d->bits) && (dmin->bits == 0 || stretch_applies(dmin->bits))) {
+            *d = super_half_of(d->value * factors[s], unit);
+            *dmin = super_half_of(dmin->value * factors[s], unit);
+        }
     }
-    return fit;
+    return super_count;
 }
 
 /* The scales and mins of Q4_K and Q5_K, behind d and dmin. */
-LANE_FN void k_affine_put_head(unsigned char *out, const struct k_affine *fit)
+LANE_FN void k_affine_put_head(unsigned char *out, const struct k_affine *fit, size_t super)
 {
     uint8_t scales[8];
     uint8_t mins[8];
     for (size_t p = 0; p < 8; p++) {
-        scales[p] = (uint8_t)fit->scale[p];
-        mins[p] = (uint8_t)fit->min[p];
+        scales[p] = (uint8_t)fit->scale[8 * super + p];
+        mins[p] = (uint8_t)fit->min[8 * super + p];
     }
-    lq_store_u16(out, fit->d.bits);
-    lq_store_u16(out + 2, fit->dmin.bits);
+    lq_store_u16(out, fit->d[super].bits);
+    lq_store_u16(out + 2, fit->dmin[super].bits);
     lq_pack_scales_q4_k(out + 4, scales, mins);
+}
+
+LANE_FN void k_put_q4_k(unsigned char *out, const struct k_affine *fit, size_t super,
+                        const uint8_t *codes)
+{
+    k_affine_put_head(out, fit, super);
+    for (size_t j = 0; j < 128; j++) {
+        size_t at = j / 32 * 64 + j % 32;
+        out[16 + j] = (unsigned char)(codes[at] | codes[at + 32] << 4);
+    }
 }
 
 LQ_DEVICE_FN void LANE_NAME(lq_encode_q4_k)(const float *row, void *blocks, size_t col_count,
@@ -55,15 +74,31 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q4_k)(const float *row, void *blocks, size
         .share_max = 0.0312f,
     };
     unsigned char *out = (unsigned char *)blocks;
-    for (size_t i = 0; i < col_count; i += 256, out += 144) {
-        uint8_t codes[256];
-        struct k_affine fit =
-            k_affine_encode(&shape, row + i, importance == NULL ? NULL : importance + i, codes);
-        k_affine_put_head(out, &fit);
-        for (size_t j = 0; j < 128; j++) {
-            size_t at = j / 32 * 64 + j % 32;
-            out[16 + j] = (unsigned char)(codes[at] | codes[at + 32] << 4);
+    for (size_t i = 0, count; i < col_count; i += 256 * count) {
+        struct k_affine fit;
+        uint8_t codes[256 * TILE_SUPERS_MAX];
+        count = k_affine_encode(&shape, row + i, importance == NULL ? NULL : importance + i,
+                                (col_count - i) / 256, &fit, codes);
+        for (size_t s = 0; s < count; s++, out += 144) {
+            k_put_q4_k(out, &fit, s, codes + 256 * s);
         }
+    }
+}
+
+LANE_FN void k_put_q5_k(unsigned char *out, const struct k_affine *fit, size_t super,
+                        const uint8_t *codes)
+{
+    k_affine_put_head(out, fit, super);
+    for (size_t j = 0; j < 32; j++) {
+        unsigned high = 0;
+        for (size_t p = 0; p < 8; p++) {
+            high |= (unsigned)(codes[p * 32 + j] >> 4) << p;
+        }
+        out[16 + j] = (unsigned char)high;
+    }
+    for (size_t j = 0; j < 128; j++) {
+        size_t at = j / 32 * 64 + j % 32;
+        out[48 + j] = (unsigned char)((codes[at] & 15) | codes[at + 32] << 4);
     }
 }
 
@@ -80,21 +115,13 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q5_k)(const float *row, void *blocks, size
         .share_max = 0.0078f,
     };
     unsigned char *out = (unsigned char *)blocks;
-    for (size_t i = 0; i < col_count; i += 256, out += 176) {
-        uint8_t codes[256];
-        struct k_affine fit =
-            k_affine_encode(&shape, row + i, importance == NULL ? NULL : importance + i, codes);
-        k_affine_put_head(out, &fit);
-        for (size_t j = 0; j < 32; j++) {
-            unsigned high = 0;
-            for (size_t p = 0; p < 8; p++) {
-                high |= (unsigned)(codes[p * 32 + j] >> 4) << p;
-            }
-            out[16 + j] = (unsigned char)high;
-        }
-        for (size_t j = 0; j < 128; j++) {
-            size_t at = j / 32 * 64 + j % 32;
-            out[48 + j] = (unsigned char)((codes[at] & 15) | codes[at + 32] << 4);
+    for (size_t i = 0, count; i < col_count; i += 256 * count) {
+        struct k_affine fit;
+        uint8_t codes[256 * TILE_SUPERS_MAX];
+        count = k_affine_encode(&shape, row + i, importance == NULL ? NULL : importance + i,
+                                (col_count - i) / 256, &fit, codes);
+        for (size_t s = 0; s < count; s++, out += 176) {
+            k_put_q5_k(out, &fit, s, codes + 256 * s);
         }
     }
 }
@@ -107,6 +134,18 @@ LANE_FN void k_put_pairs(unsigned char *out, const uint8_t *codes)
         out[j] = (unsigned char)((from[0] & 3) | (from[32] & 3) << 2 | (from[64] & 3) << 4 |
                                  (from[96] & 3) << 6);
     }
+}
+
+LANE_FN void k_put_q2_k(unsigned char *out, const struct k_affine *fit, size_t super,
+                        const uint8_t *codes)
+{
+    for (size_t p = 0; p < 16; p++) {
+        out[p] = (unsigned char)((unsigned)fit->scale[16 * super + p] |
+                                 (unsigned)fit->min[16 * super + p] << 4);
+    }
+    k_put_pairs(out + 16, codes);
+    lq_store_u16(out + 80, fit->d[super].bits);
+    lq_store_u16(out + 82, fit->dmin[super].bits);
 }
 
 LQ_DEVICE_FN void LANE_NAME(lq_encode_q2_k)(const float *row, void *blocks, size_t col_count,
@@ -122,35 +161,57 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q2_k)(const float *row, void *blocks, size
         .share_max = 0.42f,
     };
     unsigned char *out = (unsigned char *)blocks;
-    for (size_t i = 0; i < col_count; i += 256, out += 84) {
-        uint8_t codes[256];
-        struct k_affine fit =
-            k_affine_encode(&shape, row + i, importance == NULL ? NULL : importance + i, codes);
-        for (size_t p = 0; p < 16; p++) {
-            out[p] = (unsigned char)((unsigned)fit.scale[p] | (unsigned)fit.min[p] << 4);
+    for (size_t i = 0, count; i < col_count; i += 256 * count) {
+        struct k_affine fit;
+        uint8_t codes[256 * TILE_SUPERS_MAX];
+        count = k_affine_encode(&shape, row + i, importance == NULL ? NULL : importance + i,
+                                (col_count - i) / 256, &fit, codes);
+        for (size_t s = 0; s < count; s++, out += 84) {
+            k_put_q2_k(out, &fit, s, codes + 256 * s);
         }
-        k_put_pairs(out + 16, codes);
-        lq_store_u16(out + 80, fit.d.bits);
-        lq_store_u16(out + 82, fit.dmin.bits);
     }
 }
 
-LANE_FN struct k_symmetric k_symmetric_encode(const struct k_symmetric_shape *shape,
-                                              const float *row, const float *importance,
-                                              uint8_t *codes)
+LANE_FN size_t k_symmetric_encode(const struct k_symmetric_shape *shape, const float *row,
+                                  const float *importance, size_t left, struct k_symmetric *fit,
+                                  uint8_t *codes)
 {
     struct tile tile;
-    tile.problem_count = shape->problem_count;
+    size_t super_count = tile_super_count(shape->problem_count, left);
+    tile.problem_count = shape->problem_count * super_count;
     tile.elem_count = shape->elem_count;
     tile.group_size = shape->problem_count;
     tile_load(&tile, row, importance);
-    struct k_symmetric fit = k_symmetric_search(&tile, shape);
-    k_symmetric_codes(shape, &fit, row, tile.unit[0], codes);
-    if (stretch_applies(fit.d.bits)) {
-        fit.d = super_half_of(fit.d.value * stretch_tile(&tile, fit.error, shape->share_max),
-                              tile.unit[0]);
+    *fit = k_symmetric_search(&tile, shape);
+    k_symmetric_codes(&tile, shape, fit, row, codes);
+    float factors[TILE_SUPERS_MAX];
+    stretch_tile(&tile, fit->error, shape->share_max, factors);
+    for (size_t s = 0; s < super_count; s++) {
+        if (stretch_applies(fit->d[s].bits)) {
+            fit->d[s] =
+                super_half_of(fit->d[s].value * factors[s], tile.unit[s * shape->problem_count]);
+        }
     }
-    return fit;
+    return super_count;
+}
+
+LANE_FN void k_put_q3_k(unsigned char *out, const struct k_symmetric *fit, size_t super,
+                        const uint8_t *codes)
+{
+    int8_t scales[16];
+    for (size_t p = 0; p < 16; p++) {
+        scales[p] = (int8_t)fit->scale[16 * super + p];
+    }
+    for (size_t j = 0; j < 32; j++) {
+        unsigned high = 0;
+        for (size_t p = 0; p < 8; p++) {
+            high |= (unsigned)(codes[p * 32 + j] >> 2) << p;
+        }
+        out[j] = (unsigned char)high;
+    }
+    k_put_pairs(out + 32, codes);
+    lq_pack_scales_q3_k(out + 96, scales);
+    lq_store_u16(out + 108, fit->d[super].bits);
 }
 
 LQ_DEVICE_FN void LANE_NAME(lq_encode_q3_k)(const float *row, void *blocks, size_t col_count,
@@ -166,25 +227,33 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q3_k)(const float *row, void *blocks, size
         .share_max = 0.136f,
     };
     unsigned char *out = (unsigned char *)blocks;
-    for (size_t i = 0; i < col_count; i += 256, out += 110) {
-        uint8_t codes[256];
-        struct k_symmetric fit =
-            k_symmetric_encode(&shape, row + i, importance == NULL ? NULL : importance + i, codes);
-        int8_t scales[16];
-        for (size_t p = 0; p < 16; p++) {
-            scales[p] = (int8_t)fit.scale[p];
+    for (size_t i = 0, count; i < col_count; i += 256 * count) {
+        struct k_symmetric fit;
+        uint8_t codes[256 * TILE_SUPERS_MAX];
+        count = k_symmetric_encode(&shape, row + i, importance == NULL ? NULL : importance + i,
+                                   (col_count - i) / 256, &fit, codes);
+        for (size_t s = 0; s < count; s++, out += 110) {
+            k_put_q3_k(out, &fit, s, codes + 256 * s);
         }
-        for (size_t j = 0; j < 32; j++) {
-            unsigned high = 0;
-            for (size_t p = 0; p < 8; p++) {
-                high |= (unsigned)(codes[p * 32 + j] >> 2) << p;
-            }
-            out[j] = (unsigned char)high;
-        }
-        k_put_pairs(out + 32, codes);
-        lq_pack_scales_q3_k(out + 96, scales);
-        lq_store_u16(out + 108, fit.d.bits);
     }
+}
+
+LANE_FN void k_put_q6_k(unsigned char *out, const struct k_symmetric *fit, size_t super,
+                        const uint8_t *codes)
+{
+    for (size_t j = 0; j < 128; j++) {
+        size_t at = j / 64 * 128 + j % 64;
+        out[j] = (unsigned char)((codes[at] & 15) | codes[at + 64] << 4);
+    }
+    for (size_t j = 0; j < 64; j++) {
+        const uint8_t *from = codes + j / 32 * 128 + j % 32;
+        out[128 + j] = (unsigned char)(from[0] >> 4 | from[32] >> 4 << 2 | from[64] >> 4 << 4 |
+                                       from[96] >> 4 << 6);
+    }
+    for (size_t p = 0; p < 16; p++) {
+        out[192 + p] = (unsigned char)(int8_t)fit->scale[16 * super + p];
+    }
+    lq_store_u16(out + 208, fit->d[super].bits);
 }
 
 LQ_DEVICE_FN void LANE_NAME(lq_encode_q6_k)(const float *row, void *blocks, size_t col_count,
@@ -200,23 +269,33 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q6_k)(const float *row, void *blocks, size
         .share_max = 0.0018f,
     };
     unsigned char *out = (unsigned char *)blocks;
-    for (size_t i = 0; i < col_count; i += 256, out += 210) {
-        uint8_t codes[256];
-        struct k_symmetric fit =
-            k_symmetric_encode(&shape, row + i, importance == NULL ? NULL : importance + i, codes);
-        for (size_t j = 0; j < 128; j++) {
-            size_t at = j / 64 * 128 + j % 64;
-            out[j] = (unsigned char)((codes[at] & 15) | codes[at + 64] << 4);
+    for (size_t i = 0, count; i < col_count; i += 256 * count) {
+        struct k_symmetric fit;
+        uint8_t codes[256 * TILE_SUPERS_MAX];
+        count = k_symmetric_encode(&shape, row + i, importance == NULL ? NULL : importance + i,
+                                   (col_count - i) / 256, &fit, codes);
+        for (size_t s = 0; s < count; s++, out += 210) {
+            k_put_q6_k(out, &fit, s, codes + 256 * s);
         }
-        for (size_t j = 0; j < 64; j++) {
-            const uint8_t *from = codes + j / 32 * 128 + j % 32;
-            out[128 + j] = (unsigned char)(from[0] >> 4 | from[32] >> 4 << 2 | from[64] >> 4 << 4 |
-                                           from[96] >> 4 << 6);
-        }
-        for (size_t p = 0; p < 16; p++) {
-            out[192 + p] = (unsigned char)(int8_t)fit.scale[p];
-        }
-        lq_store_u16(out + 208, fit.d.bits);
+    }
+}
+
+LANE_FN void k_put_iq4_xs(unsigned char *out, const struct k_symmetric *fit, size_t super,
+                          const uint8_t *codes)
+{
+    unsigned high = 0;
+    unsigned low = 0;
+    for (size_t p = 0; p < 8; p++) {
+        unsigned code = (unsigned)((int)fit->scale[8 * super + p] + 32);
+        low |= (code & 15u) << (4 * p);
+        high |= code >> 4 << (2 * p);
+    }
+    lq_store_u16(out, fit->d[super].bits);
+    lq_store_u16(out + 2, (uint16_t)high);
+    lq_store_u32(out + 4, low);
+    for (size_t j = 0; j < 128; j++) {
+        size_t at = j / 16 * 32 + j % 16;
+        out[8 + j] = (unsigned char)(codes[at] | codes[at + 16] << 4);
     }
 }
 
@@ -233,23 +312,13 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq4_xs)(const float *row, void *blocks, si
         .share_max = 0.0442f,
     };
     unsigned char *out = (unsigned char *)blocks;
-    for (size_t i = 0; i < col_count; i += 256, out += 136) {
-        uint8_t codes[256];
-        struct k_symmetric fit =
-            k_symmetric_encode(&shape, row + i, importance == NULL ? NULL : importance + i, codes);
-        unsigned high = 0;
-        unsigned low = 0;
-        for (size_t p = 0; p < 8; p++) {
-            unsigned code = (unsigned)((int)fit.scale[p] + 32);
-            low |= (code & 15u) << (4 * p);
-            high |= code >> 4 << (2 * p);
-        }
-        lq_store_u16(out, fit.d.bits);
-        lq_store_u16(out + 2, (uint16_t)high);
-        lq_store_u32(out + 4, low);
-        for (size_t j = 0; j < 128; j++) {
-            size_t at = j / 16 * 32 + j % 16;
-            out[8 + j] = (unsigned char)(codes[at] | codes[at + 16] << 4);
+    for (size_t i = 0, count; i < col_count; i += 256 * count) {
+        struct k_symmetric fit;
+        uint8_t codes[256 * TILE_SUPERS_MAX];
+        count = k_symmetric_encode(&shape, row + i, importance == NULL ? NULL : importance + i,
+                                   (col_count - i) / 256, &fit, codes);
+        for (size_t s = 0; s < count; s++, out += 136) {
+            k_put_iq4_xs(out, &fit, s, codes + 256 * s);
         }
     }
 }

@@ -22,8 +22,8 @@ enum grid_signs { GRID_SIGNS_NONE, GRID_SIGNS_FREE, GRID_SIGNS_EVEN };
 enum grid_shift { GRID_SHIFT_NONE, GRID_SHIFT_PROBLEM, GRID_SHIFT_GROUP };
 
 struct grid_shape {
-    size_t problem_count, elem_count;
-    unsigned dims, digit_bits; /* coordinates of a point, bits of each */
+    size_t problem_count, elem_count; /* problems of a super-block */
+    unsigned dims, digit_bits;        /* coordinates of a point, bits of each */
     float radix;
     float levels[8];
     float top;                        /* the largest level */
@@ -39,8 +39,9 @@ struct grid_shape {
     float share_max; /* of stretch_factor */
 };
 
+/* Of a tile's super-blocks; the rest per problem. */
 struct grid_fit {
-    struct super_half d;
+    struct super_half d[TILE_SUPERS_MAX];
     float odd[TILE_PROBLEMS_MAX];   /* 2 s + 1 */
     float shift[TILE_PROBLEMS_MAX]; /* of a problem */
     float error[TILE_PROBLEMS_MAX];
@@ -66,7 +67,7 @@ LANE_FN void grid_turn(float *x, lane_f which)
 LANE_FN void grid_take_signs(struct tile *tile, const struct grid_shape *shape, uint8_t *signs)
 {
     size_t octets = shape->elem_count / 8;
-    for (size_t p = 0; p < shape->problem_count; p += LANES) {
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
         for (size_t o = 0; o < octets; o++) {
             float *x = tile->x + p * shape->elem_count + o * 8 * LANES;
             const float *w = tile->w + p * shape->elem_count + o * 8 * LANES;
@@ -98,7 +99,7 @@ LANE_FN void grid_take_signs(struct tile *tile, const struct grid_shape *shape, 
             }
             uint8_t bytes[LANES];
             lane_store_bytes(bytes, bits);
-            for (size_t lane = 0; lane < LANES && p + lane < shape->problem_count; lane++) {
+            for (size_t lane = 0; lane < LANES && p + lane < tile->problem_count; lane++) {
                 signs[(p + lane) * octets + o] = (uint8_t)(bytes[lane] ^ turned[lane]);
             }
         }
@@ -307,7 +308,7 @@ LANE_FN void grid_start(const struct tile *tile, const struct grid_shape *shape,
                         const struct lq_near *near, struct grid_fit *fit)
 {
     float weight[TILE_PROBLEMS_MAX];
-    for (size_t p = 0; p < shape->problem_count; p += LANES) {
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
         size_t at = p * shape->elem_count;
         struct grid_real real = grid_search(shape, near, tile->x + at, tile->w + at);
         lane_store(fit->odd + p, real.scale);
@@ -315,10 +316,13 @@ LANE_FN void grid_start(const struct tile *tile, const struct grid_shape *shape,
         lane_f square = lane_max(real.scale * real.scale, lane_set(0x1p-100f));
         lane_store(weight + p, real.gain / square);
     }
-    float step = grid_step(fit->odd, weight, shape->problem_count, shape->small_max);
-    fit->d = grid_half(shape, step, tile->unit[0]);
-    lane_f inverse = symmetric_inverse(lane_set(fit->d.value));
-    for (size_t p = 0; p < shape->problem_count; p += LANES) {
+    size_t count = shape->problem_count;
+    for (size_t s = 0; s * count < tile->problem_count; s++) {
+        float step = grid_step(fit->odd + s * count, weight + s * count, count, shape->small_max);
+        fit->d[s] = grid_half(shape, step, tile->unit[s * count]);
+    }
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
+        lane_f inverse = symmetric_inverse(super_lanes(tile, p, fit->d));
         lane_store(fit->odd + p, grid_odd(lane_load(fit->odd + p) * inverse, shape->small_max));
     }
 }
@@ -334,6 +338,7 @@ LANE_FN void grid_trials(const struct tile *tile, const struct grid_shape *shape
 {
     const float *x = tile->x + p * shape->elem_count;
     const float *w = tile->w + p * shape->elem_count;
+    lane_f d = super_lanes(tile, p, fit->d);
     lane_f start = lane_load(fit->odd + p);
     lane_f shift = lane_load(fit->shift + p);
     lane_f best = start;
@@ -344,7 +349,7 @@ LANE_FN void grid_trials(const struct tile *tile, const struct grid_shape *shape
         lane_f odd =
             lane_min(start + lane_set(2.0f * delta), lane_set(2.0f * shape->small_max + 1.0f));
         odd = lane_max(odd, lane_set(1.0f));
-        lane_f scale = lane_set(fit->d.value) * odd;
+        lane_f scale = d * odd;
         lane_f error;
         struct grid_sums sums = grid_pass(shape, near, shape->search_pairs, x, w,
                                           symmetric_inverse(scale), shift, scale, &error, NULL);
@@ -358,50 +363,72 @@ LANE_FN void grid_trials(const struct tile *tile, const struct grid_shape *shape
     lane_store(fit->error + p, best_error);
 }
 
-/* Integers for the present d; returns how far d should move, by least squares over the residuals.
- */
-LANE_FN float grid_round(const struct tile *tile, const struct grid_shape *shape,
-                         const struct lq_near *near, struct grid_fit *fit)
+/* Integers for the present d; `moves` gets how far each d should move, by least squares over the
+ * residuals. */
+LANE_FN void grid_round(const struct tile *tile, const struct grid_shape *shape,
+                        const struct lq_near *near, struct grid_fit *fit,
+                        float moves[TILE_SUPERS_MAX])
 {
     float crosses[TILE_PROBLEMS_MAX];
     float squares[TILE_PROBLEMS_MAX];
-    for (size_t p = 0; p < shape->problem_count; p += LANES) {
-        struct grid_moves moves = {lane_set(0.0f), lane_set(0.0f)};
-        grid_trials(tile, shape, near, fit, p, &moves);
-        lane_store(crosses + p, moves.cross);
-        lane_store(squares + p, moves.square);
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
+        struct grid_moves lanes = {lane_set(0.0f), lane_set(0.0f)};
+        grid_trials(tile, shape, near, fit, p, &lanes);
+        lane_store(crosses + p, lanes.cross);
+        lane_store(squares + p, lanes.square);
     }
-    float cross = 0.0f;
-    float square = 0.0f;
-    for (size_t p = 0; p < shape->problem_count; p++) {
-        cross += crosses[p];
-        square += squares[p];
+    for (size_t s = 0; s * shape->problem_count < tile->problem_count; s++) {
+        float cross = 0.0f;
+        float square = 0.0f;
+        for (size_t p = s * shape->problem_count; p < (s + 1) * shape->problem_count; p++) {
+            cross += crosses[p];
+            square += squares[p];
+        }
+        moves[s] = square > 0x1p-80f ? cross / square : 0.0f;
     }
-    return square > 0x1p-80f ? cross / square : 0.0f;
 }
 
-LANE_FN float grid_total(const struct grid_fit *fit, size_t count)
+LANE_FN float grid_total(const struct grid_fit *fit, size_t first, size_t count)
 {
     float total = 0.0f;
-    for (size_t p = 0; p < count; p++) {
+    for (size_t p = first; p < first + count; p++) {
         total += fit->error[p];
     }
     return total;
+}
+
+/* Takes over each super-block that became better. */
+LANE_FN void grid_keep(const struct tile *tile, const struct grid_shape *shape,
+                       struct grid_fit *best, const struct grid_fit *fit)
+{
+    size_t count = shape->problem_count;
+    for (size_t s = 0; s * count < tile->problem_count; s++) {
+        if (grid_total(fit, s * count, count) < grid_total(best, s * count, count)) {
+            best->d[s] = fit->d[s];
+            for (size_t p = s * count; p < (s + 1) * count; p++) {
+                best->odd[p] = fit->odd[p];
+                best->shift[p] = fit->shift[p];
+                best->error[p] = fit->error[p];
+            }
+        }
+    }
 }
 
 LANE_FN struct grid_fit grid_fit_scales(const struct tile *tile, const struct grid_shape *shape,
                                         const struct lq_near *near)
 {
     struct grid_fit fit = {.odd = {0.0f}};
+    float moves[TILE_SUPERS_MAX];
     grid_start(tile, shape, near, &fit);
-    float move = grid_round(tile, shape, near, &fit);
+    grid_round(tile, shape, near, &fit, moves);
     struct grid_fit best = fit;
     for (int round = 0; round < shape->round_count; round++) {
-        fit.d = grid_half(shape, fit.d.value + move, tile->unit[0]);
-        move = grid_round(tile, shape, near, &fit);
-        if (grid_total(&fit, shape->problem_count) < grid_total(&best, shape->problem_count)) {
-            best = fit;
+        for (size_t s = 0; s * shape->problem_count < tile->problem_count; s++) {
+            fit.d[s] =
+                grid_half(shape, fit.d[s].value + moves[s], tile->unit[s * shape->problem_count]);
         }
+        grid_round(tile, shape, near, &fit, moves);
+        grid_keep(tile, shape, &best, &fit);
     }
     return best;
 }
@@ -411,15 +438,15 @@ LANE_FN void grid_put_points(const struct tile *tile, const struct grid_shape *s
                              const struct lq_near *near, struct grid_fit *fit, uint32_t *points)
 {
     size_t groups = shape->elem_count / shape->dims;
-    for (size_t p = 0; p < shape->problem_count; p += LANES) {
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
         size_t at = p * shape->elem_count;
         uint32_t found[8 * LANES];
-        lane_f scale = lane_set(fit->d.value) * lane_load(fit->odd + p);
+        lane_f scale = super_lanes(tile, p, fit->d) * lane_load(fit->odd + p);
         lane_f error;
         grid_pass(shape, near, shape->final_pairs, tile->x + at, tile->w + at,
                   symmetric_inverse(scale), lane_load(fit->shift + p), scale, &error, found);
         lane_store(fit->error + p, error);
-        for (size_t lane = 0; lane < LANES && p + lane < shape->problem_count; lane++) {
+        for (size_t lane = 0; lane < LANES && p + lane < tile->problem_count; lane++) {
             for (size_t g = 0; g < groups; g++) {
                 points[(p + lane) * groups + g] = found[g * LANES + lane];
             }
@@ -448,32 +475,47 @@ struct grid_block {
     uint8_t signs[32];   /* per eight values */
 };
 
-LANE_FN void grid_encode(const struct grid_shape *shape, const struct lq_near *near,
-                         const float *row, const float *importance, struct grid_block *block)
+/* The next super-blocks of a row, as many as fill the lanes: `left` of them follow. Returns how
+ * many there are in `blocks`, which has TILE_SUPERS_MAX. */
+LANE_FN size_t grid_encode(const struct grid_shape *shape, const struct lq_near *near,
+                           const float *row, const float *importance, size_t left,
+                           struct grid_block *blocks)
 {
     struct tile tile;
-    tile.problem_count = shape->problem_count;
+    size_t super_count = tile_super_count(shape->problem_count, left);
+    tile.problem_count = shape->problem_count * super_count;
     tile.elem_count = shape->elem_count;
     tile.group_size = shape->problem_count;
     tile_load(&tile, row, importance);
+    uint8_t signs[32 * TILE_SUPERS_MAX];
     if (shape->signs != GRID_SIGNS_NONE) {
-        grid_take_signs(&tile, shape, block->signs);
+        grid_take_signs(&tile, shape, signs);
     }
     struct grid_fit fit = grid_fit_scales(&tile, shape, near);
-    grid_put_points(&tile, shape, near, &fit, block->points);
-    block->d_bits = fit.d.bits;
-    if (stretch_applies(fit.d.bits)) {
-        float stretched = fit.d.value * stretch_tile(&tile, fit.error, shape->share_max);
-        block->d_bits = grid_half(shape, stretched, tile.unit[0]).bits;
+    uint32_t points[64 * TILE_SUPERS_MAX];
+    grid_put_points(&tile, shape, near, &fit, points);
+    float factors[TILE_SUPERS_MAX];
+    stretch_tile(&tile, fit.error, shape->share_max, factors);
+    for (size_t s = 0; s < super_count; s++) {
+        struct grid_block *block = &blocks[s];
+        size_t first = s * shape->problem_count;
+        block->d_bits = fit.d[s].bits;
+        if (stretch_applies(block->d_bits)) {
+            block->d_bits = grid_half(shape, fit.d[s].value * factors[s], tile.unit[first]).bits;
+        }
+        for (size_t p = 0; p < shape->problem_count; p++) {
+            block->small[p] = (uint8_t)((int)fit.odd[first + p] / 2);
+            block->down[p] = fit.shift[first + p] < 0.0f;
+        }
+        for (size_t g = 0; g < 256 / shape->dims; g++) {
+            uint32_t point = points[s * (256 / shape->dims) + g];
+            block->points[g] = grid_index(shape, near, point & 0xffffu) | (point & GRID_SHIFT_DOWN);
+        }
+        if (shape->signs != GRID_SIGNS_NONE) {
+            memcpy(block->signs, signs + 32 * s, 32);
+        }
     }
-    for (size_t p = 0; p < shape->problem_count; p++) {
-        block->small[p] = (uint8_t)((int)fit.odd[p] / 2);
-        block->down[p] = fit.shift[p] < 0.0f;
-    }
-    for (size_t g = 0; g < 256 / shape->dims; g++) {
-        uint32_t point = block->points[g];
-        block->points[g] = grid_index(shape, near, point & 0xffffu) | (point & GRID_SHIFT_DOWN);
-    }
+    return super_count;
 }
 
 #endif

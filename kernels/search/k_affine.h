@@ -9,7 +9,7 @@
 #include "kernels/search/super.h"
 
 struct k_affine_shape {
-    size_t problem_count;
+    size_t problem_count; /* of a super-block */
     size_t elem_count;
     float small_max; /* largest integer scale and min */
     struct affine_trials trials;
@@ -18,9 +18,9 @@ struct k_affine_shape {
     float share_max; /* of stretch_factor */
 };
 
-/* One super-block's parameters; arrays per problem. */
+/* The parameters of a tile's super-blocks; scales, mins and errors per problem. */
 struct k_affine {
-    struct super_half d, dmin;
+    struct super_half d[TILE_SUPERS_MAX], dmin[TILE_SUPERS_MAX];
     float scale[TILE_PROBLEMS_MAX]; /* integers in floats */
     float min[TILE_PROBLEMS_MAX];
     float error[TILE_PROBLEMS_MAX];
@@ -34,22 +34,22 @@ struct k_affine_normal {
 
 /* What k_affine_trials walks with: the present best of each lane. */
 struct k_affine_best {
+    lane_f d, dmin; /* of the lane's super-block */
     lane_f scale, min, error;
 };
 
 /* One trial: codes for the integers `small` and `start_min`, then the min that suits those codes,
  * and the true error with it. */
-LANE_FN void k_affine_trial(const struct tile *tile, const struct k_affine_shape *shape,
-                            const struct k_affine *fit, size_t p, lane_f small, lane_f start_min,
-                            struct k_affine_best *best)
+LANE_FN void k_affine_trial(const struct tile *tile, const struct k_affine_shape *shape, size_t p,
+                            lane_f small, lane_f start_min, struct k_affine_best *best)
 {
     const float *x = tile->x + p * shape->elem_count;
     const float *w = tile->w + p * shape->elem_count;
-    lane_f dmin = lane_set(fit->dmin.value);
+    lane_f dmin = best->dmin;
     lane_f zero = lane_set(0.0f);
     lane_f one = lane_set(1.0f);
     lane_f top = lane_set(shape->trials.code_max);
-    lane_f scale = lane_set(fit->d.value) * small;
+    lane_f scale = best->d * small;
     lane_m usable = lane_less(lane_set(0x1p-80f), scale);
     lane_f inverse = lane_select(usable, one / lane_select(usable, scale, one), zero);
     lane_f min = dmin * start_min;
@@ -86,12 +86,13 @@ LANE_FN void k_affine_trials(const struct tile *tile, const struct k_affine_shap
     lane_f small_max = lane_set(shape->small_max);
     lane_f start_scale = lane_load(fit->scale + p);
     lane_f start_min = lane_load(fit->min + p);
-    struct k_affine_best best = {start_scale, start_min, lane_load(fit->error + p)};
+    struct k_affine_best best = {super_lanes(tile, p, fit->d), super_lanes(tile, p, fit->dmin),
+                                 start_scale, start_min, lane_load(fit->error + p)};
     for (int step = -shape->min_reach; step <= shape->min_reach; step++) {
         lane_f min = lane_max(lane_min(start_min + lane_set((float)step), small_max), zero);
         for (int delta = -1; delta <= 1; delta++) {
             lane_f small = lane_min(start_scale + lane_set((float)delta), small_max);
-            k_affine_trial(tile, shape, fit, p, lane_max(small, zero), min, &best);
+            k_affine_trial(tile, shape, p, lane_max(small, zero), min, &best);
         }
     }
     lane_store(fit->scale + p, best.scale);
@@ -109,8 +110,8 @@ LANE_FN void k_affine_measure(const struct tile *tile, const struct k_affine_sha
     lane_f one = lane_set(1.0f);
     lane_f small_scale = lane_load(fit->scale + p);
     lane_f small_min = lane_load(fit->min + p);
-    lane_f scale = lane_set(fit->d.value) * small_scale;
-    lane_f min = lane_set(fit->dmin.value) * small_min;
+    lane_f scale = super_lanes(tile, p, fit->d) * small_scale;
+    lane_f min = super_lanes(tile, p, fit->dmin) * small_min;
     lane_m usable = lane_less(lane_set(0x1p-80f), scale);
     lane_f inverse = lane_select(usable, one / lane_select(usable, scale, one), zero);
     lane_f sum_w = zero, sum_l = zero, sum_ll = zero, sum_r = zero, sum_rl = zero, sum_rr = zero;
@@ -136,21 +137,23 @@ LANE_FN void k_affine_measure(const struct tile *tile, const struct k_affine_sha
     lane_store(normal->xm + p, zero - small_min * sum_r);
 }
 
-LANE_FN float k_affine_total(const struct k_affine *fit, size_t count)
+LANE_FN float k_affine_total(const struct k_affine *fit, size_t first, size_t count)
 {
     float total = 0.0f;
-    for (size_t p = 0; p < count; p++) {
+    for (size_t p = first; p < first + count; p++) {
         total += fit->error[p];
     }
     return total;
 }
 
-/* d and dmin by least squares on the residuals of the present codes. */
+/* d and dmin of super-block `super` by least squares on the residuals of the present codes. */
 LANE_FN void k_affine_refit(const struct k_affine_shape *shape,
-                            const struct k_affine_normal *normal, struct k_affine *fit, float unit)
+                            const struct k_affine_normal *normal, struct k_affine *fit,
+                            size_t super, float unit)
 {
     float ss = 0.0f, sm = 0.0f, mm = 0.0f, xs = 0.0f, xm = 0.0f;
-    for (size_t p = 0; p < shape->problem_count; p++) {
+    size_t first = super * shape->problem_count;
+    for (size_t p = first; p < first + shape->problem_count; p++) {
         ss += normal->ss[p];
         sm += normal->sm[p];
         mm += normal->mm[p];
@@ -166,17 +169,17 @@ LANE_FN void k_affine_refit(const struct k_affine_shape *shape,
     } else if (ss > 0x1p-80f) {
         d_move = xs / ss;
     }
-    float d = fit->d.value + d_move;
-    float dmin = fit->dmin.value + dmin_move;
-    fit->d = super_half_of(d > 0.0f ? d : 0.0f, unit);
-    fit->dmin = super_half_of(dmin > 0.0f ? dmin : 0.0f, unit);
+    float d = fit->d[super].value + d_move;
+    float dmin = fit->dmin[super].value + dmin_move;
+    fit->d[super] = super_half_of(d > 0.0f ? d : 0.0f, unit);
+    fit->dmin[super] = super_half_of(dmin > 0.0f ? dmin : 0.0f, unit);
 }
 
 LANE_FN void k_affine_start(const struct tile *tile, const struct k_affine_shape *shape,
                             struct k_affine *fit)
 {
     float weight[TILE_PROBLEMS_MAX];
-    for (size_t p = 0; p < shape->problem_count; p += LANES) {
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
         const float *x = tile->x + p * shape->elem_count;
         const float *w = tile->w + p * shape->elem_count;
         struct affine_fit real = affine_search(x, w, shape->elem_count, &shape->trials);
@@ -188,19 +191,37 @@ LANE_FN void k_affine_start(const struct tile *tile, const struct k_affine_shape
         }
         lane_store(weight + p, sum_w);
     }
-    float unit = tile->unit[0];
-    fit->d = super_half_of(
-        super_step(fit->scale, weight, shape->problem_count, 0.0f, shape->small_max), unit);
-    fit->dmin = super_half_of(
-        super_step(fit->min, weight, shape->problem_count, 0.0f, shape->small_max), unit);
-    float d_inverse = fit->d.value > 0.0f ? 1.0f / fit->d.value : 0.0f;
-    float dmin_inverse = fit->dmin.value > 0.0f ? 1.0f / fit->dmin.value : 0.0f;
-    for (size_t p = 0; p < shape->problem_count; p += LANES) {
+    size_t count = shape->problem_count;
+    float d_inverse[TILE_SUPERS_MAX] = {0.0f};
+    float dmin_inverse[TILE_SUPERS_MAX] = {0.0f};
+    for (size_t s = 0; s * count < tile->problem_count; s++) {
+        const float *weights = weight + s * count;
+        float d = super_step(fit->scale + s * count, weights, count, 0.0f, shape->small_max);
+        float dmin = super_step(fit->min + s * count, weights, count, 0.0f, shape->small_max);
+        fit->d[s] = super_half_of(d, tile->unit[s * count]);
+        fit->dmin[s] = super_half_of(dmin, tile->unit[s * count]);
+        d_inverse[s] = fit->d[s].value > 0.0f ? 1.0f / fit->d[s].value : 0.0f;
+        dmin_inverse[s] = fit->dmin[s].value > 0.0f ? 1.0f / fit->dmin[s].value : 0.0f;
+    }
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
         lane_f top = lane_set(shape->small_max);
-        lane_store(fit->scale + p,
-                   affine_code(lane_load(fit->scale + p) * lane_set(d_inverse), top));
-        lane_store(fit->min + p,
-                   affine_code(lane_load(fit->min + p) * lane_set(dmin_inverse), top));
+        lane_f scale = lane_load(fit->scale + p) * tile_super_lanes(tile, p, d_inverse);
+        lane_f min = lane_load(fit->min + p) * tile_super_lanes(tile, p, dmin_inverse);
+        lane_store(fit->scale + p, affine_code(scale, top));
+        lane_store(fit->min + p, affine_code(min, top));
+    }
+}
+
+/* Takes over one super-block. */
+LANE_FN void k_affine_keep(struct k_affine *best, const struct k_affine *fit, size_t super,
+                           size_t problem_count)
+{
+    best->d[super] = fit->d[super];
+    best->dmin[super] = fit->dmin[super];
+    for (size_t p = super * problem_count; p < (super + 1) * problem_count; p++) {
+        best->scale[p] = fit->scale[p];
+        best->min[p] = fit->min[p];
+        best->error[p] = fit->error[p];
     }
 }
 
@@ -208,37 +229,38 @@ LANE_FN struct k_affine k_affine_search(const struct tile *tile, const struct k_
 {
     struct k_affine fit = {.scale = {0.0f}};
     struct k_affine_normal normal;
+    size_t count = shape->problem_count;
     k_affine_start(tile, shape, &fit);
     struct k_affine best = fit;
-    float total_best = 0.0f;
     for (int round = 0; round <= shape->round_count; round++) {
-        for (size_t p = 0; p < shape->problem_count; p += LANES) {
+        for (size_t p = 0; p < tile->problem_count; p += LANES) {
             k_affine_measure(tile, shape, &fit, &normal, p);
             k_affine_trials(tile, shape, &fit, p);
             k_affine_measure(tile, shape, &fit, &normal, p);
         }
-        float total = k_affine_total(&fit, shape->problem_count);
-        if (round == 0 || total < total_best) {
-            best = fit;
-            total_best = total;
-        }
-        if (round < shape->round_count) {
-            k_affine_refit(shape, &normal, &fit, tile->unit[0]);
+        for (size_t s = 0; s * count < tile->problem_count; s++) {
+            float total = k_affine_total(&fit, s * count, count);
+            if (round == 0 || total < k_affine_total(&best, s * count, count)) {
+                k_affine_keep(&best, &fit, s, count);
+            }
+            if (round < shape->round_count) {
+                k_affine_refit(shape, &normal, &fit, s, tile->unit[s * count]);
+            }
         }
     }
     return best;
 }
 
-/* The codes of problem p in element order. */
-LANE_FN void k_affine_codes(const struct k_affine_shape *shape, const struct k_affine *fit,
-                            const float *row, float unit, uint8_t *codes)
+/* The codes of all problems in element order. */
+LANE_FN void k_affine_codes(const struct tile *tile, const struct k_affine_shape *shape,
+                            const struct k_affine *fit, const float *row, uint8_t *codes)
 {
-    for (size_t p = 0; p < shape->problem_count; p++) {
-        float scale = fit->d.value * fit->scale[p];
-        float min = fit->dmin.value * fit->min[p];
+    for (size_t p = 0; p < tile->problem_count; p++) {
+        float scale = fit->d[p / shape->problem_count].value * fit->scale[p];
+        float min = fit->dmin[p / shape->problem_count].value * fit->min[p];
         float inverse = scale > 0x1p-80f ? 1.0f / scale : 0.0f;
         for (size_t i = p * shape->elem_count; i < (p + 1) * shape->elem_count; i += LANES) {
-            lane_f value = lane_load(row + i) * lane_set(unit) + lane_set(min);
+            lane_f value = lane_load(row + i) * lane_set(tile->unit[p]) + lane_set(min);
             lane_store_bytes(codes + i, affine_code(value * lane_set(inverse),
                                                     lane_set(shape->trials.code_max)));
         }

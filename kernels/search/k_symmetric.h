@@ -9,7 +9,7 @@
 #include "kernels/search/symmetric.h"
 
 struct k_symmetric_shape {
-    size_t problem_count;
+    size_t problem_count; /* of a super-block */
     size_t elem_count;
     struct symmetric_range codes;
     float small_low, small_high; /* range of the integer scales */
@@ -17,8 +17,9 @@ struct k_symmetric_shape {
     float share_max;             /* of stretch_factor */
 };
 
+/* Of a tile's super-blocks; scales and errors per problem. */
 struct k_symmetric {
-    struct super_half d;
+    struct super_half d[TILE_SUPERS_MAX];
     float scale[TILE_PROBLEMS_MAX]; /* integers in floats */
     float error[TILE_PROBLEMS_MAX];
 };
@@ -27,7 +28,7 @@ LANE_FN void k_symmetric_start(const struct tile *tile, const struct k_symmetric
                                struct k_symmetric *fit)
 {
     float weight[TILE_PROBLEMS_MAX];
-    for (size_t p = 0; p < shape->problem_count; p += LANES) {
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
         const float *x = tile->x + p * shape->elem_count;
         const float *w = tile->w + p * shape->elem_count;
         struct symmetric_fit real = symmetric_search(x, w, shape->elem_count, &shape->codes);
@@ -37,11 +38,14 @@ LANE_FN void k_symmetric_start(const struct tile *tile, const struct k_symmetric
         lane_f square = lane_max(scale * scale, lane_set(0x1p-100f));
         lane_store(weight + p, real.gain / square);
     }
-    float step =
-        super_step(fit->scale, weight, shape->problem_count, shape->small_low, shape->small_high);
-    fit->d = super_half_of(step, tile->unit[0]);
-    for (size_t p = 0; p < shape->problem_count; p += LANES) {
-        lane_f inverse = symmetric_inverse(lane_set(fit->d.value));
+    size_t count = shape->problem_count;
+    for (size_t s = 0; s * count < tile->problem_count; s++) {
+        float step = super_step(fit->scale + s * count, weight + s * count, count, shape->small_low,
+                                shape->small_high);
+        fit->d[s] = super_half_of(step, tile->unit[s * count]);
+    }
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
+        lane_f inverse = symmetric_inverse(super_lanes(tile, p, fit->d));
         lane_store(fit->scale + p, lane_round(lane_max(lane_min(lane_load(fit->scale + p) * inverse,
                                                                 lane_set(shape->small_high)),
                                                        lane_set(shape->small_low))));
@@ -54,7 +58,7 @@ LANE_FN void k_symmetric_trials(const struct tile *tile, const struct k_symmetri
 {
     const float *x = tile->x + p * shape->elem_count;
     const float *w = tile->w + p * shape->elem_count;
-    lane_f d = lane_set(fit->d.value);
+    lane_f d = super_lanes(tile, p, fit->d);
     lane_f start = lane_load(fit->scale + p);
     lane_f low = lane_set(shape->small_low);
     lane_f high = lane_set(shape->small_high);
@@ -73,17 +77,17 @@ LANE_FN void k_symmetric_trials(const struct tile *tile, const struct k_symmetri
     lane_store(fit->error + p, best_error);
 }
 
-/* How far d should move: least squares over the residuals of the present codes. */
-LANE_FN float k_symmetric_move(const struct tile *tile, const struct k_symmetric_shape *shape,
-                               const struct k_symmetric *fit)
+/* How far each d should move: least squares over the residuals of the present codes. */
+LANE_FN void k_symmetric_move(const struct tile *tile, const struct k_symmetric_shape *shape,
+                              const struct k_symmetric *fit, float moves[TILE_SUPERS_MAX])
 {
     float cross_of[TILE_PROBLEMS_MAX];
     float square_of[TILE_PROBLEMS_MAX];
-    for (size_t p = 0; p < shape->problem_count; p += LANES) {
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
         const float *x = tile->x + p * shape->elem_count;
         const float *w = tile->w + p * shape->elem_count;
         lane_f small = lane_load(fit->scale + p);
-        lane_f scale = lane_set(fit->d.value) * small;
+        lane_f scale = super_lanes(tile, p, fit->d) * small;
         lane_f inverse = symmetric_inverse(scale);
         lane_f cross = lane_set(0.0f);
         lane_f square = lane_set(0.0f);
@@ -97,22 +101,40 @@ LANE_FN float k_symmetric_move(const struct tile *tile, const struct k_symmetric
         lane_store(cross_of + p, small * cross);
         lane_store(square_of + p, small * small * square);
     }
-    float cross = 0.0f;
-    float square = 0.0f;
-    for (size_t p = 0; p < shape->problem_count; p++) {
-        cross += cross_of[p];
-        square += square_of[p];
+    for (size_t s = 0; s * shape->problem_count < tile->problem_count; s++) {
+        float cross = 0.0f;
+        float square = 0.0f;
+        for (size_t p = s * shape->problem_count; p < (s + 1) * shape->problem_count; p++) {
+            cross += cross_of[p];
+            square += square_of[p];
+        }
+        moves[s] = square > 0x1p-80f ? cross / square : 0.0f;
     }
-    return square > 0x1p-80f ? cross / square : 0.0f;
 }
 
-LANE_FN float k_symmetric_total(const struct k_symmetric *fit, size_t count)
+LANE_FN float k_symmetric_total(const struct k_symmetric *fit, size_t first, size_t count)
 {
     float total = 0.0f;
-    for (size_t p = 0; p < count; p++) {
+    for (size_t p = first; p < first + count; p++) {
         total += fit->error[p];
     }
     return total;
+}
+
+/* Takes over each super-block that became better. */
+LANE_FN void k_symmetric_keep(const struct tile *tile, const struct k_symmetric_shape *shape,
+                              struct k_symmetric *best, const struct k_symmetric *fit)
+{
+    size_t count = shape->problem_count;
+    for (size_t s = 0; s * count < tile->problem_count; s++) {
+        if (k_symmetric_total(fit, s * count, count) < k_symmetric_total(best, s * count, count)) {
+            best->d[s] = fit->d[s];
+            for (size_t p = s * count; p < (s + 1) * count; p++) {
+                best->scale[p] = fit->scale[p];
+                best->error[p] = fit->error[p];
+            }
+        }
+    }
 }
 
 LANE_FN struct k_symmetric k_symmetric_search(const struct tile *tile,
@@ -120,36 +142,37 @@ LANE_FN struct k_symmetric k_symmetric_search(const struct tile *tile,
 {
     struct k_symmetric fit = {.scale = {0.0f}};
     k_symmetric_start(tile, shape, &fit);
-    for (size_t p = 0; p < shape->problem_count; p += LANES) {
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
         k_symmetric_trials(tile, shape, &fit, p);
     }
     struct k_symmetric best = fit;
     for (int round = 0; round < shape->round_count; round++) {
-        float move = k_symmetric_move(tile, shape, &fit);
-        fit.d = super_half_of(fit.d.value + move, tile->unit[0]);
-        for (size_t p = 0; p < shape->problem_count; p += LANES) {
+        float moves[TILE_SUPERS_MAX];
+        k_symmetric_move(tile, shape, &fit, moves);
+        for (size_t s = 0; s * shape->problem_count < tile->problem_count; s++) {
+            fit.d[s] =
+                super_half_of(fit.d[s].value + moves[s], tile->unit[s * shape->problem_count]);
+        }
+        for (size_t p = 0; p < tile->problem_count; p += LANES) {
             k_symmetric_trials(tile, shape, &fit, p);
         }
-        if (k_symmetric_total(&fit, shape->problem_count) <
-            k_symmetric_total(&best, shape->problem_count)) {
-            best = fit;
-        }
+        k_symmetric_keep(tile, shape, &best, &fit);
     }
     return best;
 }
 
 /* Codes minus their lowest, or their indices, in element order. */
-LANE_FN void k_symmetric_codes(const struct k_symmetric_shape *shape, const struct k_symmetric *fit,
-                               const float *row, float unit, uint8_t *codes)
+LANE_FN void k_symmetric_codes(const struct tile *tile, const struct k_symmetric_shape *shape,
+                               const struct k_symmetric *fit, const float *row, uint8_t *codes)
 {
     float inverse[TILE_PROBLEMS_MAX];
-    for (size_t p = 0; p < shape->problem_count; p += LANES) {
-        lane_f scale = lane_set(fit->d.value) * lane_load(fit->scale + p);
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
+        lane_f scale = super_lanes(tile, p, fit->d) * lane_load(fit->scale + p);
         lane_store(inverse + p, symmetric_inverse(scale));
     }
-    for (size_t p = 0; p < shape->problem_count; p++) {
+    for (size_t p = 0; p < tile->problem_count; p++) {
         size_t at = p * shape->elem_count;
-        symmetric_put_codes(&shape->codes, inverse[p], row + at, unit, shape->elem_count,
+        symmetric_put_codes(&shape->codes, inverse[p], row + at, tile->unit[p], shape->elem_count,
                             codes + at);
     }
 }

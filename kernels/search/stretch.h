@@ -47,23 +47,26 @@ LANE_FN lane_f stretch_square(const float *x, const float *w, size_t elem_count)
     return square;
 }
 
-/* The factor for all problems of a super-block, from the error of each. */
-LANE_FN float stretch_tile(const struct tile *tile, const float *errors, float share_max)
+/* The factor for each super-block of a tile, from the errors of its problems. */
+LANE_FN void stretch_tile(const struct tile *tile, const float *errors, float share_max,
+                          float factors[TILE_SUPERS_MAX])
 {
     float squares[TILE_PROBLEMS_MAX];
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
         size_t at = p * tile->elem_count;
         lane_store(squares + p, stretch_square(tile->x + at, tile->w + at, tile->elem_count));
     }
-    float error = 0.0f;
-    float square = 0.0f;
-    for (size_t p = 0; p < tile->problem_count; p++) {
-        error += errors[p];
-        square += squares[p];
+    for (size_t s = 0; s * tile->group_size < tile->problem_count; s++) {
+        float error = 0.0f;
+        float square = 0.0f;
+        for (size_t p = s * tile->group_size; p < (s + 1) * tile->group_size; p++) {
+            error += errors[p];
+            square += squares[p];
+        }
+        float factor[LANES];
+        lane_store(factor, stretch_factor(lane_set(error), lane_set(square), share_max));
+        factors[s] = factor[0];
     }
-    float factor[LANES];
-    lane_store(factor, stretch_factor(lane_set(error), lane_set(square), share_max));
-    return factor[0];
 }
 
 #endif

@@ -13,6 +13,16 @@ struct super_half {
     float value;
 };
 
+/* The value of each lane's super-block, for the problems of the tile from `p` on. */
+LANE_FN lane_f super_lanes(const struct tile *tile, size_t p, const struct super_half *halves)
+{
+    float values[TILE_SUPERS_MAX] = {0.0f};
+    for (size_t s = 0; s * tile->group_size < tile->problem_count; s++) {
+        values[s] = halves[s].value;
+    }
+    return tile_super_lanes(tile, p, values);
+}
+
 /* The half nearest to `value` (in tile units), never infinite. */
 LANE_FN struct super_half super_half_of(float value, float unit)
 {

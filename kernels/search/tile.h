@@ -1,7 +1,7 @@
-/* A tile: the problems of one super-block (or of several small blocks) laid out for lanes, scaled
- * to a safe range. Element i of problem p lies at x[(p / LANES * elems + i) * LANES + p % LANES].
- * Values are scaled by a power of two per group of problems so that the largest magnitude is in
- * [1, 2) (up to 4 beyond 2^127), weights likewise: squares then neither overflow nor vanish,
+/* A tile: the problems of one or two super-blocks (or of several small blocks) laid out for lanes,
+ * scaled to a safe range. Element i of problem p lies at x[(p / LANES * elems + i) * LANES + p %
+ * LANES]. Values are scaled by a power of two per group of problems so that the largest magnitude
+ * is in [1, 2) (up to 4 beyond 2^127), weights likewise: squares then neither overflow nor vanish,
  * whatever the input. Included once per CPU level after the lanes. Thread rule: pure. */
 #ifndef LQ_KERNELS_SEARCH_TILE_H
 #define LQ_KERNELS_SEARCH_TILE_H
@@ -13,6 +13,7 @@
 
 #define TILE_ELEMS_MAX (256 * LANES)
 #define TILE_PROBLEMS_MAX 16
+#define TILE_SUPERS_MAX 2 /* super-blocks in a tile */
 
 struct tile {
     size_t problem_count; /* a multiple of LANES, or 8: the other lanes then idle on zeros */
@@ -22,6 +23,27 @@ struct tile {
     float w[TILE_ELEMS_MAX];
     float unit[TILE_PROBLEMS_MAX]; /* the power of two that x was multiplied by */
 };
+
+/* How many super-blocks of `problem_count` problems go into a tile when `left` of them follow: as
+ * many as fill the lanes. */
+LANE_FN size_t tile_super_count(size_t problem_count, size_t left)
+{
+    size_t room = LANES > problem_count ? LANES / problem_count : 1;
+    return room < left ? room : left;
+}
+
+/* The value of each lane's super-block, for the problems from `p` on; `of` has TILE_SUPERS_MAX. */
+LANE_FN lane_f tile_super_lanes(const struct tile *tile, size_t p, const float *of)
+{
+    if (LANES <= tile->group_size) {
+        return lane_set(of[p / tile->group_size]);
+    }
+    float values[LANES];
+    for (size_t lane = 0; lane < LANES; lane++) {
+        values[lane] = of[(p + lane) / tile->group_size];
+    }
+    return lane_load(values);
+}
 
 /* Added to every normalised weight: an element without importance still gets its nearest code, and
  * a problem without any falls back to equal weights. */
