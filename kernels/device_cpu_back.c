@@ -64,10 +64,10 @@ void lq_cpu_matmul_plain(struct lq_device *device, const float *a, const float *
                          size_t rows, size_t out_cols, size_t in_cols)
 {
     struct lq_cpu_device *cpu = lq_cpu_of(device);
-    if (!fits(cpu, rows, out_cols, in_cols)) {
+    const struct lq_cpu_product product = {a, b, c, rows, out_cols, in_cols, false};
+    if (!fits(cpu, rows, out_cols, in_cols) || lq_cpu_multiply_tiles(cpu, &product)) {
         return;
     }
-    lq_cpu_choose_sgemm(cpu);
     struct product_job job = {cpu, a, b, c, rows, out_cols, in_cols, lq_divide_up(rows, TILE_ROWS)};
     lq_cpu_run_tiles(cpu, job.row_tiles * lq_divide_up(out_cols, TILE_COLS), plain_tile, &job);
 }
@@ -83,7 +83,7 @@ static void transpose_block(const float *from, size_t from_stride, size_t rows, 
     }
 }
 
-/* The products know a transposed right side only, so the left side is turned, a block at a time. */
+/* BLAS knows a transposed right side only, so the left side is turned, a block at a time. */
 static void outer_tile(void *user, size_t index)
 {
     const struct product_job *job = user;
@@ -122,7 +122,10 @@ void lq_cpu_matmul_outer(struct lq_device *device, const float *a, const float *
         memset(c, 0, a_cols * b_cols * sizeof *c);
         return;
     }
-    lq_cpu_choose_sgemm(cpu);
+    const struct lq_cpu_product product = {a, b, c, a_cols, b_cols, rows, true};
+    if (lq_cpu_multiply_tiles(cpu, &product)) {
+        return;
+    }
     struct product_job job = {cpu, a, b, c, a_cols, b_cols, rows, lq_divide_up(a_cols, OUTER_ROWS)};
     lq_cpu_run_tiles(cpu, job.row_tiles * lq_divide_up(b_cols, TILE_COLS), outer_tile, &job);
 }

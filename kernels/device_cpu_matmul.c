@@ -55,6 +55,8 @@ struct matmul_job {
     size_t row_tiles;
     size_t col;
     size_t col_count;
+    bool a_turned; /* a is [in_cols x rows] */
+    bool b_plain;  /* b is [in_cols x out_cols] and not [out_cols x in_cols] */
 };
 
 static struct lq_sgemm_args tile_args(const struct matmul_job *job, size_t row, size_t rows,
@@ -65,10 +67,10 @@ static struct lq_sgemm_args tile_args(const struct matmul_job *job, size_t row, 
         .n = cols,
         .k = job->in_cols,
         .alpha = 1.0f,
-        .a = job->a + row * job->in_cols,
-        .lda = job->in_cols,
-        .b = job->b + col * job->in_cols,
-        .ldb = job->in_cols,
+        .a = job->a + row * (job->a_turned ? 1 : job->in_cols),
+        .lda = job->a_turned ? job->rows : job->in_cols,
+        .b = job->b + col * (job->b_plain ? 1 : job->in_cols),
+        .ldb = job->b_plain ? job->out_cols : job->in_cols,
         .beta = 0.0f,
         .c = job->c + row * job->out_cols + col,
         .ldc = job->out_cols,
@@ -96,7 +98,8 @@ static void pack_task(void *user, size_t index)
     size_t panel_cols = job->cpu->tiles->panel_cols;
     size_t col = index * panel_cols;
     struct lq_sgemm_args args = tile_args(job, 0, job->rows, job->col, job->col_count);
-    job->cpu->tiles->pack_panel(true, &args, col, (float *)job->cpu->panels + col * job->in_cols);
+    job->cpu->tiles->pack_panel(!job->b_plain, &args, col,
+                                (float *)job->cpu->panels + col * job->in_cols);
 }
 
 static void multiply_task(void *user, size_t index)
@@ -107,7 +110,8 @@ static void multiply_task(void *user, size_t index)
     struct lq_sgemm_args args =
         tile_args(job, row, lq_min_size(LQ_MATMUL_ROWS, job->rows - row), job->col + col,
                   lq_min_size(TILE_COLS, job->col_count - col));
-    job->cpu->tiles->multiply(&args, (const float *)job->cpu->panels + col * job->in_cols);
+    job->cpu->tiles->multiply(job->a_turned, &args,
+                              (const float *)job->cpu->panels + col * job->in_cols);
 }
 
 /* Grows the scratch; false (and a failure) when memory is out. */
@@ -147,6 +151,26 @@ static void multiply_packed(struct matmul_job *job, struct lq_cpu_device *cpu)
         lq_cpu_run_tiles(cpu, job->row_tiles * lq_divide_up(job->col_count, TILE_COLS),
                          multiply_task, job);
     }
+}
+
+bool lq_cpu_multiply_tiles(struct lq_cpu_device *cpu, const struct lq_cpu_product *product)
+{
+    struct matmul_job job = {
+        .cpu = cpu,
+        .a = product->a,
+        .b = product->b,
+        .c = product->c,
+        .rows = product->rows,
+        .out_cols = product->cols,
+        .in_cols = product->depth,
+        .a_turned = product->a_turned,
+        .b_plain = true,
+    };
+    lq_cpu_choose_sgemm(cpu);
+    if (cpu->tiles != NULL) {
+        multiply_packed(&job, cpu);
+    }
+    return cpu->tiles != NULL;
 }
 
 /* ---- 16-bit integers ---- */

@@ -44,6 +44,19 @@ void lq_cpu_run_tiles(const struct lq_cpu_device *cpu, size_t count,
                       void (*body)(void *user, size_t index), void *user);
 /* Our vector tiles, or OpenBLAS, or our own loops. */
 void lq_cpu_choose_sgemm(struct lq_cpu_device *cpu);
+/* c[rows x cols] = a * b[depth x cols], where a is [rows x depth] or, turned, [depth x rows]. */
+struct lq_cpu_product {
+    const float *a;
+    const float *b;
+    float *c;
+    size_t rows;
+    size_t cols;
+    size_t depth;
+    bool a_turned;
+};
+
+/* The product by our vector tiles; false (and nothing done) without them. */
+bool lq_cpu_multiply_tiles(struct lq_cpu_device *cpu, const struct lq_cpu_product *product);
 /* The product of the table; see device.h. */
 void lq_cpu_matmul(struct lq_device *device, const float *a, const float *b, float *c, size_t rows,
                    size_t out_cols, size_t in_cols);

@@ -25,8 +25,9 @@ struct lq_matmul_tiles {
      * zeros beyond the matrix; uses n, k, b and ldb of `args`. */
     void (*pack_panel)(bool transpose_b, const struct lq_sgemm_args *args, size_t col,
                        float *panel);
-    /* The product with n columns out of packed panels; b and ldb are not used. */
-    void (*multiply)(const struct lq_sgemm_args *args, const float *panels);
+    /* The product with n columns out of packed panels; b and ldb are not used. With transpose_a the
+     * left side is stored as k x m. */
+    void (*multiply)(bool transpose_a, const struct lq_sgemm_args *args, const float *panels);
     /* The whole of it, B as it is. */
     lq_sgemm_fn sgemm;
 };

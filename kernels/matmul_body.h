@@ -39,9 +39,14 @@ static void pack_depth(bool transpose_b, const struct lq_sgemm_args *args, size_
         memset(panel, 0, depth * PANEL_COLS * sizeof *panel);
     }
     if (!transpose_b) {
+        const float *from = args->b + k0 * args->ldb + col;
         for (size_t k = 0; k < depth; k++) {
-            memcpy(panel + k * PANEL_COLS, args->b + (k0 + k) * args->ldb + col,
-                   cols * sizeof *panel);
+            float *to = panel + k * PANEL_COLS;
+            if (cols == PANEL_COLS) {
+                memcpy(to, from + k * args->ldb, PANEL_COLS * sizeof *to);
+            } else {
+                memcpy(to, from + k * args->ldb, cols * sizeof *to);
+            }
         }
         return;
     }
@@ -75,6 +80,25 @@ static void pack_left(const struct lq_sgemm_args *args, size_t row, size_t rows,
         for (size_t k = 0; k < depth; k++) {
             for (size_t i = 0; i < SLIVER_ROWS; i++) {
                 sliver[k * SLIVER_ROWS + i] = from[i][k];
+            }
+        }
+    }
+}
+
+/* The same of a left side that is stored as k x m. */
+static void pack_left_turned(const struct lq_sgemm_args *args, size_t row, size_t rows, size_t k0,
+                             size_t depth, float *slivers)
+{
+    for (size_t r = 0; r < rows; r += SLIVER_ROWS) {
+        float *sliver = slivers + r * depth;
+        const float *from = args->a + k0 * args->lda + row + r;
+        for (size_t k = 0; k < depth; k++, from += args->lda) {
+            if (rows - r >= SLIVER_ROWS) {
+                memcpy(sliver + k * SLIVER_ROWS, from, SLIVER_ROWS * sizeof *sliver);
+                continue;
+            }
+            for (size_t i = 0; i < SLIVER_ROWS; i++) {
+                sliver[k * SLIVER_ROWS + i] = from[smaller(i, rows - r - 1)];
             }
         }
     }
@@ -151,7 +175,7 @@ static void multiply_panel(const struct lq_sgemm_args *args, const float *sliver
     }
 }
 
-static void multiply(const struct lq_sgemm_args *args, const float *panels)
+static void multiply(bool transpose_a, const struct lq_sgemm_args *args, const float *panels)
 {
     float slivers[SLIVERS * SLIVER_ROWS * LQ_MATMUL_DEPTH];
     for (size_t row = 0; row < args->m; row += LQ_MATMUL_ROWS) {
@@ -159,7 +183,7 @@ static void multiply(const struct lq_sgemm_args *args, const float *panels)
         size_t k0 = 0;
         do {
             size_t depth = smaller(LQ_MATMUL_DEPTH, args->k - k0);
-            pack_left(args, row, rows, k0, depth, slivers);
+            (transpose_a ? pack_left_turned : pack_left)(args, row, rows, k0, depth, slivers);
             for (size_t col = 0; col < args->n; col += PANEL_COLS) {
                 const float *panel = panels + col * args->k + k0 * PANEL_COLS;
                 multiply_panel(args, slivers, panel, row, rows, col, k0, depth);

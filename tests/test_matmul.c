@@ -112,8 +112,20 @@ static void check_tiles(const struct lq_matmul_tiles *tiles)
             size_t col = panel * tiles->panel_cols;
             tiles->pack_panel(transpose_b, &p.args, col, packed + col * size[2]);
         }
-        tiles->multiply(&p.args, packed);
+        tiles->multiply(false, &p.args, packed);
         check_problem(&p, transpose_b);
+        memcpy(p.args.c, p.before, p.c_count * sizeof *p.before);
+        struct lq_sgemm_args turned = p.args;
+        turned.lda = size[0] + 3;
+        float *columns = malloc((turned.lda * size[2] + 1) * sizeof *columns);
+        for (size_t k = 0; k < turned.lda * size[2]; k++) {
+            size_t row = k % turned.lda;
+            columns[k] = row < size[0] ? p.args.a[row * p.args.lda + k / turned.lda] : (float)NAN;
+        }
+        turned.a = columns;
+        tiles->multiply(true, &turned, packed);
+        check_problem(&p, transpose_b);
+        free(columns);
         free(packed);
         free_problem(&p);
     }
