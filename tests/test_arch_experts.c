@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "kernels/kernels.h"
+#include "rules/model/backward.h"
 #include "rules/model/forward.h"
 #include "rules/model/spikes.h"
 #include "tests/arch_model.h"
@@ -238,6 +239,59 @@ Test(experts, spikes_are_the_same_when_no_expert_is_kept)
     cr_expect_arr_eq(hidden[0], hidden[1], TOKENS * hparams.width * sizeof(float));
     free(hidden[0]);
     free(hidden[1]);
+    lq_map_close(&tokens);
+    source_close(&source);
+}
+
+/* Gradients read experts too, in another order than the forward pass. */
+Test(experts, gradients_are_the_same_when_no_expert_is_kept)
+{
+    static const enum lq_layer_weight weights[] = {LQ_WEIGHT_FFN_GATE_EXPS, LQ_WEIGHT_FFN_UP_EXPS,
+                                                   LQ_WEIGHT_FFN_DOWN_EXPS};
+    const struct lq_gradient_options options = {LQ_GRADIENT_PRODUCT, false, false};
+    struct lq_hparams hparams;
+    struct source source;
+    struct lq_map tokens;
+    double *sums[2][KINDS];
+    float *grads[2];
+    source_open(&source, "qwen3moe", &hparams);
+    arch_model_map("qwen3moe", "tokens.i32", &tokens);
+    for (int i = 0; i < 2; i++) {
+        struct lq_error err = {0};
+        struct lq_backward *backward = NULL;
+        struct lq_device *device =
+            lq_device_cpu_create(lq_forward_parallel(NULL), LQ_CPU_BLAS_AUTO);
+        struct lq_forward_env env = {.device = device,
+                                     .weights = {get, &source, get_matrix},
+                                     .expert_bytes = i == 0 ? 0 : 1,
+                                     .nonfinite_status = LQ_EIMPORTANCE};
+        float *hidden = calloc(TOKENS, hparams.width * sizeof(float));
+        grads[i] = calloc(TOKENS, hparams.width * sizeof(float));
+        cr_assert_eq(lq_backward_create(&backward, &hparams, &env, TOKENS, &options, &err), LQ_OK);
+        cr_assert_eq(
+            lq_backward_embed(backward, (const int32_t *)tokens.data, TOKENS, hidden, &err), LQ_OK);
+        memcpy(grads[i], hidden, TOKENS * hparams.width * sizeof(float));
+        cr_assert_eq(lq_backward_load_layer(backward, 1, &err), LQ_OK, "%s", err.message);
+        cr_assert_eq(lq_backward_layer(backward, hidden, grads[i], 1, &err), LQ_OK, "%s",
+                     err.message);
+        for (int k = 0; k < KINDS; k++) {
+            sums[i][k] = calloc(hparams.expert_count * (size_t)hparams.width, sizeof(double));
+            cr_assert_eq(lq_backward_sums(backward, weights[k], sums[i][k], &err), LQ_OK);
+        }
+        lq_backward_destroy(backward);
+        device->ops->destroy(device);
+        free(hidden);
+    }
+    cr_expect_arr_eq(grads[0], grads[1], TOKENS * hparams.width * sizeof(float));
+    for (int k = 0; k < KINDS; k++) {
+        cr_expect_gt(sums[0][k][0] + sums[0][k][1], 0.0);
+        cr_expect_arr_eq(sums[0][k], sums[1][k],
+                         hparams.expert_count * (size_t)hparams.width * sizeof(double));
+        free(sums[0][k]);
+        free(sums[1][k]);
+    }
+    free(grads[0]);
+    free(grads[1]);
     lq_map_close(&tokens);
     source_close(&source);
 }
