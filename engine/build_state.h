@@ -170,6 +170,8 @@ enum lq_status lq_expand_node(struct lq_build *build, struct lq_node *node, bool
 enum lq_status lq_run_create(struct lq_build *build, struct lq_task *task, struct lq_error *err);
 void lq_run_perform(struct lq_work *work);
 void lq_run_destroy(struct lq_run *run);
+/* Has the parts of model files that a task will read fetched in the background. */
+void lq_run_read_ahead(struct lq_build *build, const struct lq_task *task);
 /* Borrowed from the run. */
 enum lq_status lq_run_get_verdict(const struct lq_run *run, const char **text);
 /* Static text. */

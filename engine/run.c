@@ -13,7 +13,10 @@
 #include "engine/build_state.h"
 #include "engine/label.h"
 
-enum { CHECKED_BYTES_MIN = 1 << 20 }; /* smaller blobs are checked whenever they are opened */
+enum {
+    CHECKED_BYTES_MIN = 1 << 20, /* smaller blobs are checked whenever they are opened */
+    AHEAD_BYTES_MIN = 1 << 20,   /* parts of files worth reading ahead */
+};
 
 struct run_input {
     const char *name;
@@ -130,6 +133,20 @@ enum lq_status lq_run_create(struct lq_build *build, struct lq_task *task, struc
     }
     task->run = run;
     return LQ_OK;
+}
+
+void lq_run_read_ahead(struct lq_build *build, const struct lq_task *task)
+{
+    for (size_t i = 0; i < task->spec.input_count; i++) {
+        const struct lq_ref *ref = &task->spec.inputs[i].ref;
+        const struct lq_map *map = NULL;
+        if (ref->kind == LQ_REF_SLICE && ref->size_bytes >= AHEAD_BYTES_MIN) {
+            struct lq_source *source = lq_plan_node(build, ref->artifact)->sources[ref->index];
+            if (lq_source_map(build, source, &map, NULL) == LQ_OK) {
+                lq_map_expect(map, ref->offset, ref->size_bytes);
+            }
+        }
+    }
 }
 
 void lq_run_destroy(struct lq_run *run)

@@ -548,6 +548,10 @@ static void start(struct lq_build *build, struct lq_task *task)
                              .label = task->spec.label,
                              .explain = task->reason};
     lq_build_event(build, &event);
+    /* The next layer's weights come while this one computes. */
+    for (const struct lq_waiter *waiter = task->waiters; waiter != NULL; waiter = waiter->next) {
+        lq_run_read_ahead(build, waiter->task);
+    }
 }
 
 /* Takes the lock of the task's key. With the lock, the cache is asked again: another process may

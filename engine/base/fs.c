@@ -123,6 +123,16 @@ void lq_map_release(const struct lq_map *map, uint64_t offset, uint64_t size_byt
     }
 }
 
+void lq_map_expect(const struct lq_map *map, uint64_t offset, uint64_t size_bytes)
+{
+    uint64_t page_bytes = (uint64_t)sysconf(_SC_PAGESIZE);
+    if (map->is_file && offset <= map->size_bytes && size_bytes <= map->size_bytes - offset) {
+        uint64_t first = offset / page_bytes * page_bytes;
+        (void)madvise((void *)(uintptr_t)(map->data + first), (size_t)(offset + size_bytes - first),
+                      MADV_WILLNEED);
+    }
+}
+
 enum lq_status lq_file_read(const char *path, uint64_t size_max, struct lq_buffer *out,
                             struct lq_error *err)
 {

@@ -44,6 +44,8 @@ void lq_map_close(struct lq_map *map);
 void lq_map_release(const struct lq_map *map, uint64_t offset, uint64_t size_bytes);
 /* The same for the whole pages within some bytes of any map of a file that is only read. */
 void lq_pages_release(const void *data, size_t size_bytes);
+/* Advice: a part of the map will be read soon, so its pages are fetched in the background. */
+void lq_map_expect(const struct lq_map *map, uint64_t offset, uint64_t size_bytes);
 
 /* Reads a whole file of at most `size_max` bytes into the buffer. */
 enum lq_status lq_file_read(const char *path, uint64_t size_max, struct lq_buffer *out,
