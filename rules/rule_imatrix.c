@@ -3,6 +3,7 @@
 #include "rules/format/imatrix.h"
 #include "rules/model/calibrate.h"
 #include "rules/model/gradient.h"
+#include "rules/model/hidden_states.h"
 #include "rules/registry.h"
 
 static const struct lq_attr_spec attrs[] = {
@@ -26,6 +27,12 @@ static const struct lq_attr_spec attrs[] = {
      .type = LQ_ATTR_BOOL,
      .default_text = "false",
      .help = "leave the first token of each sample out, whose activations are unlike all others"},
+    {.name = "hidden",
+     .type = LQ_ATTR_ENUM,
+     .default_text = LQ_HIDDEN_DEFAULT,
+     .choices = LQ_HIDDEN_CHOICES,
+     .help = "type of the hidden states between layers; bf16 halves the space they take while it "
+             "runs"},
     {.name = "file",
      .type = LQ_ATTR_PATH,
      .help = "take this imatrix (GGUF, IMAT or .dat) instead of computing one"},
@@ -47,7 +54,7 @@ static enum lq_status check(const struct lq_artifact *artifact, struct lq_error 
                              "an imatrix needs 'calibration' (to compute it) or 'file' (to load "
                              "it)");
     }
-    static const char *const computing[] = {"method", "skip_first"};
+    static const char *const computing[] = {"method", "skip_first", "hidden"};
     for (size_t i = 0; has_file && i < sizeof computing / sizeof computing[0]; i++) {
         if (lq_attr_is_set(artifact, computing[i])) {
             return lq_attr_error(artifact, computing[i], err, LQ_ERECIPE,
@@ -99,6 +106,7 @@ static enum lq_status expand_imatrix(struct lq_expand *expand, struct lq_error *
         request.calibration = lq_attr_ref(artifact, "calibration", 0);
         request.method = method_of(lq_attr_string(artifact, "method"));
         request.skip_first = lq_attr_bool(artifact, "skip_first");
+        request.hidden_bf16 = strcmp(lq_attr_string(artifact, "hidden"), "bf16") == 0;
         status = request.method == LQ_IMPORTANCE_ACTIVATION
                      ? lq_calibrate_layers(expand, &request, &step, err)
                      : lq_gradient_layers(expand, &request, &step, err);

@@ -53,6 +53,12 @@ static const struct lq_attr_spec attrs[] = {
      .min = 0,
      .max = LQ_SAMPLES_MAX,
      .help = "chunks to measure at most; 0 means all"},
+    {.name = "hidden",
+     .type = LQ_ATTR_ENUM,
+     .default_text = LQ_HIDDEN_DEFAULT,
+     .choices = LQ_HIDDEN_CHOICES,
+     .help = "type of the hidden states between layers; bf16 halves the space they take while it "
+             "runs"},
     {.name = "fail_above",
      .type = LQ_ATTR_NUMBER,
      .min = 0,
@@ -598,6 +604,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
     struct report_plan plan = {
         .expand = expand, .artifact = lq_expand_artifact(expand), .arena = lq_expand_arena(expand)};
     plan.original = lq_attr_ref(plan.artifact, "original", 0);
+    plan.options.hidden_bf16 = strcmp(lq_attr_string(plan.artifact, "hidden"), "bf16") == 0;
     plan.has_coherence = lq_attr_bool(plan.artifact, "coherence");
     size_t count = lq_attr_count(plan.artifact, "quantized");
     size_t tasks = lq_attr_count(plan.artifact, "tasks");

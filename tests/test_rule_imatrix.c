@@ -61,8 +61,10 @@ static enum lq_status expand_score(struct lq_expand *expand, struct lq_error *er
 {
     const struct lq_artifact *artifact = lq_expand_artifact(expand);
     struct lq_pass original;
-    struct lq_evaluate_request request = {.model = lq_attr_ref(artifact, "candidate", 0),
-                                          .original = &original};
+    struct lq_evaluate_request request = {
+        .model = lq_attr_ref(artifact, "candidate", 0),
+        .original = &original,
+        .options = {.hidden_bf16 = lq_attr_bool(artifact, "bf16")}};
     size_t step = 0;
     enum lq_status status = cut_tokens(expand, artifact, &request.options.tokens, err);
     if (status == LQ_OK) {
@@ -81,13 +83,14 @@ static const struct lq_attr_spec score_attrs[] = {
     {.name = "candidate", .type = LQ_ATTR_REF, .required = true, .choices = "model gguf"},
     {.name = "tokens", .type = LQ_ATTR_REF, .required = true, .choices = "calibration"},
     {.name = "chunks", .type = LQ_ATTR_INT, .default_text = "8"},
+    {.name = "bf16", .type = LQ_ATTR_BOOL, .default_text = "false"},
     {.name = "path", .type = LQ_ATTR_OUT_PATH},
 };
 static const struct lq_rule score_rule = {.kind = "score",
                                           .version = 1,
                                           .help = "a perplexity as a file",
                                           .attrs = score_attrs,
-                                          .attr_count = 5,
+                                          .attr_count = 6,
                                           .expand = expand_score};
 static const struct lq_rule *const test_rules[] = {
     &lq_rule_calibration, &lq_rule_gguf,    &lq_rule_imatrix, &lq_rule_mask,
@@ -387,6 +390,66 @@ Test(rule_imatrix, perplexity_is_llama_perplexitys)
     cr_expect_eq(memcmp(a.data, b.data, a.size_bytes), 0);
     lq_map_close(&a);
     lq_map_close(&b);
+}
+
+/* Rounding to 8 bits is off by 2^-9 / sqrt(3) = 1.1e-3 of a value in the mean square. Over the 5
+ * borders between 6 layers that is 2.5e-3 of a token's hidden state; a mean square over 4096 tokens
+ * moves by twice that / sqrt(4096) = 8e-5 where tokens count alike, and by more in columns of which
+ * a few tokens make up most: ten times as much in the root mean square over columns. No column
+ * may move by more than the project allows against other tools. */
+#define BF16_SUM_RELATIVE 8e-4
+#define BF16_SUM_RELATIVE_MAX 0.01
+/* The same for the mean of 1016 scores, each of which moves by about 2.5e-3 of the spread of logits
+ * (near 3): 2.5e-3 * 3 / sqrt(1016). */
+#define BF16_PPL_RELATIVE 2.4e-4
+
+Test(rule_imatrix, hidden_states_of_bf16_change_little)
+{
+    enum lq_imatrix_format format;
+    cr_assert_eq(build("cache", 2,
+                       "imatrix a { model = base  calibration = short  path = \"a.gguf\" }\n"
+                       "imatrix b { model = base  calibration = short  hidden = \"bf16\"  "
+                       "path = \"b.gguf\" }\n"
+                       "score c { original = base  candidate = base  tokens = calib "
+                       "path = \"c.json\" }\n"
+                       "score d { original = base  candidate = base  tokens = calib  bf16 = true  "
+                       "path = \"d.json\" }\n"
+                       "default a, b, c, d\n"),
+                 LQ_OK, "%s", err.message);
+    char path[128];
+    snprintf(path, sizeof path, "%s/a.gguf", folder);
+    struct lq_imatrix a = read_imatrix(path, &format);
+    snprintf(path, sizeof path, "%s/b.gguf", folder);
+    struct lq_imatrix b = read_imatrix(path, &format);
+    double worst = 0.0;
+    double squares = 0.0;
+    size_t count = 0;
+    cr_assert_eq(a.entry_count, b.entry_count);
+    for (size_t i = 0; i < a.entry_count; i++) {
+        for (size_t j = 0; j < a.entries[i].col_count; j++) {
+            double x = (double)a.entries[i].sums[j];
+            double y = (double)b.entries[i].sums[j];
+            worst = fmax(worst, fabs(x - y) / x);
+            squares += (x - y) / x * ((x - y) / x);
+            count++;
+        }
+    }
+    cr_expect_gt(worst, 0.0);
+    cr_expect_lt(worst, BF16_SUM_RELATIVE_MAX, "%g", worst);
+    double middle = sqrt(squares / (double)count);
+    cr_expect_lt(middle, BF16_SUM_RELATIVE, "%g", middle);
+    struct lq_perplexity c;
+    struct lq_perplexity d;
+    struct lq_map map = read_output("c.json");
+    cr_assert_eq(lq_perplexity_parse(map.data, map.size_bytes, &c, &err), LQ_OK);
+    lq_map_close(&map);
+    map = read_output("d.json");
+    cr_assert_eq(lq_perplexity_parse(map.data, map.size_bytes, &d, &err), LQ_OK);
+    lq_map_close(&map);
+    cr_expect_neq(c.ppl, d.ppl);
+    cr_expect_float_eq(c.ppl, d.ppl, BF16_PPL_RELATIVE * c.ppl, "%.8g %.8g", c.ppl, d.ppl);
+    fprintf(stderr, "sums %.2g, at most %.2g, perplexity %.2g\n", middle, worst,
+            fabs(c.ppl - d.ppl) / c.ppl);
 }
 
 Test(rule_imatrix, perplexity_wants_two_chunks)

@@ -145,6 +145,10 @@ static enum lq_status add_layer(struct lq_calibrate_expansion *expansion, uint32
         plan.state->skip_first = true;
         plan.params[plan.param_count++] = (struct lq_step_param){"skip_first", "true"};
     }
+    if (expansion->request->hidden_bf16 && (!is_last || whole)) {
+        plan.state->hidden_bf16 = true;
+        plan.params[plan.param_count++] = (struct lq_step_param){"hidden", "bf16"};
+    }
     char label[LQ_WEIGHT_NAME_BYTES];
     (void)snprintf(label, sizeof label, "blk.%u", (unsigned)layer);
     struct lq_step added = {

@@ -1,9 +1,9 @@
 /* The steps behind an importance matrix: one step per layer that streams every sample through it
  * and sums the squares of its inputs, one that assembles the file, and one that takes a finished
- * file instead. Hidden states between layers are transient outputs: u32 magic "LQHS", u32
- * sample_count, u32 sequence_length, u32 width, then rows of f32. The inputs of a step are its own
- * tensors and the hidden state before it, so a changed tensor repeats its layer and those behind
- * it. Thread rule: runs on the expansion's thread. Limits: those of tokens.h and hparams.h. */
+ * file instead. Hidden states between layers are transient outputs (hidden_states.h). The inputs of
+ * a step are its own tensors and the hidden state before it, so a changed tensor repeats its layer
+ * and those behind it. Thread rule: runs on the expansion's thread. Limits: those of tokens.h and
+ * hparams.h. */
 #ifndef LQ_RULES_MODEL_CALIBRATE_H
 #define LQ_RULES_MODEL_CALIBRATE_H
 
@@ -19,7 +19,8 @@ struct lq_calibrate_request {
     const struct lq_artifact *calibration; /* only for lq_calibrate_layers */
     enum lq_imatrix_format format;         /* of the output "main"; "gguf" is always GGUF */
     enum lq_importance_method method;
-    bool skip_first; /* leave the first token of each sample out */
+    bool hidden_bf16; /* hidden states between layers are bf16, not f32 */
+    bool skip_first;  /* leave the first token of each sample out */
 };
 
 /* Adds the steps that compute it; *step is the one with the outputs "main" and "gguf".

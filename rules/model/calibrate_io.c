@@ -1,14 +1,8 @@
 #include <string.h>
 
-#include "engine/base/checked.h"
-#include "engine/base/limits.h"
-#include "engine/base/reader.h"
 #include "rules/model/calibrate_parts.h"
+#include "rules/model/hidden_states.h"
 #include "rules/model/tensor_ref.h"
-
-#define HIDDEN_MAGIC 0x5348514cu
-
-enum { HIDDEN_HEADER_BYTES = 16 };
 
 /* The number of a tensor among those of the step. */
 static enum lq_status find_weight(const struct lq_calibrate_layer *layer, const char *name,
@@ -68,61 +62,56 @@ enum lq_status lq_calibrate_open_tokens(struct lq_calibrate_io *io, struct lq_er
     return status;
 }
 
+static bool is_hidden(const char *name)
+{
+    return strcmp(name, "hidden") == 0;
+}
+
 enum lq_status lq_calibrate_open_rows(struct lq_calibrate_io *io, const char *input,
                                       struct lq_error *err)
 {
-    unsigned char header[HIDDEN_HEADER_BYTES] = {0};
-    uint64_t size_bytes = lq_run_input_size(io->run, input);
-    enum lq_status status = lq_run_input_read(io->run, input, 0, header, sizeof header, err);
+    struct lq_hidden_shape shape;
+    enum lq_status status = lq_hidden_open(io->run, input, &shape, err);
     if (status != LQ_OK) {
         return status;
     }
-    struct lq_reader reader;
-    lq_reader_init(&reader, header, sizeof header);
-    uint32_t magic = lq_read_u32(&reader);
-    uint32_t sample_count = lq_read_u32(&reader);
-    uint32_t sequence_length = lq_read_u32(&reader);
-    uint32_t width = lq_read_u32(&reader);
     bool is_first = io->sample_count == 0;
-    io->sample_count = is_first ? sample_count : io->sample_count;
-    io->sequence_length = is_first ? sequence_length : io->sequence_length;
-    bool good = magic == HIDDEN_MAGIC && sample_count == io->sample_count &&
-                sequence_length == io->sequence_length && width == io->layer->hparams.width &&
-                io->sample_count >= 1 && io->sample_count <= LQ_SAMPLES_MAX &&
-                io->sequence_length >= 1 && io->sequence_length <= LQ_SEQUENCE_MAX;
-    uint64_t expected = 0;
-    good = good &&
-           lq_mul_u64((uint64_t)io->sample_count * io->sequence_length,
-                      (uint64_t)width * sizeof(float), &expected) &&
-           lq_add_u64(expected, HIDDEN_HEADER_BYTES, &expected);
-    if (!good || expected != size_bytes) {
+    io->sample_count = is_first ? shape.sample_count : io->sample_count;
+    io->sequence_length = is_first ? shape.sequence_length : io->sequence_length;
+    io->reads_bf16 = io->reads_bf16 || (is_hidden(input) && shape.is_bf16);
+    if (shape.sample_count != io->sample_count || shape.sequence_length != io->sequence_length ||
+        shape.width != io->layer->hparams.width || (shape.is_bf16 && !is_hidden(input))) {
         return lq_error_set(err, LQ_EINTERNAL, "the input '%s' of a layer is damaged", input);
     }
     return LQ_OK;
 }
 
+static struct lq_hidden_shape shape_of(const struct lq_calibrate_io *io, bool is_bf16)
+{
+    return (struct lq_hidden_shape){.sample_count = io->sample_count,
+                                    .sequence_length = io->sequence_length,
+                                    .width = io->layer->hparams.width,
+                                    .is_bf16 = is_bf16};
+}
+
 enum lq_status lq_calibrate_write_header(const struct lq_calibrate_io *io, const char *output,
                                          struct lq_error *err)
 {
-    struct lq_buffer header;
-    lq_buffer_init(&header);
-    lq_buffer_append_u32(&header, HIDDEN_MAGIC);
-    lq_buffer_append_u32(&header, io->sample_count);
-    lq_buffer_append_u32(&header, io->sequence_length);
-    lq_buffer_append_u32(&header, io->layer->hparams.width);
-    enum lq_status status =
-        header.failed ? lq_error_nomem(err, "hidden states")
-                      : lq_run_write(io->run, output, header.data, header.size_bytes, err);
-    lq_buffer_fini(&header);
-    return status;
+    struct lq_hidden_shape shape = shape_of(io, is_hidden(output) && io->layer->hidden_bf16);
+    return lq_hidden_begin(io->run, output, &shape, err);
+}
+
+enum lq_status lq_calibrate_write_rows(const struct lq_calibrate_io *io, const char *output,
+                                       const float *rows, size_t row_count, struct lq_error *err)
+{
+    struct lq_hidden_shape shape = shape_of(io, is_hidden(output) && io->layer->hidden_bf16);
+    return lq_hidden_write(io->run, output, &shape, rows, row_count, err);
 }
 
 enum lq_status lq_calibrate_read_rows(const struct lq_calibrate_io *io, const char *input,
                                       size_t first_sample, size_t sample_count, float *rows,
                                       struct lq_error *err)
 {
-    size_t sample_bytes = io->sequence_length * io->layer->hparams.width * sizeof(float);
-    return lq_run_input_read(io->run, input,
-                             HIDDEN_HEADER_BYTES + (uint64_t)first_sample * sample_bytes, rows,
-                             sample_count * sample_bytes, err);
+    struct lq_hidden_shape shape = shape_of(io, is_hidden(input) && io->reads_bf16);
+    return lq_hidden_read(io->run, input, &shape, first_sample, sample_count, rows, err);
 }

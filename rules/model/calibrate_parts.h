@@ -21,7 +21,7 @@
 enum {
     /* The weights of a layer, then the rotary factors (if any), then the embedding (layer 0). */
     LQ_CALIBRATE_TENSORS_MAX = LQ_LAYER_WEIGHT_COUNT + 4,
-    LQ_CALIBRATE_PARAMS_MAX = LQ_CALIBRATE_TENSORS_MAX + 5,
+    LQ_CALIBRATE_PARAMS_MAX = LQ_CALIBRATE_TENSORS_MAX + 6,
     LQ_CALIBRATE_INPUTS_MAX = LQ_CALIBRATE_TENSORS_MAX + 3, /* and those of experts */
 };
 
@@ -31,6 +31,7 @@ struct lq_calibrate_layer {
     uint32_t layer; /* the number of layers for what stands behind the last one */
     bool whole;     /* the last layer gives hidden states as well */
     bool skip_first;
+    bool hidden_bf16;                   /* what goes to the next layer */
     struct lq_gradient_options options; /* backward steps */
     double threshold;                   /* of spikes */
     struct lq_model_tensor tensors[LQ_CALIBRATE_TENSORS_MAX];
@@ -105,6 +106,7 @@ struct lq_calibrate_io {
     const struct lq_calibrate_layer *layer;
     uint32_t sample_count;
     uint32_t sequence_length;
+    bool reads_bf16;         /* the input "hidden" is; gradients never are */
     struct lq_tokens tokens; /* once opened */
 };
 
@@ -119,9 +121,11 @@ enum lq_status lq_calibrate_open_rows(struct lq_calibrate_io *io, const char *in
 enum lq_status lq_calibrate_read_rows(const struct lq_calibrate_io *io, const char *input,
                                       size_t first_sample, size_t sample_count, float *rows,
                                       struct lq_error *err);
-/* Begins an output in that format; rows are appended with lq_run_write. */
+/* Begins an output in that format, and appends rows to it. */
 enum lq_status lq_calibrate_write_header(const struct lq_calibrate_io *io, const char *output,
                                          struct lq_error *err);
+enum lq_status lq_calibrate_write_rows(const struct lq_calibrate_io *io, const char *output,
+                                       const float *rows, size_t row_count, struct lq_error *err);
 
 /* Experts that no token of the calibration went to have nothing to say about their columns. */
 struct lq_calibrate_idle {

@@ -35,8 +35,7 @@ static enum lq_status run_batch(struct layer_run *layer_run, size_t sample, size
                                   layer_run->inputs_only, err);
     }
     if (status == LQ_OK && !layer_run->inputs_only) {
-        status = lq_run_write(io->run, "hidden", layer_run->hidden,
-                              rows * io->layer->hparams.width * sizeof(float), err);
+        status = lq_calibrate_write_rows(io, "hidden", layer_run->hidden, rows, err);
     }
     lq_run_progress(io->run, first_row + rows, (uint64_t)io->sample_count * io->sequence_length,
                     "tokens");

@@ -74,8 +74,7 @@ static enum lq_status pass_batch(struct lq_calibrate_io *io, struct lq_forward *
         io->sample_count = (uint32_t)count;
         status = lq_calibrate_write_header(io, "hidden", err);
         if (status == LQ_OK) {
-            status = lq_run_write(io->run, "hidden", hidden, rows * hparams->width * sizeof *hidden,
-                                  err);
+            status = lq_calibrate_write_rows(io, "hidden", hidden, rows, err);
         }
     }
     free(hidden);
