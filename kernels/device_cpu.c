@@ -1,6 +1,10 @@
+#define _DEFAULT_SOURCE
+#include <malloc.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "kernels/device_cpu_parts.h"
 #include "kernels/matmul_short.h"
@@ -14,6 +18,10 @@ enum {
     QUERY_TILE = 64,        /* rows of a tile of scores */
     KEY_TILE = 256,         /* columns of a tile of scores */
     ALIGNMENT_BYTES = 64,
+    HUGE_PAGE_BYTES = 2 * 1024 * 1024,
+    SPARE_BYTES_MIN = 2 * HUGE_PAGE_BYTES, /* smaller blocks are left to malloc */
+    SPARE_BYTES_MAX = 256 * 1024 * 1024,   /* kept in all */
+    SPARE_BLOCKS_MAX = 32,
 };
 
 void lq_cpu_run_tiles(const struct lq_cpu_device *cpu, size_t count,
@@ -35,7 +43,7 @@ void lq_cpu_run_tiles(const struct lq_cpu_device *cpu, size_t count,
 
 static void cpu_destroy(struct lq_device *device)
 {
-    free(lq_cpu_of(device)->panels);
+    lq_cpu_give_memory(lq_cpu_of(device)->panels);
     free(device);
 }
 
@@ -49,14 +57,70 @@ static const char *cpu_notice(const struct lq_device *device)
     return ((const struct lq_cpu_device *)device)->notice;
 }
 
+/* Big blocks that were given back. Each step of a model takes the scratch of the step before it,
+ * and the system would clear every page of it again. */
+static struct {
+    pthread_mutex_t mutex;
+    void *blocks[SPARE_BLOCKS_MAX];
+    size_t count;
+    size_t size_bytes;
+} spare = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+
+static void *take_spare(size_t size_bytes)
+{
+    void *found = NULL;
+    (void)pthread_mutex_lock(&spare.mutex);
+    for (size_t i = 0; i < spare.count && found == NULL; i++) {
+        size_t usable = malloc_usable_size(spare.blocks[i]);
+        if (usable >= size_bytes && usable - size_bytes < HUGE_PAGE_BYTES) {
+            found = spare.blocks[i];
+            spare.blocks[i] = spare.blocks[--spare.count];
+            spare.size_bytes -= usable;
+        }
+    }
+    (void)pthread_mutex_unlock(&spare.mutex);
+    return found;
+}
+
+void *lq_cpu_take_memory(size_t size_bytes)
+{
+    size_t alignment = size_bytes < SPARE_BYTES_MIN ? ALIGNMENT_BYTES : HUGE_PAGE_BYTES;
+    if (size_bytes > SIZE_MAX - alignment) {
+        return NULL;
+    }
+    size_t rounded = lq_divide_up(size_bytes, alignment) * alignment;
+    void *memory = size_bytes < SPARE_BYTES_MIN ? NULL : take_spare(rounded);
+    if (memory != NULL) {
+        return memory;
+    }
+    memory = aligned_alloc(alignment, rounded == 0 ? alignment : rounded);
+#if defined(MADV_HUGEPAGE)
+    if (memory != NULL && alignment == HUGE_PAGE_BYTES) {
+        (void)madvise(memory, rounded, MADV_HUGEPAGE);
+    }
+#endif
+    return memory;
+}
+
+void lq_cpu_give_memory(void *memory)
+{
+    size_t usable = memory == NULL ? 0 : malloc_usable_size(memory);
+    if (usable >= SPARE_BYTES_MIN) {
+        (void)pthread_mutex_lock(&spare.mutex);
+        if (spare.count < SPARE_BLOCKS_MAX && usable <= SPARE_BYTES_MAX - spare.size_bytes) {
+            spare.blocks[spare.count++] = memory;
+            spare.size_bytes += usable;
+            memory = NULL;
+        }
+        (void)pthread_mutex_unlock(&spare.mutex);
+    }
+    free(memory);
+}
+
 static void *cpu_alloc(struct lq_device *device, size_t size_bytes)
 {
     struct lq_cpu_device *cpu = lq_cpu_of(device);
-    void *memory = NULL;
-    if (size_bytes <= SIZE_MAX - ALIGNMENT_BYTES) {
-        size_t rounded = lq_divide_up(size_bytes, ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
-        memory = aligned_alloc(ALIGNMENT_BYTES, rounded == 0 ? ALIGNMENT_BYTES : rounded);
-    }
+    void *memory = lq_cpu_take_memory(size_bytes);
     if (memory == NULL) {
         cpu->failure = "out of memory for activations";
     }
@@ -66,7 +130,7 @@ static void *cpu_alloc(struct lq_device *device, size_t size_bytes)
 static void cpu_release(struct lq_device *device, void *memory)
 {
     (void)device;
-    free(memory);
+    lq_cpu_give_memory(memory);
 }
 
 static void cpu_copy(struct lq_device *device, void *to, const void *from, size_t size_bytes)

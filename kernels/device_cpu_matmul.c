@@ -119,8 +119,8 @@ static bool take_panels(struct lq_cpu_device *cpu, size_t bytes)
 {
     bytes = lq_divide_up(bytes + 1, ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
     if (bytes > cpu->panels_bytes) {
-        free(cpu->panels);
-        cpu->panels = aligned_alloc(ALIGNMENT_BYTES, bytes);
+        lq_cpu_give_memory(cpu->panels);
+        cpu->panels = lq_cpu_take_memory(bytes);
         cpu->panels_bytes = cpu->panels == NULL ? 0 : bytes;
     }
     if (cpu->panels == NULL) {

@@ -39,6 +39,11 @@ static inline size_t lq_min_size(size_t a, size_t b)
     return a < b ? a : b;
 }
 
+/* Aligned memory of undefined content, NULL when it is out. Big blocks lie in huge pages where the
+ * system has them, and up to 256 MiB of what is given back is kept for the next taker. Any thread.
+ */
+void *lq_cpu_take_memory(size_t size_bytes);
+void lq_cpu_give_memory(void *memory);
 /* Calls body(user, i) for every i below `count`; nothing after a failure. */
 void lq_cpu_run_tiles(const struct lq_cpu_device *cpu, size_t count,
                       void (*body)(void *user, size_t index), void *user);

@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "kernels/x86/transpose.h"
+
 enum {
     A_ROWS = 6,
     B_ROWS = 16,
@@ -39,20 +41,17 @@ static int32_t largest_bits(const float *x)
     return result;
 }
 
-/* One block of one row: integers to values[pair][row], its scale returned. */
-static float pack_block(const float *x, size_t strip_rows, int16_t *values)
+/* One block of one row: integers to pairs[PAIRS], its scale returned. */
+static float round_block(const float *x, int32_t *pairs)
 {
     int32_t bits = largest_bits(x);
     float max = 0.0f;
     memcpy(&max, &bits, sizeof max);
     if (bits >= INFINITE_BITS || max < LQ_SHORT_TINY) {
-        for (size_t p = 0; p < PAIRS; p++) {
-            memset(values + p * strip_rows * 2, 0, 2 * sizeof *values);
-        }
+        memset(pairs, 0, PAIRS * sizeof *pairs);
         return bits >= INFINITE_BITS ? NAN : 0.0f;
     }
     const __m256 factor = _mm256_set1_ps((float)LQ_SHORT_MAX / max);
-    int32_t pairs[PAIRS];
     for (size_t i = 0; i < LQ_SHORT_BLOCK; i += 2 * LANES) {
         __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), factor));
         __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + LANES), factor));
@@ -60,15 +59,31 @@ static float pack_block(const float *x, size_t strip_rows, int16_t *values)
         __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
         _mm256_storeu_si256((__m256i *)(void *)(pairs + i / 2), both);
     }
-    for (size_t p = 0; p < PAIRS; p++) {
-        memcpy(values + p * strip_rows * 2, &pairs[p], sizeof pairs[p]);
-    }
     return max / (float)LQ_SHORT_MAX;
+}
+
+/* values[pair][row] = pairs[row][pair] for up to 8 rows, 8 pairs at a time. */
+static void interleave(const int32_t (*pairs)[PAIRS], size_t rows, size_t strip_rows,
+                       int16_t *values)
+{
+    static const int32_t all[2 * LANES] = {-1, -1, -1, -1, -1, -1, -1, -1};
+    const __m256i mask = _mm256_loadu_si256((const __m256i *)(const void *)(all + LANES - rows));
+    for (size_t p = 0; p < PAIRS; p += LANES) {
+        float turned[LANES * LANES];
+        (void)lane_transpose(turned, LANES, (const float *)(const void *)&pairs[0][p], PAIRS);
+        for (size_t j = 0; j < LANES; j++) {
+            __m256i column = _mm256_castps_si256(_mm256_loadu_ps(turned + j * LANES));
+            _mm256_maskstore_epi32((int32_t *)(void *)(values + (p + j) * strip_rows * 2), mask,
+                                   column);
+        }
+    }
 }
 
 static void pack(const float *rows, size_t stride, size_t count, size_t k, size_t strip_rows,
                  struct lq_short_strip strip)
 {
+    int32_t pairs[B_ROWS][PAIRS] = {{0}};
+    float tail[LQ_SHORT_BLOCK];
     size_t blocks = lq_short_blocks(k);
     for (size_t block = 0; block < blocks; block++) {
         int16_t *values = strip.values + block * PAIRS * strip_rows * 2;
@@ -76,13 +91,17 @@ static void pack(const float *rows, size_t stride, size_t count, size_t k, size_
         size_t first = block * LQ_SHORT_BLOCK;
         size_t length = smaller(LQ_SHORT_BLOCK, k - first);
         for (size_t r = 0; r < strip_rows; r++) {
-            float tail[LQ_SHORT_BLOCK] = {0};
             const float *x = rows + r * stride + first;
             if (r >= count || length < LQ_SHORT_BLOCK) {
+                memset(tail, 0, sizeof tail);
                 memcpy(tail, x, (r < count ? length : 0) * sizeof *tail);
                 x = tail;
             }
-            scales[r] = pack_block(x, strip_rows, values + 2 * r);
+            scales[r] = round_block(x, pairs[r]);
+        }
+        for (size_t r = 0; r < strip_rows; r += LANES) {
+            interleave((const int32_t(*)[PAIRS])pairs + r, smaller(LANES, strip_rows - r),
+                       strip_rows, values + 2 * r);
         }
     }
 }
