@@ -332,3 +332,66 @@ Test(hf_tokenizer, pads_to_the_rows_of_the_embedding)
     cr_assert_str_eq(lq_gguf_get_string(&converted.gguf, "tokenizer.ggml.pre"), "gpt-2");
     lq_arena_fini(&converted.arena);
 }
+
+/* tokenizer.json of a vocabulary that has the 256 bytes as tokens 0 to 255, by GPT-2's table, and
+ * added tokens that take the white space before, behind, or around them. */
+static void put_strip_tokenizer(struct lq_buffer *out)
+{
+    static const char *const texts[] = {"<l>", "<r>", "<b>", "<n>", "<r> x"};
+    unsigned next = 256;
+    lq_buffer_append_string(out, "{\"added_tokens\":[");
+    for (size_t i = 0; i < 5; i++) {
+        lq_buffer_printf(out,
+                         "%s{\"id\":%zu,\"content\":\"%s\",\"special\":true,\"lstrip\":%s,"
+                         "\"rstrip\":%s}",
+                         i == 0 ? "" : ",", 256 + i, texts[i], i == 0 || i == 2 ? "true" : "false",
+                         i == 1 || i == 2 ? "true" : "false");
+    }
+    lq_buffer_append_string(
+        out, "],\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
+             "\"model\":{\"type\":\"BPE\",\"merges\":[\"a a\"],\"vocab\":{\"aa\":261");
+    for (unsigned byte = 0; byte < 256; byte++) {
+        bool printable =
+            (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+        lq_buffer_printf(out, ",\"\\u%04x\":%u", printable ? byte : next, byte);
+        next += printable ? 0 : 1;
+    }
+    lq_buffer_append_string(out, "}}}");
+}
+
+/* The ids are those of the Hugging Face tokenizers library 0.23.3. */
+Test(hf_tokenizer, added_tokens_take_the_blanks_around_them)
+{
+    static const struct {
+        const char *text;
+        size_t count;
+        int32_t ids[12];
+    } cases[] = {
+        {"a  <l>  b", 5, {97, 256, 32, 32, 98}},
+        {"a  <r> \n b", 5, {97, 32, 32, 257, 98}},
+        {"a \t<b>\n\n b", 3, {97, 258, 98}},
+        {"a  <n>  b", 7, {97, 32, 32, 259, 32, 32, 98}},
+        {"a <r> x <r>  <l>  <b>b", 8, {97, 32, 260, 32, 257, 256, 258, 98}},
+        {"\u3000<l>\u00a0\u3000a<r>\u2003\u2028b", 9, {256, 194, 160, 227, 128, 128, 97, 257, 98}},
+        {"x<r>  ", 2, {120, 257}},
+        {"   <l>", 1, {256}},
+    };
+    struct lq_error err = {0};
+    struct converted converted;
+    struct lq_buffer text;
+    lq_buffer_init(&text);
+    put_strip_tokenizer(&text);
+    cr_assert_eq(convert(lq_buffer_text(&text), NULL, 0, &converted, &err), LQ_OK, "%s",
+                 err.message);
+    struct lq_vocab *vocab = NULL;
+    cr_assert_eq(lq_vocab_load(&vocab, &converted.gguf, "strip", &err), LQ_OK, "%s", err.message);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        expect_ids(vocab, cases[i].text, false, true, cases[i].ids, cases[i].count);
+    }
+    /* Written out but not looked for, they are text like any other. */
+    const int32_t plain[] = {32, 60, 108, 62};
+    expect_ids(vocab, " <l>", false, false, plain, 4);
+    lq_vocab_destroy(vocab);
+    lq_buffer_fini(&text);
+    lq_arena_fini(&converted.arena);
+}

@@ -72,6 +72,7 @@ struct draft {
     int32_t types[8];
     size_t token_count;
     size_t type_count;
+    size_t strip_count; /* 0: no such key */
     const char *merges[4];
     size_t merge_count;
     float scores[8];
@@ -111,6 +112,10 @@ static enum lq_status load_draft(const struct draft *draft, struct lq_vocab **vo
         strings[i] = (struct lq_gguf_string){draft->tokens[i], strlen(draft->tokens[i])};
     }
     lq_gguf_put_strings(&writer, "tokenizer.ggml.tokens", strings, draft->token_count);
+    if (draft->strip_count > 0) {
+        static const uint8_t strips[16] = {0};
+        lq_gguf_put_array(&writer, LQ_VOCAB_STRIPS_KEY, LQ_GGUF_U8, strips, draft->strip_count);
+    }
     lq_gguf_put_array(&writer, "tokenizer.ggml.token_type", LQ_GGUF_I32, draft->types,
                       draft->type_count);
     for (size_t i = 0; i < draft->merge_count; i++) {
@@ -168,6 +173,9 @@ Test(vocab, refuses_contradicting_keys)
     draft = small_bpe();
     draft.type_count = 6;
     expect_refused(&draft, LQ_EFORMAT, "token_type");
+    draft = small_bpe();
+    draft.strip_count = 6;
+    expect_refused(&draft, LQ_EFORMAT, LQ_VOCAB_STRIPS_KEY);
     draft = small_bpe();
     draft.tokens[1] = "a";
     expect_refused(&draft, LQ_EFORMAT, "tokens 0 and 1");

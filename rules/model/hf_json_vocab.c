@@ -143,6 +143,7 @@ static enum lq_status fill_texts(struct lq_hf_vocab *draft, const cJSON *model, 
                                                       : LQ_TOKEN_USER_DEFINED;
         int64_t id = read_id(lq_json_find(item, "id"));
         status = status == LQ_OK ? put_text(draft, id, text, type, err) : status;
+        lq_hf_vocab_strip(draft, id, item);
         if (status == LQ_OK && spm && type == LQ_TOKEN_USER_DEFINED) {
             status = lq_hf_unmark(&draft->texts[id], arena, err);
         }

@@ -131,6 +131,7 @@ static enum lq_status put_added(void *user, const struct added *added, struct lq
     int32_t type = before == LQ_TOKEN_UNKNOWN ? LQ_TOKEN_UNKNOWN
                    : control                  ? LQ_TOKEN_CONTROL
                                               : LQ_TOKEN_USER_DEFINED;
+    lq_hf_vocab_strip(draft->vocab, added->id, added->token);
     return put_token(draft, added->id, added->text, strlen(added->text), added_score, type, err);
 }
 

@@ -14,10 +14,12 @@ enum lq_status lq_hf_vocab_init(struct lq_hf_vocab *vocab, size_t count, struct 
     vocab->texts = lq_arena_get_array(arena, count, sizeof *vocab->texts);
     vocab->types = lq_arena_get_array(arena, count, sizeof *vocab->types);
     vocab->scores = lq_arena_get_array(arena, count, sizeof *vocab->scores);
+    vocab->strips = lq_arena_get_array(arena, count, sizeof *vocab->strips);
     for (size_t i = 0; i < LQ_HF_ROLE_COUNT; i++) {
         vocab->roles[i] = -1;
     }
-    bool fits = vocab->texts != NULL && vocab->types != NULL && vocab->scores != NULL;
+    bool fits = vocab->texts != NULL && vocab->types != NULL && vocab->scores != NULL &&
+                vocab->strips != NULL;
     return fits ? LQ_OK : lq_error_nomem(err, "tokenizer");
 }
 
@@ -36,6 +38,15 @@ enum lq_status lq_hf_vocab_pad(struct lq_hf_vocab *vocab, struct lq_arena *arena
         vocab->types[i] = LQ_TOKEN_UNUSED;
     }
     return LQ_OK;
+}
+
+void lq_hf_vocab_strip(struct lq_hf_vocab *vocab, int64_t id, const cJSON *token)
+{
+    bool left = token != NULL && cJSON_IsTrue(lq_json_find(token, "lstrip"));
+    bool right = token != NULL && cJSON_IsTrue(lq_json_find(token, "rstrip"));
+    vocab->strips[id] =
+        (uint8_t)((left ? LQ_TOKEN_STRIPS_LEFT : 0) | (right ? LQ_TOKEN_STRIPS_RIGHT : 0));
+    vocab->has_strips = vocab->has_strips || left || right;
 }
 
 int64_t lq_hf_vocab_find(const struct lq_hf_vocab *vocab, const char *text)
@@ -103,6 +114,9 @@ static void put_vocab(const struct lq_hf_vocab *vocab, struct lq_gguf_writer *wr
                           vocab->count);
     }
     lq_gguf_put_array(writer, "tokenizer.ggml.token_type", LQ_GGUF_I32, vocab->types, vocab->count);
+    if (vocab->has_strips) {
+        lq_gguf_put_array(writer, LQ_VOCAB_STRIPS_KEY, LQ_GGUF_U8, vocab->strips, vocab->count);
+    }
     if (spm) {
         lq_gguf_put_bool(writer, "tokenizer.ggml.add_space_prefix", vocab->rules.add_space_prefix);
     } else {

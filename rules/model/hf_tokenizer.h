@@ -3,8 +3,9 @@
  * config.json and other files say which tokens play which role. Two kinds can be expressed:
  * byte-level BPE behind a known pre-tokenizer ("gpt2"), and SentencePiece's BPE with byte fallback
  * ("llama"), whose scores stand in tokenizer.model or are made from the order of the merges. What
- * GGUF cannot say (NFC normalisation, stripping around added tokens) is left out, as llama.cpp's
- * converter does. Thread rule: pure. Limits: LQ_VOCAB_MAX, LQ_MERGES_MAX, LQ_JSON_BYTES_MAX. */
+ * GGUF cannot say (NFC normalisation, added tokens only as single words) is left out, as
+ * llama.cpp's converter does; that an added token takes the blanks around it stands in a key of our
+ * own. Thread rule: pure. Limits: LQ_VOCAB_MAX, LQ_MERGES_MAX, LQ_JSON_BYTES_MAX. */
 #ifndef LQ_RULES_MODEL_HF_TOKENIZER_H
 #define LQ_RULES_MODEL_HF_TOKENIZER_H
 
@@ -50,7 +51,9 @@ struct lq_hf_vocab {
     size_t count;
     struct lq_gguf_string *texts; /* end with NUL */
     int32_t *types;
-    float *scores;                 /* SENTENCE_PIECE */
+    float *scores;   /* SENTENCE_PIECE */
+    uint8_t *strips; /* lq_token_strip of added tokens */
+    bool has_strips;
     struct lq_gguf_string *merges; /* BYTE_LEVEL */
     size_t merge_count;
     /* What the tokenizer itself says, when no other file does; -1: nothing. */
@@ -72,6 +75,9 @@ enum lq_status lq_hf_unmark(struct lq_gguf_string *text, struct lq_arena *arena,
                             struct lq_error *err);
 /* Whether an added token is a control token: some files do not call theirs special. */
 bool lq_hf_is_control(const char *text, const cJSON *token);
+
+/* Takes "lstrip" and "rstrip" of an added token (NULL: neither). */
+void lq_hf_vocab_strip(struct lq_hf_vocab *vocab, int64_t id, const cJSON *token);
 
 /* tokenizer.json. */
 enum lq_status lq_hf_json_read(const struct lq_hf_documents *documents, uint64_t vocab_size,

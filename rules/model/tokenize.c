@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/compiler.h"
 #include "rules/model/vocab_parts.h"
 
 enum {
@@ -420,6 +421,39 @@ static int32_t special_at(const struct lq_vocab *vocab, const char *text, size_t
     return -1;
 }
 
+/* The length of the white space character that the text starts with, or 0. */
+static size_t space_length(const char *text, size_t length)
+{
+    static const char *const wide[] = {"\xc2\x85",     "\xc2\xa0",     "\xe1\x9a\x80",
+                                       "\xe2\x80\xa8", "\xe2\x80\xa9", "\xe2\x80\xaf",
+                                       "\xe2\x81\x9f", "\xe3\x80\x80"};
+    if (length > 0 && (*text == ' ' || (*text >= '\t' && *text <= '\r'))) {
+        return 1;
+    }
+    for (size_t i = 0; i < LQ_COUNT_OF(wide); i++) {
+        size_t size = strlen(wide[i]);
+        if (length >= size && memcmp(text, wide[i], size) == 0) {
+            return size;
+        }
+    }
+    /* U+2000 to U+200A. */
+    bool is_quad = length >= 3 && memcmp(text, "\xe2\x80", 2) == 0 &&
+                   (unsigned char)text[2] >= 0x80 && (unsigned char)text[2] <= 0x8a;
+    return is_quad ? 3 : 0;
+}
+
+/* Where the white space begins that text[0, length) ends with. */
+static size_t strip_end(const char *text, size_t length)
+{
+    size_t end = 0;
+    for (size_t i = 0; i < length;) {
+        size_t space = space_length(text + i, length - i);
+        i += space == 0 ? 1 : space;
+        end = space == 0 ? i : end;
+    }
+    return end;
+}
+
 static enum lq_status add_fragments(struct job *job, const char *text, size_t length,
                                     bool parse_special, struct lq_error *err)
 {
@@ -432,9 +466,17 @@ static enum lq_status add_fragments(struct job *job, const char *text, size_t le
             i++;
             continue;
         }
-        status = add_text(job, text + start, i - start, err);
+        unsigned strips = vocab->strips == NULL ? 0 : vocab->strips[id];
+        size_t before = i - start;
+        before = (strips & LQ_TOKEN_STRIPS_LEFT) != 0 ? strip_end(text + start, before) : before;
+        status = add_text(job, text + start, before, err);
         status = status == LQ_OK && !job->reached_limit ? push_ids(job->out, &id, 1, err) : status;
         i += vocab->texts[id].length;
+        size_t space = (strips & LQ_TOKEN_STRIPS_RIGHT) != 0 ? 1 : 0;
+        while (space > 0) {
+            space = space_length(text + i, length - i);
+            i += space;
+        }
         start = i;
     }
     return status == LQ_OK ? add_text(job, text + start, length - start, err) : status;

@@ -64,6 +64,24 @@ static enum lq_status load_types(struct lq_vocab *vocab, const struct lq_gguf *g
     return LQ_OK;
 }
 
+static enum lq_status load_strips(struct lq_vocab *vocab, const struct lq_gguf *gguf,
+                                  const char *where, struct lq_error *err)
+{
+    const struct lq_gguf_value *strips = lq_gguf_find(gguf, LQ_VOCAB_STRIPS_KEY);
+    if (strips == NULL) {
+        return LQ_OK;
+    }
+    if (strips->type != LQ_GGUF_ARRAY || strips->element_type != LQ_GGUF_U8 ||
+        strips->count != vocab->size) {
+        return lq_error_set(err, LQ_EFORMAT,
+                            "%s: " LQ_VOCAB_STRIPS_KEY
+                            " must be an array of %zu bytes, one per token",
+                            where, vocab->size);
+    }
+    vocab->strips = (uint8_t *)lq_arena_dup(&vocab->arena, strips->elements, vocab->size);
+    return vocab->strips == NULL ? lq_error_nomem(err, "vocabulary") : LQ_OK;
+}
+
 static enum lq_status load_id(const struct lq_vocab *vocab, const struct lq_gguf *gguf,
                               const char *key, const char *where, int32_t *id, struct lq_error *err)
 {
@@ -208,6 +226,9 @@ enum lq_status lq_vocab_load(struct lq_vocab **out, const struct lq_gguf *gguf, 
     enum lq_status status = load_texts(vocab, gguf, where, err);
     if (status == LQ_OK) {
         status = load_types(vocab, gguf, where, err);
+    }
+    if (status == LQ_OK) {
+        status = load_strips(vocab, gguf, where, err);
     }
     if (status == LQ_OK) {
         status = load_ids(vocab, gguf, where, err);

@@ -26,6 +26,12 @@ enum lq_token_type {
     LQ_TOKEN_BYTE = 6,
 };
 
+/* What an added token takes with it when it is found in a text: the white space before it, behind
+ * it. GGUF has no key for this; ours is an array of one u8 per token, which llama.cpp steps over.
+ */
+enum lq_token_strip { LQ_TOKEN_STRIPS_LEFT = 1, LQ_TOKEN_STRIPS_RIGHT = 2 };
+#define LQ_VOCAB_STRIPS_KEY "tokenizer.lqbuild.token_strips"
+
 /* `where` names the file in messages. Errors: LQ_EFORMAT for missing or contradicting keys (a
  * byte-level vocabulary without merges, arrays of different lengths, duplicate tokens, ids beyond
  * the vocabulary), LQ_EUNSUPPORTED for another tokenizer model or pre-tokenizer. */

@@ -23,7 +23,8 @@ struct lq_vocab {
     struct lq_token_bytes *texts;  /* as the file has them */
     struct lq_token_bytes *pieces; /* the bytes they stand for */
     uint8_t *types;
-    float *scores; /* SPM only */
+    uint8_t *strips; /* lq_token_strip; NULL: no token does */
+    float *scores;   /* SPM only */
     int32_t bos;
     int32_t eos;
     int32_t unknown;
