@@ -24,10 +24,11 @@ command -v nvcc > /dev/null || skip "there is no nvcc"
 
 echo "== build for $(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)"
 mkdir -p "$build"
+build=$(cd "$build" && pwd)
 cmake -B "$build" -DCMAKE_BUILD_TYPE=Release -DLQ_CUDA=ON \
     -DLQ_CUDA_ARCHITECTURES="$(echo "$capability" | tr -d .)" > "$build/gpu.log"
 cmake --build "$build" -j "$(nproc)" --target lqbuild lqbuild_cuda checkkern >> "$build/gpu.log"
-LQBUILD_CUDA_MODULE=$PWD/$build/liblqbuild_cuda.so
+LQBUILD_CUDA_MODULE=$build/liblqbuild_cuda.so
 LQBUILD_CONFIG=
 export LQBUILD_CUDA_MODULE LQBUILD_CONFIG
 failed=0
