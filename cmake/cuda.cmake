@@ -32,6 +32,8 @@ function(lq_cuda_module)
   # denormal numbers kept.
   target_compile_options(lqbuild_cuda PRIVATE -std=c++20 --threads 0 -fmad=false -prec-div=true -prec-sqrt=true -ftz=false
                          --Werror all-warnings -Xcompiler=-Wall)
+  # Where it runs only the driver and libc are needed.
+  target_link_options(lqbuild_cuda PRIVATE -static-libgcc -static-libstdc++)
   set_target_properties(lqbuild_cuda PROPERTIES
                         CUDA_RUNTIME_LIBRARY Static
                         CUDA_VISIBILITY_PRESET hidden
