@@ -71,6 +71,14 @@ Test(fs, leftovers_of_killed_processes_go_and_those_in_use_stay)
     cr_expect(lq_path_exists("b.lqtmp.00000003"));
     cr_expect(lq_path_exists("a.lqtmp.notes"));
     close(fd);
+    /* Many at once leave many. */
+    for (int i = 1; i <= 40; i++) {
+        char name[32];
+        (void)snprintf(name, sizeof name, "c.lqtmp.%08d", i);
+        cr_assert_eq(lq_file_write(name, "dead", 4, &err), LQ_OK);
+    }
+    cr_assert_eq(lq_file_write("c", "new", 3, &err), LQ_OK, "%s", err.message);
+    cr_expect_eq(system("test -z \"$(ls | grep '^c.lqtmp')\""), 0);
 }
 
 Test(fs, a_name_may_be_as_long_as_the_file_system_allows)

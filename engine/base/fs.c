@@ -1,7 +1,6 @@
 #define _GNU_SOURCE
 #include "engine/base/fs.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -9,7 +8,6 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -171,7 +169,12 @@ enum lq_status lq_file_read(const char *path, uint64_t size_max, struct lq_buffe
 }
 
 static const char temporary_mark[] = ".lqtmp.";
-enum { TEMPORARY_RANDOM_CHARS = 8, NAME_BYTES_MAX = 255 };
+enum {
+    NUMBER_CHARS = 8, /* of a temporary file's name */
+    NUMBERS_LOOKED_AT = 4,
+    NUMBERS_MAX = 1024,
+    NAME_BYTES_MAX = 255,
+};
 
 struct lq_atomic_file {
     int fd;
@@ -210,75 +213,71 @@ static enum lq_status check_replaceable(const char *path, struct lq_error *err)
                         S_ISDIR(st.st_mode) ? "folder" : "device or pipe");
 }
 
-/* The name of the temporary file of `base` without its random part. A name may be as long as file
+/* Room for the name of the temporary file of `path` with any number. A name may be as long as file
  * systems allow: then its end is left out. */
-static char *temporary_start(struct lq_arena *arena, const char *base)
+static char *temporary_name(const char *path)
 {
-    size_t room = NAME_BYTES_MAX - TEMPORARY_RANDOM_CHARS - strlen(temporary_mark);
-    return lq_arena_printf(arena, "%.*s%s", (int)room, base, temporary_mark);
+    const char *base = lq_path_base(path);
+    size_t folder = (size_t)(base - path);
+    size_t kept = strlen(base);
+    size_t room = NAME_BYTES_MAX - NUMBER_CHARS - strlen(temporary_mark);
+    kept = kept < room ? kept : room;
+    size_t size = folder + kept + sizeof temporary_mark + NUMBER_CHARS;
+    char *name = malloc(size);
+    if (name != NULL) {
+        (void)snprintf(name, size, "%.*s%s%0*d", (int)(folder + kept), path, temporary_mark,
+                       NUMBER_CHARS, 0);
+    }
+    return name;
 }
 
-static void remove_unlocked(const char *path)
+static void set_number(char *name, int number)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd >= 0) {
-        if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
-            (void)unlink(path);
-        }
-        (void)close(fd);
-    }
+    (void)snprintf(name + strlen(name) - NUMBER_CHARS, NUMBER_CHARS + 1, "%0*d", NUMBER_CHARS,
+                   number);
 }
 
-/* Removes what killed processes left beside `path`. Those that are alive hold a lock. */
-static void remove_leftovers(const char *path)
+/* True when something has the name. What nobody holds a lock on was left by a killed process and
+ * is removed, unless the name has gone to another file before it was locked. */
+static bool remove_if_dead(const char *name)
 {
-    struct lq_arena arena;
-    lq_arena_init(&arena);
-    const char *folder = lq_path_dir(&arena, path);
-    const char *start = temporary_start(&arena, lq_path_base(path));
-    DIR *dir = folder == NULL || start == NULL ? NULL : opendir(folder);
-    for (struct dirent *entry = dir == NULL ? NULL : readdir(dir); entry != NULL;
-         entry = readdir(dir)) {
-        size_t length = strlen(start);
-        if (strncmp(entry->d_name, start, length) == 0 &&
-            strlen(entry->d_name) == length + TEMPORARY_RANDOM_CHARS) {
-            const char *name = lq_arena_printf(&arena, "%s/%s", folder, entry->d_name);
-            if (name != NULL) {
-                remove_unlocked(name);
-            }
-        }
+    struct stat opened;
+    struct stat named;
+    int fd = open(name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0) {
+        return errno != ENOENT;
     }
-    if (dir != NULL) {
-        (void)closedir(dir);
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0 && fstat(fd, &opened) == 0 && lstat(name, &named) == 0 &&
+        opened.st_ino == named.st_ino && opened.st_dev == named.st_dev) {
+        (void)unlink(name);
     }
-    lq_arena_fini(&arena);
+    (void)close(fd);
+    return true;
+}
+
+/* Names are counted, so that what killed processes left is found without reading the folder, which
+ * may hold very many files. */
+static void remove_leftovers(char *name)
+{
+    bool found = true;
+    for (int number = 1; number <= NUMBERS_MAX && (found || number <= NUMBERS_LOOKED_AT);
+         number++) {
+        set_number(name, number);
+        found = remove_if_dead(name);
+    }
 }
 
 /* Creates the temporary file and locks it. One that another process took for a leftover before it
  * was locked has no name any more; then the next try has. */
 static enum lq_status open_temporary(struct lq_atomic_file *file, struct lq_error *err)
 {
-    enum { TRIES = 16 };
-    struct lq_arena arena;
-    lq_arena_init(&arena);
-    const char *base = lq_path_base(file->path);
-    const char *start = temporary_start(&arena, base);
-    size_t folder = (size_t)(base - file->path);
-    size_t length =
-        folder + (start == NULL ? 0 : strlen(start)) + TEMPORARY_RANDOM_CHARS + sizeof "";
-    file->temporary = start == NULL ? NULL : malloc(length);
-    if (file->temporary != NULL) {
-        (void)snprintf(file->temporary, length, "%.*s%s", (int)folder, file->path, start);
-    }
-    lq_arena_fini(&arena);
+    file->temporary = temporary_name(file->path);
     if (file->temporary == NULL) {
         return lq_error_nomem(err, file->path);
     }
-    for (int i = 0; i < TRIES; i++) {
-        uint32_t random = (uint32_t)lq_clock_ns();
-        (void)getrandom(&random, sizeof random, GRND_NONBLOCK);
-        (void)snprintf(file->temporary + length - TEMPORARY_RANDOM_CHARS - sizeof "",
-                       TEMPORARY_RANDOM_CHARS + sizeof "", "%08x", random);
+    remove_leftovers(file->temporary);
+    for (int number = 1; number <= NUMBERS_MAX; number++) {
+        set_number(file->temporary, number);
         /* The umask applies by itself: it can not be asked for without changing it for all. */
         file->fd = open(file->temporary, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (file->fd < 0 && errno != EEXIST) {
@@ -309,7 +308,6 @@ enum lq_status lq_atomic_file_begin(struct lq_atomic_file **out, const char *pat
     if (status != LQ_OK) {
         return status;
     }
-    remove_leftovers(path);
     struct lq_atomic_file *file = calloc(1, sizeof *file);
     if (file == NULL) {
         return lq_error_nomem(err, path);
