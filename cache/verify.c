@@ -223,16 +223,21 @@ static enum lq_status collect_owned(struct lq_cache *cache, struct lq_txn *txn, 
             room = add_id(owned, walk.record.id);
         }
     }
-    unsigned char at[LQ_ID_KEY_BYTES] = {0};
+    /* What has another size is no id, and no reason to miss those behind it. */
+    unsigned char at[LQ_STORE_KEY_BYTES_MAX] = {0};
+    size_t at_bytes = 0;
     found = true;
     while (status == LQ_OK && found && room) {
-        struct lq_bytes key = {at, sizeof at};
+        struct lq_bytes key = {at, at_bytes};
         struct lq_bytes found_key;
         struct lq_bytes value;
-        status = lq_txn_next(txn, LQ_DB_PENDING, &key, true, &found_key, &value, &found, err);
-        if (status == LQ_OK && found && found_key.size_bytes == sizeof at) {
-            memcpy(at, found_key.data, sizeof at);
-            room = add_id(owned, lq_id_from_key(at));
+        status =
+            lq_txn_next(txn, LQ_DB_PENDING, &key, at_bytes > 0, &found_key, &value, &found, err);
+        found = found && found_key.size_bytes <= sizeof at;
+        if (status == LQ_OK && found) {
+            at_bytes = found_key.size_bytes;
+            memcpy(at, found_key.data, at_bytes);
+            room = at_bytes != LQ_ID_KEY_BYTES || add_id(owned, lq_id_from_key(at));
         }
     }
     if (status == LQ_OK && !room) {
