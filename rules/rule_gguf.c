@@ -590,7 +590,7 @@ static enum lq_status add_inputs(const struct request *request, size_t number,
     }
     const struct lq_mask_tensor *mask =
         request->has_mask ? lq_mask_find(&request->mask, tensor->name) : NULL;
-    if (mask != NULL) {
+    if (mask != NULL && lq_encode_can_protect(request->types[number])) {
         inputs[(*count)++] = (struct lq_step_input){
             "mask", lq_ref_bytes(mask->positions, mask->position_count * sizeof *mask->positions)};
     }
@@ -776,7 +776,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 const struct lq_rule lq_rule_gguf = {
     .kind = "gguf",
-    .version = 4,
+    .version = 5,
     .program_version = lq_version,
     .help = "a GGUF file of a model at a quantization level or by a profile",
     .attrs = attrs,

@@ -186,7 +186,8 @@ static void encode_with(const struct lq_model_tensor *tensor, const float *value
 Test(encode_tensor, protected_weights_are_reproduced_better)
 {
     static const enum lq_dtype types[] = {LQ_DTYPE_Q2_K, LQ_DTYPE_Q3_K, LQ_DTYPE_Q4_K,
-                                          LQ_DTYPE_Q5_K, LQ_DTYPE_Q6_K, LQ_DTYPE_Q4_0};
+                                          LQ_DTYPE_Q5_K, LQ_DTYPE_Q6_K, LQ_DTYPE_Q4_0,
+                                          LQ_DTYPE_Q8_0};
     enum { COLS = 512, ROWS = 64, COUNT = COLS * ROWS };
     float *values = random_values(COUNT);
     float *importance = random_values(COLS);
@@ -226,6 +227,37 @@ Test(encode_tensor, protected_weights_are_reproduced_better)
     free(values);
     free(importance);
     free(decoded);
+}
+
+Test(encode_tensor, importance_changes_every_type_that_is_said_to_use_it)
+{
+    enum { COLS = 512, ROWS = 16 };
+    float *values = random_values(COLS * ROWS);
+    float *importance = random_values(COLS);
+    for (int i = 0; i < COLS; i++) {
+        importance[i] = expf(60.0f * importance[i]);
+    }
+    struct lq_model_tensor tensor = tensor_of(LQ_DTYPE_F32, COLS, ROWS);
+    for (uint32_t t = 0; t < LQ_DTYPE_COUNT; t++) {
+        if (lq_dtype_info(t) == NULL || lq_kernels()->encode[t] == NULL) {
+            continue;
+        }
+        struct lq_buffer out[2];
+        struct lq_error err;
+        for (int with = 0; with < 2; with++) {
+            lq_buffer_init(&out[with]);
+            struct lq_encode_job job = job_of(&tensor, values, (enum lq_dtype)t, &out[with]);
+            job.importance = with ? importance : NULL;
+            job.mat_count = 1;
+            cr_assert_eq(lq_encode_tensor(&job, &err), LQ_OK, "%s", err.message);
+        }
+        bool same = memcmp(out[0].data, out[1].data, out[0].size_bytes) == 0;
+        cr_expect_eq(same, !lq_encode_uses_importance((enum lq_dtype)t), "%s", lq_dtype_name(t));
+        lq_buffer_fini(&out[0]);
+        lq_buffer_fini(&out[1]);
+    }
+    free(values);
+    free(importance);
 }
 
 Test(encode_tensor, errors_are_measured)

@@ -127,14 +127,12 @@ size_t lq_encode_find_bad_block(enum lq_dtype dtype, const void *blocks, size_t 
 
 bool lq_encode_uses_importance(enum lq_dtype dtype)
 {
-    switch (dtype) {
-    case LQ_DTYPE_Q8_0:
-    case LQ_DTYPE_TQ1_0:
-    case LQ_DTYPE_TQ2_0:
-        return false;
-    default:
-        return lq_level_is_quantized_type(dtype);
-    }
+    return lq_level_is_quantized_type(dtype);
+}
+
+bool lq_encode_can_protect(enum lq_dtype dtype)
+{
+    return lq_encode_uses_importance(dtype) && dtype != LQ_DTYPE_TQ1_0 && dtype != LQ_DTYPE_TQ2_0;
 }
 
 static size_t tile_row_count(uint64_t col_count)

@@ -52,6 +52,9 @@ enum lq_status lq_encode_tensor(const struct lq_encode_job *job, struct lq_error
 
 /* True when importance can change what an encoder of this type writes. */
 bool lq_encode_uses_importance(enum lq_dtype dtype);
+/* False for the ternary types: with one scale for 256 values and three levels, a single weight that
+ * leads its block would cost all others. */
+bool lq_encode_can_protect(enum lq_dtype dtype);
 /* Bytes that lq_encode_tensor allocates at its peak. */
 uint64_t lq_encode_memory(const struct lq_model_tensor *tensor, enum lq_dtype dtype);
 /* The importance of a row, NULL for none. `copy`, ne[0] values, is used where the row has protected

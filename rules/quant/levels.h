@@ -1,8 +1,8 @@
 /* Quantization levels: what a level name such as "Q4_K_M" means for each tensor of a model. A level
  * has a base type, a number for general.file_type, and a mixture: rules by kind of tensor and layer
- * that raise or lower single tensors, as llama.cpp's levels of the same names do. One
- * difference, on purpose: layer counters also advance
- * past tensors whose type the user chose, so that choosing one tensor's type changes no other.
+ * that raise or lower single tensors, as llama.cpp's levels of the same names do. One difference,
+ * on purpose: layer counters also advance past tensors whose type the user chose, so that choosing
+ * one tensor's type changes no other.
  * Everything is static or the caller's. Thread rule: pure. */
 #ifndef LQ_RULES_QUANT_LEVELS_H
 #define LQ_RULES_QUANT_LEVELS_H
