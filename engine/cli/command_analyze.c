@@ -15,7 +15,10 @@ struct analysis {
     const char *output;
     const char *mask_output; /* NULL: no mask asked for */
     const char *method;
+    const char *find; /* ranking, spikes or both */
     double coverage;
+    double threshold; /* 0: the rule's own */
+    uint64_t precision;
     uint64_t started_ns;
 };
 
@@ -97,7 +100,7 @@ static void write_result(const struct analysis *analysis, const struct lq_imatri
     lq_json_begin_object(writer);
     lq_json_put_bool(writer, "identified", analysis->mask_output != NULL);
     if (analysis->mask_output != NULL) {
-        lq_json_put_number(writer, "coverage", analysis->coverage);
+        lq_json_put_number(writer, "coverage", mask->coverage);
         lq_json_put_int(writer, "total_protected", (int64_t)mask->total_protected);
         lq_json_put_string(writer, "mask_path", analysis->mask_output);
     }
@@ -148,12 +151,32 @@ static enum lq_status print_analysis(void *user, struct lq_json_writer *writer,
                          analysis->output, imatrix.entry_count, (long long)count_layers(&imatrix),
                          imatrix.chunk_count, imatrix.chunk_size);
         if (analysis->mask_output != NULL) {
-            lq_buffer_printf(out, "%s: %llu weights\n", analysis->mask_output,
-                             (unsigned long long)mask.total_protected);
+            lq_buffer_printf(out, "%s: %llu super weights in %zu tensors\n", analysis->mask_output,
+                             (unsigned long long)mask.total_protected, mask.tensor_count);
         }
     }
     lq_arena_fini(&arena);
     return status;
+}
+
+static void write_mask(const struct analysis *analysis, struct lq_recipe_text *text)
+{
+    lq_recipe_text_begin(text, "mask", "super");
+    lq_recipe_text_word(text, "model", "base");
+    lq_recipe_text_string(text, "find", analysis->find);
+    if (strcmp(analysis->find, "spikes") != 0) {
+        lq_recipe_text_word(text, "imatrix", "im");
+        lq_recipe_text_number(text, "coverage", analysis->coverage);
+    }
+    if (strcmp(analysis->find, "ranking") != 0) {
+        lq_recipe_text_word(text, "calibration", "calib");
+    }
+    if (analysis->threshold != 0.0) {
+        lq_recipe_text_number(text, "threshold", analysis->threshold);
+    }
+    lq_recipe_text_uint(text, "precision", analysis->precision);
+    lq_recipe_text_string(text, "path", analysis->mask_output);
+    lq_recipe_text_end(text);
 }
 
 static enum lq_status write_analysis(struct lq_cli *cli, const struct analysis *analysis,
@@ -170,15 +193,13 @@ static enum lq_status write_analysis(struct lq_cli *cli, const struct analysis *
     lq_recipe_text_word(text, "model", "base");
     lq_recipe_text_word(text, "calibration", "calib");
     lq_recipe_text_string(text, "method", analysis->method);
+    if (lq_args_has(&cli->args, "skip-first")) {
+        lq_recipe_text_word(text, "skip_first", "true");
+    }
     lq_recipe_text_string(text, "path", analysis->output);
     lq_recipe_text_end(text);
     if (analysis->mask_output != NULL) {
-        lq_recipe_text_begin(text, "mask", "super");
-        lq_recipe_text_word(text, "model", "base");
-        lq_recipe_text_word(text, "imatrix", "im");
-        lq_recipe_text_number(text, "coverage", analysis->coverage);
-        lq_recipe_text_string(text, "path", analysis->mask_output);
-        lq_recipe_text_end(text);
+        write_mask(analysis, text);
     }
     return LQ_OK;
 }
@@ -191,23 +212,88 @@ static const char *beside(struct lq_cli *cli, const char *path, const char *exte
     return stem == NULL ? NULL : lq_arena_printf(&cli->arena, "%s%s", stem, extension);
 }
 
+/* Results are kept step by step in the cache, so a checkpoint folder is a cache folder. */
+static enum lq_status settle_checkpoints(struct lq_cli *cli, struct lq_error *err)
+{
+    static const char *const names[] = {"checkpoint-dir", "resume"};
+    const char *given = lq_args_get(&cli->args, "cache-dir");
+    for (size_t i = 0; i < LQ_COUNT_OF(names); i++) {
+        const char *dir = lq_args_get(&cli->args, names[i]);
+        if (dir == NULL) {
+            continue;
+        }
+        if (given != NULL && strcmp(given, dir) != 0) {
+            return lq_error_set(err, LQ_EUSAGE,
+                                "--%s %s, but results go to %s already; give one folder", names[i],
+                                dir, given);
+        }
+        if (strcmp(names[i], "resume") == 0 && !lq_path_is_dir(dir)) {
+            return lq_error_set(err, LQ_EUSAGE,
+                                "--resume %s: no such folder; it is what --checkpoint-dir named "
+                                "when the analysis was interrupted",
+                                dir);
+        }
+        given = dir;
+        cli->cache_dir = dir;
+    }
+    return LQ_OK;
+}
+
+/* What is said about the mask. */
+static enum lq_status read_mask_words(struct analysis *analysis, struct lq_error *err)
+{
+    static const char *const names[] = {"find", "threshold", "coverage", "precision"};
+    const struct lq_args *args = &analysis->cli->args;
+    bool has_coverage = false;
+    bool has_threshold = false;
+    for (size_t i = 0; i < LQ_COUNT_OF(names); i++) {
+        if (lq_args_has(args, names[i]) && !lq_args_has(args, "identify-super-weights")) {
+            return lq_error_set(err, LQ_EUSAGE,
+                                "--%s means nothing without --identify-super-weights", names[i]);
+        }
+    }
+    const char *find = lq_args_get(args, "find");
+    analysis->find = find == NULL ? "ranking" : find;
+    enum lq_status status =
+        lq_args_number(args, "coverage", &analysis->coverage, &has_coverage, err);
+    if (status == LQ_OK) {
+        status = lq_args_number(args, "threshold", &analysis->threshold, &has_threshold, err);
+    }
+    /* The schema knows the real ranges. */
+    if (status == LQ_OK) {
+        status = lq_args_uint(args, "precision", 0, 64, &analysis->precision, err);
+    }
+    if (status == LQ_OK && has_threshold && strcmp(analysis->find, "ranking") == 0) {
+        return lq_error_set(err, LQ_EUSAGE,
+                            "--threshold is for activation spikes; give --find spikes or both");
+    }
+    if (status == LQ_OK && has_threshold && !(analysis->threshold > 0.0)) {
+        return lq_error_set(err, LQ_EUSAGE, "--threshold is %g, expected more than 0",
+                            analysis->threshold);
+    }
+    if (status == LQ_OK && has_coverage && strcmp(analysis->find, "spikes") == 0) {
+        return lq_error_set(err, LQ_EUSAGE,
+                            "--coverage is for ranking; give --find ranking or both");
+    }
+    return status;
+}
+
 static enum lq_status prepare(struct lq_cli *cli, struct analysis *analysis, struct lq_error *err)
 {
     const struct lq_args *args = &cli->args;
     const char *name = NULL;
-    bool given = false;
     *analysis = (struct analysis){
         .cli = cli,
         .model = args->operands[0],
         .output = lq_args_get(args, "output"),
         .method = lq_args_get(args, "method"),
         .coverage = 0.0001,
+        .precision = 16,
         .started_ns = lq_clock_ns(),
     };
-    enum lq_status status = lq_args_number(args, "coverage", &analysis->coverage, &given, err);
-    if (status == LQ_OK && given && !lq_args_has(args, "identify-super-weights")) {
-        status = lq_error_set(err, LQ_EUSAGE,
-                              "--coverage means nothing without --identify-super-weights");
+    enum lq_status status = read_mask_words(analysis, err);
+    if (status == LQ_OK) {
+        status = settle_checkpoints(cli, err);
     }
     if (status == LQ_OK) {
         status = lq_quick_check_model(analysis->model, err);

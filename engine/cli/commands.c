@@ -92,8 +92,15 @@ static const struct lq_option analyze_options[] = {
     {0, "sequence", "N", NULL, false, "tokens in a sample (the model's context, at most 512)"},
     {0, "method", "METHOD", "activation gradient fisher", false,
      "how to measure importance (activation)"},
-    {0, "identify-super-weights", NULL, NULL, false, "also write the mask of the top weights"},
-    {0, "coverage", "X", NULL, false, "part of the weights in that mask (0.0001)"},
+    {0, "skip-first", NULL, NULL, false, "leave out the first token of every sample"},
+    {0, "identify-super-weights", NULL, NULL, false, "also write a mask, FILE.mask"},
+    {0, "find", "KIND", "ranking spikes both", false,
+     "which weights: the top ones, those behind activation spikes, or both (ranking)"},
+    {0, "coverage", "X", NULL, false, "part of the weights that are the top ones (0.0001)"},
+    {0, "threshold", "X", NULL, false, "an activation above it is a spike (50)"},
+    {0, "precision", "N", NULL, false, "bits of tensors that the mask promotes: 8 or 16 (16)"},
+    {0, "checkpoint-dir", "DIR", NULL, false, "keep what is done in DIR, as --cache-dir does"},
+    {0, "resume", "DIR", NULL, false, "go on with what an interrupted run left in DIR"},
     {0, "format", "FORMAT", "human json", false, "language of the result (human)"},
 };
 
@@ -118,8 +125,20 @@ static const struct lq_option quality_report_options[] = {
     {0, "include-layers", NULL, NULL, false, "show the errors of every tensor"},
     {0, "coherence-check", NULL, NULL, false,
      "fail when what it writes makes no sense to the original"},
-    {'o', "output", "FILE", NULL, false, "write the report here: .qreport, .json or .txt"},
+    {0, "fail-above", "X", NULL, false,
+     "fail when perplexity grows by more than this part, 20% perhaps"},
+    {'o', "output", "FILE", NULL, false, "write the report here: .qreport, .json, .txt or .html"},
     {0, "format", "FORMAT", "human json", false, "language of the output (human)"},
+};
+
+static const struct lq_option quality_compare_options[] = {
+    {0, "metrics", "LIST", NULL, false,
+     "what to compare: some of perplexity,divergence,size,bpw (all)"},
+    {0, "calibration-data", "FILE", NULL, false, "text for perplexity and divergence"},
+    {0, "calibration-samples", "N", NULL, false, "chunks of it to measure (all)"},
+    {0, "fail-above", "X", NULL, false,
+     "fail when a perplexity grows by more than this part, 20% perhaps"},
+    {0, "format", "FORMAT", "human json csv", false, "language of the output (human)"},
 };
 
 static const struct lq_option tokenize_options[] = {
@@ -234,6 +253,17 @@ static const struct lq_command quality_commands[] = {
      .operand_min = 2,
      .operand_max = 2,
      .run = lq_command_quality_report,
+     .builds = true},
+    {.name = "compare",
+     .operands = "ORIGINAL QUANTIZED...",
+     .help = "put several quantized models side by side",
+     .details = "Perplexity and divergence need a text; one pass over it measures all models. Size "
+                "and\nbits per weight alone (--metrics size,bpw) are read from the files.",
+     .options = quality_compare_options,
+     .option_count = LQ_COUNT_OF(quality_compare_options),
+     .operand_min = 2,
+     .operand_max = LQ_OPERANDS_ANY,
+     .run = lq_command_quality_compare,
      .builds = true},
 };
 
@@ -376,6 +406,9 @@ const struct lq_command lq_commands[] = {
     {.name = "analyze",
      .operands = "MODEL",
      .help = "compute an importance matrix without writing a recipe",
+     .details = "Finished layers stay in the cache: a run that was stopped goes on at the next one "
+                "when it\nis started again, also without --resume. `lqbuild inspect --picture "
+                "X.imatrix X.mask`\ndraws the result.",
      .options = analyze_options,
      .option_count = LQ_COUNT_OF(analyze_options),
      .operand_min = 1,

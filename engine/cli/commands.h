@@ -43,6 +43,7 @@ enum lq_status lq_command_profile_show(struct lq_cli *cli, struct lq_error *err)
 enum lq_status lq_command_profile_create(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_profile_validate(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_quality_report(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_quality_compare(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_tokenize(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_imatrix_convert(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_imatrix_merge(struct lq_cli *cli, struct lq_error *err);

@@ -117,17 +117,33 @@ static enum lq_status print_result(void *user, struct lq_error *err)
         if (out.size_bytes > 0 && out.data[out.size_bytes - 1] != '\n') {
             lq_buffer_append_char(&out, '\n');
         }
-    } else if (!printing->cli->quiet) {
+    } else {
+        /* Asked also when nobody wants to read it: it may be a verdict. */
         status = build->print(build->user, NULL, &out, err);
+        if (printing->cli->quiet) {
+            lq_buffer_clear(&out);
+        }
     }
     if (status == LQ_OK && out.failed) {
         status = lq_error_nomem(err, "the result");
     }
-    if (status == LQ_OK) {
+    if (status == LQ_OK || status == LQ_EQUALITY) {
         lq_cli_print(&out);
         (void)fflush(stdout);
     }
     lq_buffer_fini(&out);
+    return status;
+}
+
+enum lq_status lq_quick_print(struct lq_cli *cli, const struct lq_quick_build *build,
+                              struct lq_error *err)
+{
+    struct printing printing = {.cli = cli, .build = build};
+    enum lq_status status = print_result(&printing, err);
+    if (status != LQ_OK) {
+        lq_cli_show_error(cli, err);
+    }
+    lq_cli_close_events(cli);
     return status;
 }
 

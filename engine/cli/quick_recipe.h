@@ -24,7 +24,8 @@ struct lq_quick_build {
     size_t target_count;
     bool hide_summary;
     /* Prints the result once everything is in place; `writer` is an open object that belongs to
-     * JSON output, NULL when people read. */
+     * JSON output, NULL when people read. LQ_EQUALITY is a verdict on a result that is printed all
+     * the same; other failures print nothing. */
     enum lq_status (*print)(void *user, struct lq_json_writer *writer, struct lq_buffer *out,
                             struct lq_error *err);
     void *user;
@@ -32,6 +33,9 @@ struct lq_quick_build {
 /* Parses the text, builds, prints. */
 enum lq_status lq_quick_run(struct lq_cli *cli, const struct lq_recipe_text *text,
                             const struct lq_quick_build *build, struct lq_error *err);
+/* The printing alone, for a result that needs no build. */
+enum lq_status lq_quick_print(struct lq_cli *cli, const struct lq_quick_build *build,
+                              struct lq_error *err);
 /* LQ_EPROFILE: `name` is neither a preset nor a file. */
 enum lq_status lq_quick_refuse_profile(const char *name, struct lq_error *err);
 /* True for --format json and for --json. */

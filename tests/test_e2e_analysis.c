@@ -1,0 +1,142 @@
+#include <math.h>
+
+#include "tests/e2e.h"
+
+/* `quality compare` and `analyze` of the built program on the shipped model. */
+
+TestSuite(e2e_analysis, .init = e2e_init, .fini = e2e_fini, .timeout = 600);
+
+/* Stdout as one JSON value. */
+static cJSON *parse_stdout(void)
+{
+    cJSON *root = cJSON_Parse(e2e_stdout());
+    cr_assert_not_null(root, "no JSON: %s (stderr: %s)", e2e_stdout(), e2e_stderr());
+    return root;
+}
+
+static double number_at(const cJSON *object, const char *key)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
+    cr_assert(cJSON_IsNumber(item), "no number %s", key);
+    return item->valuedouble;
+}
+
+static void quantize(const char *level, const char *output)
+{
+    cr_assert_eq(e2e_run("-q quantize model gguf --level %s -o '%s'", level, output), 0, "%s",
+                 e2e_stderr());
+}
+
+Test(e2e_analysis, compare_puts_models_side_by_side)
+{
+    e2e_copy_text("eval.txt", "words.txt", 20000);
+    quantize("Q8_0", "good.gguf");
+    quantize("Q2_K", "a,\"b.gguf");
+    const char *models =
+        "model good.gguf 'a,\"b.gguf' --calibration-data words.txt --progress none";
+    cr_assert_eq(e2e_run("quality compare %s --format json", models), 0, "%s", e2e_stderr());
+    cJSON *root = parse_stdout();
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(root, "models");
+    cr_assert_eq(cJSON_GetArraySize(list), 3);
+    const cJSON *original = cJSON_GetArrayItem(list, 0);
+    const cJSON *good = cJSON_GetArrayItem(list, 1);
+    const cJSON *bad = cJSON_GetArrayItem(list, 2);
+    double delta = number_at(bad, "perplexity_delta_pct");
+    cr_expect_float_eq(
+        delta, 100.0 * (number_at(bad, "perplexity") / number_at(original, "perplexity") - 1.0),
+        1e-9);
+    cr_expect_lt(fabs(number_at(good, "perplexity_delta_pct")), 0.5);
+    cr_expect_gt(delta, 1.0);
+    cr_expect_gt(number_at(bad, "kl_divergence_mean"), 10 * number_at(good, "kl_divergence_mean"));
+    cr_expect_lt(number_at(bad, "effective_bpw"), number_at(good, "effective_bpw"));
+    double bpw = number_at(bad, "effective_bpw");
+    double size = number_at(bad, "file_size");
+    cJSON_Delete(root);
+
+    /* Nothing runs again, and a limit between the two fails with everything printed. */
+    cr_expect_eq(e2e_run("quality compare %s --fail-above 0.5%%", models), 11);
+    cr_expect_not_null(strstr(e2e_stdout(), "KL divergence"), "%s", e2e_stdout());
+    cr_expect_not_null(strstr(e2e_stderr(), "of 'a,\"b.gguf' exceeds threshold (0.5%)"), "%s",
+                       e2e_stderr());
+    cr_expect_eq(e2e_run("-q quality compare %s --fail-above 0.5%%", models), 11);
+    cr_expect_eq(e2e_out.size_bytes, 0);
+    cr_expect_eq(e2e_run("--json quality compare %s --fail-above 0.5%%", models), 11);
+    cr_expect_eq(e2e_count_events("result", "perplexity_delta_pct"), 1);
+    cr_expect_eq(e2e_count_events("error", "QualityDegradationError"), 1);
+    cr_expect_eq(e2e_summary("ran"), 0);
+    cr_expect_eq(e2e_run("quality compare %s --fail-above 90%% --format csv", models), 0);
+    cr_expect_not_null(strstr(e2e_stdout(), "\r\n\"a,\"\"b.gguf\","), "%s", e2e_stdout());
+
+    /* Sizes need no text, and agree with what the report says. */
+    cr_assert_eq(e2e_run("quality compare good.gguf 'a,\"b.gguf' --metrics size,bpw --format json"),
+                 0, "%s", e2e_stderr());
+    root = parse_stdout();
+    const cJSON *other = cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(root, "models"), 1);
+    cr_expect_float_eq(number_at(other, "effective_bpw"), bpw, 1e-12);
+    cr_expect_float_eq(number_at(other, "file_size"), size, 0.0);
+    cr_expect_null(cJSON_GetObjectItemCaseSensitive(other, "perplexity"));
+    cJSON_Delete(root);
+}
+
+Test(e2e_analysis, compare_says_what_is_wrong)
+{
+    e2e_write("words.txt", "too short\n");
+    quantize("Q8_0", "good.gguf");
+    cr_expect_eq(e2e_run("quality compare model good.gguf"), 2);
+    cr_expect_not_null(strstr(e2e_stderr(), "--calibration-data FILE"), "%s", e2e_stderr());
+    cr_expect_eq(e2e_run("quality compare model good.gguf --metrics size,bwp"), 2);
+    cr_expect_not_null(strstr(e2e_stderr(), "did you mean 'bpw'?"), "%s", e2e_stderr());
+    cr_expect_eq(e2e_run("quality compare model good.gguf --metrics ''"), 2);
+    cr_expect_eq(e2e_run("quality compare model good.gguf --metrics size --fail-above 1"), 2);
+    cr_expect_eq(e2e_run("quality compare model good.gguf --fail-above -1"), 2);
+    cr_expect_eq(e2e_run("quality compare model nothere.gguf"), 3);
+    cr_expect_eq(e2e_run("quality compare model words.txt --metrics size"), 3, "%s", e2e_stderr());
+    cr_expect_eq(e2e_run("quality compare model good.gguf --calibration-data words.txt"), 15);
+    cr_expect_not_null(strstr(e2e_stderr(), "words"), "%s", e2e_stderr());
+}
+
+Test(e2e_analysis, analyze_finds_super_weights_as_it_is_told)
+{
+    e2e_copy_text("calibration.txt", "words.txt", 100000);
+    const char *common = "analyze model --calibration-data words.txt --calibration-samples 128 "
+                         "--sequence 32 --progress none -o x.imatrix";
+    cr_expect_eq(e2e_run("%s --find spikes", common), 2);
+    cr_expect_not_null(strstr(e2e_stderr(), "without --identify-super-weights"));
+    cr_expect_eq(e2e_run("%s --identify-super-weights --threshold 3", common), 2);
+    cr_expect_eq(e2e_run("%s --identify-super-weights --find spikes --coverage 0.1%%", common), 2);
+    cr_expect_eq(e2e_run("%s --identify-super-weights --precision 9", common), 2);
+    cr_expect_eq(e2e_run("%s --resume nothere", common), 2);
+    cr_expect_eq(e2e_run("%s --checkpoint-dir a --cache-dir b", common), 2);
+
+    cr_assert_eq(e2e_run("%s --identify-super-weights --find both --threshold 2 --coverage 0.1%% "
+                         "--checkpoint-dir steps --format json",
+                         common),
+                 0, "%s", e2e_stderr());
+    cJSON *root = parse_stdout();
+    double both =
+        number_at(cJSON_GetObjectItemCaseSensitive(root, "super_weights"), "total_protected");
+    cJSON_Delete(root);
+    cr_assert_eq(e2e_run("--json %s --identify-super-weights --find both --threshold 2 "
+                         "--coverage 0.1%% --resume steps",
+                         common),
+                 0);
+    cr_expect_eq(e2e_summary("ran"), 0, "nothing is left to be done");
+    cr_assert_eq(
+        e2e_run("%s --identify-super-weights --coverage 0.1%% --resume steps --format json",
+                common),
+        0);
+    root = parse_stdout();
+    double ranked =
+        number_at(cJSON_GetObjectItemCaseSensitive(root, "super_weights"), "total_protected");
+    cJSON_Delete(root);
+    cr_expect_geq(both, ranked);
+    cr_expect_gt(ranked, 4000);
+
+    cr_assert_eq(e2e_run("inspect x.imatrix x.mask --picture --svg x.svg"), 0, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stdout(), "\nlayer attn_q"), "%s", e2e_stdout());
+    cr_expect(lq_path_exists("x.svg"));
+    rename("x.imatrix", "all.imatrix");
+    cr_assert_eq(e2e_run("%s --skip-first --resume steps", common), 0);
+    cr_expect_eq(e2e_run("imatrix compare all.imatrix x.imatrix --max-relative 0.0001"), 1,
+                 "leaving out a token of each sample changes the sums");
+}
