@@ -75,6 +75,10 @@ static const struct lq_attr_spec attrs[] = {
     {.name = "prompts",
      .type = LQ_ATTR_STRING_LIST,
      .help = "texts to continue; without it some that ship with lqbuild"},
+    {.name = "prompts_from",
+     .type = LQ_ATTR_REF,
+     .choices = "text",
+     .help = "take the prompts from a text, one a line; of JSON one a text"},
     {.name = "continuation",
      .type = LQ_ATTR_INT,
      .default_text = "32",
@@ -114,12 +118,18 @@ static enum lq_status check(const struct lq_artifact *artifact, struct lq_error 
                              "the file behind 'logits' says what 'context' and 'chunks' are; leave "
                              "them out");
     }
-    static const char *const needs_coherence[] = {"prompts", "continuation", "min_coherence"};
+    static const char *const needs_coherence[] = {"prompts", "prompts_from", "continuation",
+                                                  "min_coherence"};
     for (size_t i = 0; i < LQ_COUNT_OF(needs_coherence); i++) {
         if (lq_attr_is_set(artifact, needs_coherence[i]) && !lq_attr_bool(artifact, "coherence")) {
             return lq_attr_error(artifact, needs_coherence[i], err, LQ_ERECIPE,
                                  "'%s' needs 'coherence = true'", needs_coherence[i]);
         }
+    }
+    if (lq_attr_is_set(artifact, "prompts") && lq_attr_is_set(artifact, "prompts_from")) {
+        return lq_attr_error(artifact, "prompts_from", err, LQ_ERECIPE,
+                             "a report takes prompts from 'prompts' or from 'prompts_from', not "
+                             "both");
     }
     if (lq_attr_count(artifact, "tasks") > LQ_REPORT_TASK_FILES_MAX) {
         return lq_attr_error(artifact, "tasks", err, LQ_ERECIPE,
@@ -467,6 +477,7 @@ static enum lq_status add_prompts(struct report_plan *plan, struct lq_error *err
         .original = plan->original,
         .prompts = count > 0 ? prompts : lq_coherence_prompts,
         .prompt_count = count > 0 ? count : lq_coherence_prompt_count,
+        .text = lq_attr_ref(plan->artifact, "prompts_from", 0),
         .length = (uint32_t)lq_attr_int(plan->artifact, "continuation")};
     return lq_coherence_add_reference(plan->expand, &plan->coherence, &plan->continued, err);
 }

@@ -1,5 +1,6 @@
 #include <math.h>
 
+#include "rules/format/gguf.h"
 #include "tests/e2e.h"
 
 /* `quality compare` and `analyze` of the built program on the shipped model. */
@@ -139,4 +140,109 @@ Test(e2e_analysis, analyze_finds_super_weights_as_it_is_told)
     cr_assert_eq(e2e_run("%s --skip-first --resume steps", common), 0);
     cr_expect_eq(e2e_run("imatrix compare all.imatrix x.imatrix --max-relative 0.0001"), 1,
                  "leaving out a token of each sample changes the sums");
+}
+
+/* Makes `path` a copy of the F32 file `from` in which all of one tensor is `value`. */
+static void poison(const char *from, const char *path, const char *tensor, float value)
+{
+    struct lq_map map;
+    struct lq_gguf gguf;
+    struct lq_arena arena;
+    struct lq_error err;
+    lq_arena_init(&arena);
+    cr_assert_eq(lq_map_open(&map, from, LQ_EIO, &err), LQ_OK, "%s", err.message);
+    cr_assert_eq(lq_gguf_parse(map.data, map.size_bytes, map.size_bytes, from, LQ_EFORMAT, &arena,
+                               &gguf, NULL, &err),
+                 LQ_OK, "%s", err.message);
+    const struct lq_gguf_tensor *found = NULL;
+    for (size_t i = 0; i < gguf.tensor_count; i++) {
+        found = strcmp(gguf.tensors[i].name, tensor) == 0 ? &gguf.tensors[i] : found;
+    }
+    cr_assert_not_null(found, "%s", tensor);
+    unsigned char *bytes = malloc(map.size_bytes);
+    memcpy(bytes, map.data, map.size_bytes);
+    for (uint64_t at = 0; at < found->size_bytes; at += sizeof value) {
+        memcpy(bytes + found->offset + at, &value, sizeof value);
+    }
+    cr_assert_eq(lq_file_write(path, bytes, map.size_bytes, &err), LQ_OK, "%s", err.message);
+    free(bytes);
+    lq_map_close(&map);
+    lq_arena_fini(&arena);
+}
+
+Test(e2e_analysis, numbers_that_overflow_are_traced_to_model_layer_and_tensor)
+{
+    e2e_copy_text("eval.txt", "words.txt", 8000);
+    quantize("F32", "good.gguf");
+    poison("good.gguf", "layer.gguf", "blk.2.ffn_down.weight", 3e38f);
+    poison("good.gguf", "nan.gguf", "blk.3.attn_k.weight", NAN);
+    poison("good.gguf", "end.gguf", "output_norm.weight", 3e38f);
+    const char *rest = "--calibration-data words.txt --progress none";
+    cr_expect_eq(e2e_run("quality compare model good.gguf layer.gguf %s", rest), 1);
+    cr_expect_not_null(strstr(e2e_stderr(),
+                              "model 'layer.gguf': layer 2 gives activations that are "
+                              "NaN or infinite"),
+                       "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "'blk.2.ffn_down.weight'"), "%s", e2e_stderr());
+    cr_expect_eq(e2e_run("quality compare model good.gguf nan.gguf %s", rest), 1);
+    cr_expect_not_null(
+        strstr(e2e_stderr(), "model 'nan.gguf': the tensor 'blk.3.attn_k.weight' holds NaN"), "%s",
+        e2e_stderr());
+    cr_expect_eq(e2e_run("quality compare model good.gguf end.gguf %s", rest), 1);
+    cr_expect_not_null(strstr(e2e_stderr(), "model 'end.gguf': the model's logits are NaN"), "%s",
+                       e2e_stderr());
+    /* As the original it is at fault too. */
+    cr_expect_eq(e2e_run("quality compare end.gguf good.gguf %s", rest), 1);
+    cr_expect(strstr(e2e_stderr(), "model 'end.gguf'") != NULL ||
+                  strstr(e2e_stderr(), "the original that it is compared with") != NULL,
+              "%s", e2e_stderr());
+}
+
+static double coherence_of(const char *prompts)
+{
+    e2e_write("recipe.lq",
+              "model base { source = \"model\" }\n"
+              "text words { path = \"words.txt\" }\n"
+              "text lines { path = \"prompts.txt\" }\n"
+              "text items { path = \"prompts.jsonl\" }\n"
+              "gguf q { model = base  level = \"Q2_K\" }\n"
+              "report r { original = base  quantized = [q]  text = words  chunks = 2  coherence = "
+              "true  min_coherence = 0  continuation = 8  %s  path = \"r.qreport\" }\n",
+              prompts);
+    cr_assert_eq(e2e_run("--progress none r"), 0, "%s: %s", prompts, e2e_stderr());
+    cr_assert_eq(e2e_run("inspect --format json r.qreport"), 0);
+    struct lq_buffer file;
+    struct lq_error err;
+    lq_buffer_init(&file);
+    cr_assert_eq(lq_file_read("r.qreport", 1 << 20, &file, &err), LQ_OK, "%s", err.message);
+    cJSON *root = cJSON_Parse(lq_buffer_text(&file));
+    cr_assert_not_null(root);
+    double score = number_at(root, "coherence_score");
+    cJSON_Delete(root);
+    lq_buffer_fini(&file);
+    return score;
+}
+
+Test(e2e_analysis, prompts_come_from_a_list_or_a_file)
+{
+    e2e_copy_text("eval.txt", "words.txt", 8000);
+    e2e_write("prompts.txt", "\nThe king was\r\n\nIn the year 1900");
+    e2e_write("prompts.jsonl",
+              "{\"prompt\": \"The king was\"}\n{\"prompt\": \"In the year 1900\"}\n");
+    double listed = coherence_of("prompts = [\"The king was\", \"In the year 1900\"]");
+    cr_expect_float_eq(coherence_of("prompts_from = lines"), listed, 1e-12);
+    cr_expect_float_eq(coherence_of("prompts_from = items"), listed, 1e-12);
+    cr_expect_neq(coherence_of(""), listed);
+    e2e_write("prompts.txt", "\n\r\n");
+    cr_expect_eq(
+        e2e_run("quality report model model --calibration-data words.txt --coherence-check "
+                "--prompts prompts.txt --progress none"),
+        15);
+    cr_expect_not_null(strstr(e2e_stderr(), "no lines that are not empty"), "%s", e2e_stderr());
+    e2e_write("recipe.lq",
+              "model base { source = \"model\" }\n"
+              "text words { path = \"words.txt\" }\n"
+              "report r { original = base  quantized = [base]  text = words  coherence = true  "
+              "prompts = [\"a\"]  prompts_from = words }\n");
+    cr_expect_eq(e2e_run("check"), 7);
 }

@@ -41,14 +41,26 @@ static enum lq_status write_report(const struct lq_quality_job *job, struct lq_r
     if (status != LQ_OK) {
         return status;
     }
+    const char *prompts = lq_args_get(args, "prompts");
+    if (prompts != NULL && !lq_args_has(args, "coherence-check")) {
+        return lq_error_set(err, LQ_EUSAGE, "--prompts means nothing without --coherence-check");
+    }
     lq_recipe_text_word(text, "layers", lq_args_has(args, "include-layers") ? "true" : "false");
     if (lq_args_has(args, "coherence-check")) {
         lq_recipe_text_word(text, "coherence", "true");
+    }
+    if (prompts != NULL) {
+        lq_recipe_text_word(text, "prompts_from", "prompts");
     }
     if (has_limit) {
         lq_recipe_text_number(text, "fail_above", fail_above);
     }
     lq_recipe_text_end(text);
+    if (prompts != NULL) {
+        lq_recipe_text_begin(text, "text", "prompts");
+        lq_recipe_text_string(text, "path", prompts);
+        lq_recipe_text_end(text);
+    }
     return LQ_OK;
 }
 

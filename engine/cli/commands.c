@@ -125,6 +125,7 @@ static const struct lq_option quality_report_options[] = {
     {0, "include-layers", NULL, NULL, false, "show the errors of every tensor"},
     {0, "coherence-check", NULL, NULL, false,
      "fail when what it writes makes no sense to the original"},
+    {0, "prompts", "FILE", NULL, false, "text, JSON or JSON lines with the prompts of that check"},
     {0, "fail-above", "X", NULL, false,
      "fail when perplexity grows by more than this part, 20% perhaps"},
     {'o', "output", "FILE", NULL, false, "write the report here: .qreport, .json, .txt or .html"},

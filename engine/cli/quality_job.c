@@ -1,8 +1,8 @@
 #define _XOPEN_SOURCE 700
 #include "engine/cli/quality_job.h"
 
-#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "engine/base/limits.h"
@@ -53,22 +53,36 @@ void lq_quality_job_fini(struct lq_quality_job *job)
     }
 }
 
-static void write_models(const struct lq_quality_job *job, struct lq_recipe_text *text,
-                         struct lq_buffer *list)
+/* Messages and reports name a model by its path, where that can be a name. */
+static const char *name_of(const struct lq_quality_job *job, size_t number, const char *fallback)
 {
-    lq_recipe_text_begin(text, "model", "original");
-    lq_recipe_text_string(text, "source", job->original);
-    lq_recipe_text_end(text);
-    lq_buffer_append_char(list, '[');
-    for (size_t i = 0; i < job->quantized_count; i++) {
-        char name[32];
-        (void)snprintf(name, sizeof name, "quantized%zu", i);
-        lq_recipe_text_begin(text, "model", name);
-        lq_recipe_text_string(text, "source", job->quantized[i]);
-        lq_recipe_text_end(text);
-        lq_buffer_printf(list, "%s%s", i == 0 ? "" : ", ", name);
+    static const char *const ours[] = {"words", "quality", "prompts"};
+    const char *const *paths = job->cli->args.operands;
+    bool is_free = paths[number][0] != '\0' && strlen(paths[number]) <= LQ_NAME_BYTES_MAX;
+    for (size_t i = 0; i <= job->quantized_count; i++) {
+        is_free = is_free && (i == number || strcmp(paths[i], paths[number]) != 0);
     }
-    lq_buffer_append_char(list, ']');
+    for (size_t i = 0; i < LQ_COUNT_OF(ours); i++) {
+        is_free = is_free && strcmp(paths[number], ours[i]) != 0;
+    }
+    return is_free ? paths[number] : fallback;
+}
+
+static enum lq_status write_models(const struct lq_quality_job *job, struct lq_recipe_text *text,
+                                   const char **names, struct lq_error *err)
+{
+    for (size_t i = 0; i <= job->quantized_count; i++) {
+        const char *fallback =
+            i == 0 ? "original" : lq_arena_printf(&job->cli->arena, "quantized%zu", i - 1);
+        if (fallback == NULL) {
+            return lq_error_nomem(err, "the command");
+        }
+        names[i] = name_of(job, i, fallback);
+        lq_recipe_text_begin(text, "model", names[i]);
+        lq_recipe_text_string(text, "source", job->cli->args.operands[i]);
+        lq_recipe_text_end(text);
+    }
+    return LQ_OK;
 }
 
 enum lq_status lq_quality_job_write(const struct lq_quality_job *job, struct lq_recipe_text *text,
@@ -77,28 +91,31 @@ enum lq_status lq_quality_job_write(const struct lq_quality_job *job, struct lq_
     const struct lq_args *args = &job->cli->args;
     const char *words = lq_args_get(args, "calibration-data");
     uint64_t chunks = 0; /* all */
-    struct lq_buffer list;
+    const char **names =
+        lq_arena_get_array(&job->cli->arena, job->quantized_count + 1, sizeof *names);
+    if (names == NULL) {
+        return lq_error_nomem(err, "the command");
+    }
     if (words == NULL) {
         return lq_error_set(err, LQ_EUSAGE,
                             "no text to measure with; give --calibration-data FILE");
     }
     enum lq_status status =
         lq_args_uint(args, "calibration-samples", 1, LQ_SAMPLES_MAX, &chunks, err);
+    if (status == LQ_OK) {
+        status = write_models(job, text, names, err);
+    }
     if (status != LQ_OK) {
         return status;
     }
-    lq_buffer_init(&list);
-    write_models(job, text, &list);
     lq_recipe_text_begin(text, "text", "words");
     lq_recipe_text_string(text, "path", words);
     lq_recipe_text_end(text);
     lq_recipe_text_begin(text, "report", "quality");
-    lq_recipe_text_word(text, "original", "original");
-    lq_recipe_text_word(text, "quantized", lq_buffer_text(&list));
+    lq_recipe_text_string(text, "original", names[0]);
+    lq_recipe_text_list(text, "quantized", names + 1, job->quantized_count);
     lq_recipe_text_word(text, "text", "words");
     lq_recipe_text_uint(text, "chunks", chunks);
     lq_recipe_text_string(text, "path", job->report);
-    status = list.failed ? lq_error_nomem(err, "the command") : LQ_OK;
-    lq_buffer_fini(&list);
-    return status;
+    return LQ_OK;
 }

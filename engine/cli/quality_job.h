@@ -28,8 +28,8 @@ enum lq_status lq_quality_job_place(struct lq_quality_job *job, const char *outp
                                     struct lq_error *err);
 /* Removes that folder. */
 void lq_quality_job_fini(struct lq_quality_job *job);
-/* The artifacts `original`, `quantized0` ..., `words`, and `quality` up to its last attribute: the
- * caller may add more and ends it. */
+/* The models, named by their paths where these can be names, the artifact `words`, and `quality` up
+ * to its last attribute: the caller may add more and ends it. */
 enum lq_status lq_quality_job_write(const struct lq_quality_job *job, struct lq_recipe_text *text,
                                     struct lq_error *err);
 

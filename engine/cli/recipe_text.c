@@ -1,7 +1,9 @@
 #include "engine/cli/recipe_text.h"
 
 #include <inttypes.h>
+#include <string.h>
 
+#include "engine/base/compiler.h"
 #include "engine/base/json.h"
 
 void lq_recipe_text_init(struct lq_recipe_text *text)
@@ -13,16 +15,6 @@ void lq_recipe_text_init(struct lq_recipe_text *text)
 void lq_recipe_text_fini(struct lq_recipe_text *text)
 {
     lq_buffer_fini(&text->buffer);
-}
-
-void lq_recipe_text_begin(struct lq_recipe_text *text, const char *kind, const char *name)
-{
-    lq_buffer_printf(&text->buffer, "%s %s {\n", kind, name);
-}
-
-void lq_recipe_text_end(struct lq_recipe_text *text)
-{
-    lq_buffer_append_string(&text->buffer, "}\n");
 }
 
 static void append_quoted(struct lq_recipe_text *text, const char *value)
@@ -51,6 +43,48 @@ static void append_quoted(struct lq_recipe_text *text, const char *value)
         lq_buffer_append_char(out, *at);
     }
     lq_buffer_append_char(out, '"');
+}
+
+static bool is_identifier(const char *name)
+{
+    static const char *const keywords[] = {"let",     "include", "for",  "in",
+                                           "default", "true",    "false"};
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_";
+    size_t length = strspn(name, "0123456789_"
+                                 "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ");
+    for (size_t i = 0; i < LQ_COUNT_OF(keywords); i++) {
+        if (strcmp(keywords[i], name) == 0) {
+            return false;
+        }
+    }
+    return name[0] != '\0' && strchr(letters, name[0]) != NULL && name[length] == '\0';
+}
+
+void lq_recipe_text_begin(struct lq_recipe_text *text, const char *kind, const char *name)
+{
+    lq_buffer_printf(&text->buffer, "%s ", kind);
+    if (is_identifier(name)) {
+        lq_buffer_append_string(&text->buffer, name);
+    } else {
+        append_quoted(text, name);
+    }
+    lq_buffer_append_string(&text->buffer, " {\n");
+}
+
+void lq_recipe_text_end(struct lq_recipe_text *text)
+{
+    lq_buffer_append_string(&text->buffer, "}\n");
+}
+
+void lq_recipe_text_list(struct lq_recipe_text *text, const char *attribute,
+                         const char *const *values, size_t count)
+{
+    lq_buffer_printf(&text->buffer, "  %s = [", attribute);
+    for (size_t i = 0; i < count; i++) {
+        lq_buffer_append_string(&text->buffer, i == 0 ? "" : ", ");
+        append_quoted(text, values[i]);
+    }
+    lq_buffer_append_string(&text->buffer, "]\n");
 }
 
 void lq_recipe_text_string(struct lq_recipe_text *text, const char *attribute, const char *value)

@@ -6,6 +6,7 @@
 #define LQ_ENGINE_CLI_RECIPE_TEXT_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "engine/base/buffer.h"
@@ -18,11 +19,14 @@ struct lq_recipe_text {
 
 void lq_recipe_text_init(struct lq_recipe_text *text);
 void lq_recipe_text_fini(struct lq_recipe_text *text);
-/* "kind name {" and "}"; `name` is an identifier of ours. */
+/* "kind name {" and "}"; a name that is no identifier is quoted. */
 void lq_recipe_text_begin(struct lq_recipe_text *text, const char *kind, const char *name);
 void lq_recipe_text_end(struct lq_recipe_text *text);
 /* attribute = "value", quoted; nothing when `value` is NULL. */
 void lq_recipe_text_string(struct lq_recipe_text *text, const char *attribute, const char *value);
+/* attribute = ["a", "b"]: strings, or artifacts by name. */
+void lq_recipe_text_list(struct lq_recipe_text *text, const char *attribute,
+                         const char *const *values, size_t count);
 /* attribute = word, as it stands: references, true and false. */
 void lq_recipe_text_word(struct lq_recipe_text *text, const char *attribute, const char *word);
 void lq_recipe_text_uint(struct lq_recipe_text *text, const char *attribute, uint64_t value);

@@ -48,7 +48,8 @@ struct lq_coherence_request {
     const struct lq_artifact *original; /* kind "model" */
     const char *const *prompts;
     size_t prompt_count;
-    uint32_t length; /* tokens to write */
+    const struct lq_artifact *text; /* its lines are the prompts instead; NULL: none */
+    uint32_t length;                /* tokens to write */
 };
 
 /* Adds the step "quality.continue", in which the original writes. */

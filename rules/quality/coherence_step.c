@@ -109,26 +109,95 @@ static enum lq_status place_prompts(struct texts *texts, const struct lq_token_l
     return LQ_OK;
 }
 
-/* Out of the parameters "prompts" (a JSON list) and "length", and the input "vocab". */
-static enum lq_status load_texts(struct lq_run *run, struct texts *texts, struct lq_error *err)
+/* A prompt; the bytes belong to whoever listed them. */
+struct prompt {
+    const char *text;
+    size_t length;
+};
+
+/* The lines of a text that are not empty: at most LQ_PROMPTS_MAX + 1 of them go to `out`, which may
+ * be NULL; returns their number. */
+static size_t split_lines(const char *data, uint64_t size_bytes, struct prompt *out)
+{
+    size_t count = 0;
+    for (uint64_t at = 0; at < size_bytes && count <= LQ_PROMPTS_MAX; at++) {
+        const char *end = memchr(data + at, '\n', (size_t)(size_bytes - at));
+        size_t length = end == NULL ? (size_t)(size_bytes - at) : (size_t)(end - (data + at));
+        size_t kept = length > 0 && data[at + length - 1] == '\r' ? length - 1 : length;
+        if (kept > 0 && out != NULL) {
+            out[count] = (struct prompt){data + at, kept};
+        }
+        count += kept > 0;
+        at += length;
+    }
+    return count;
+}
+
+static enum lq_status read_lines(struct lq_run *run, struct prompt **out, size_t *count,
+                                 struct lq_error *err)
+{
+    const void *data = NULL;
+    uint64_t size_bytes = 0;
+    enum lq_status status = lq_run_input_load(run, "prompts", &data, &size_bytes, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    *count = split_lines(data, size_bytes, NULL);
+    if (*count == 0 || *count > LQ_PROMPTS_MAX) {
+        return lq_error_set(err, LQ_ECALIBRATION,
+                            "the text of the prompts has %s lines that are not empty, expected 1 "
+                            "to %d",
+                            *count == 0 ? "no" : "too many", LQ_PROMPTS_MAX);
+    }
+    *out = lq_arena_get_array(lq_run_arena(run), *count, sizeof **out);
+    if (*out == NULL) {
+        return lq_error_nomem(err, "prompts");
+    }
+    (void)split_lines(data, size_bytes, *out);
+    return LQ_OK;
+}
+
+static enum lq_status read_list(struct lq_run *run, struct prompt **out, size_t *count,
+                                struct lq_error *err)
 {
     const char *prompts = lq_run_param(run, "prompts");
     cJSON *root = NULL;
+    enum lq_status status =
+        lq_json_parse(prompts, strlen(prompts), "prompts", LQ_EINTERNAL, &root, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    *count = (size_t)cJSON_GetArraySize(root);
+    *out = lq_arena_get_array(lq_run_arena(run), *count + 1, sizeof **out);
+    const cJSON *item = root->child;
+    for (size_t i = 0; *out != NULL && i < *count; i++, item = item->next) {
+        (*out)[i].length = strlen(item->valuestring);
+        (*out)[i].text = lq_arena_dup_string(lq_run_arena(run), item->valuestring);
+        *out = (*out)[i].text == NULL ? NULL : *out;
+    }
+    cJSON_Delete(root);
+    return *out == NULL ? lq_error_nomem(err, "prompts") : LQ_OK;
+}
+
+/* Out of the input "prompts" (a line for each) or the parameter "prompts" (a JSON list), the
+ * parameter "length", and the input "vocab". */
+static enum lq_status load_texts(struct lq_run *run, struct texts *texts, struct lq_error *err)
+{
+    struct prompt *prompts = NULL;
     enum lq_status status = load_vocab(run, &texts->vocab, err);
     if (status == LQ_OK) {
-        status = lq_json_parse(prompts, strlen(prompts), "prompts", LQ_EINTERNAL, &root, err);
+        status = lq_run_has_input(run, "prompts") ? read_lines(run, &prompts, &texts->count, err)
+                                                  : read_list(run, &prompts, &texts->count, err);
     }
     if (status != LQ_OK) {
         return status;
     }
-    texts->count = (size_t)cJSON_GetArraySize(root);
     texts->length = (uint32_t)strtoul(lq_run_param(run, "length"), NULL, 10);
     struct lq_token_list *lists = calloc(texts->count, sizeof *lists);
-    const cJSON *item = root->child;
     status = lists == NULL ? lq_error_nomem(err, "prompts") : LQ_OK;
-    for (size_t i = 0; status == LQ_OK && i < texts->count; i++, item = item->next) {
-        status = lq_tokenize(texts->vocab, item->valuestring, strlen(item->valuestring), true,
-                             false, &lists[i], err);
+    for (size_t i = 0; status == LQ_OK && i < texts->count; i++) {
+        status = lq_tokenize(texts->vocab, prompts[i].text, prompts[i].length, true, false,
+                             &lists[i], err);
         /* What is continued must not end. */
         if (status == LQ_OK && lq_vocab_adds_eos(texts->vocab) && lists[i].count > 0) {
             lists[i].count--;
@@ -141,7 +210,6 @@ static enum lq_status load_texts(struct lq_run *run, struct texts *texts, struct
         lq_token_list_fini(&lists[i]);
     }
     free(lists);
-    cJSON_Delete(root);
     return status;
 }
 
@@ -475,19 +543,23 @@ static enum lq_status begin_step(struct lq_expand *expand,
 {
     static const char *const prefixes[] = {"", ORIGINAL};
     struct lq_arena *arena = lq_expand_arena(expand);
-    enum lq_status status = lq_model_inputs_init(inputs, expand, models, model_count, 3, err);
+    enum lq_status status = lq_model_inputs_init(inputs, expand, models, model_count, 4, err);
     for (size_t i = 0; status == LQ_OK && i < model_count; i++) {
         status = lq_model_inputs_add(inputs, expand, models[i], prefixes[i], err);
     }
     if (status != LQ_OK) {
         return status;
     }
-    const char *prompts = list_prompts(request, arena);
+    const char *prompts = request->text != NULL ? "" : list_prompts(request, arena);
     const char *length = lq_arena_printf(arena, "%u", (unsigned)request->length);
     if (prompts == NULL || length == NULL) {
         return lq_error_nomem(err, "prompts");
     }
-    lq_model_inputs_set(inputs, "prompts", prompts);
+    if (request->text != NULL) {
+        lq_model_inputs_put(inputs, "prompts", lq_ref_artifact(request->text, "main"));
+    } else {
+        lq_model_inputs_set(inputs, "prompts", prompts);
+    }
     lq_model_inputs_set(inputs, "length", length);
     lq_model_inputs_put(inputs, "vocab", lq_ref_artifact(request->original, "vocab"));
     return LQ_OK;

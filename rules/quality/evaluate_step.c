@@ -23,6 +23,19 @@ enum {
 
 /* ---- perplexity ---- */
 
+/* Follows from the parameters of the step. */
+struct perplexity_state {
+    struct lq_model_part part;
+    const char *model; /* its name, for messages */
+};
+
+/* Says of which of the models a report looks at. */
+static enum lq_status name_model(enum lq_status status, const char *model, struct lq_error *err)
+{
+    return status == LQ_OK || status == LQ_ECANCELLED ? status
+                                                      : lq_error_prefix(err, "model '%s'", model);
+}
+
 static enum lq_status write_text(struct lq_run *run, const struct lq_buffer *text,
                                  struct lq_error *err)
 {
@@ -51,7 +64,8 @@ static void end_report(void *user, uint64_t done, uint64_t total)
 
 static enum lq_status run_perplexity(struct lq_run *run, struct lq_error *err)
 {
-    const struct lq_model_part *part = lq_run_state(run);
+    const struct perplexity_state *state = lq_run_state(run);
+    const struct lq_model_part *part = &state->part;
     struct lq_pass_end end = {.run = run};
     struct lq_forward_run forward_run = {0};
     struct lq_tokens tokens;
@@ -81,7 +95,7 @@ static enum lq_status run_perplexity(struct lq_run *run, struct lq_error *err)
     lq_pass_end_close(&end);
     lq_forward_run_close(&forward_run);
     lq_buffer_fini(&text);
-    return status;
+    return name_model(status, state->model, err);
 }
 
 /* ---- a model against the original ---- */
@@ -89,6 +103,7 @@ static enum lq_status run_perplexity(struct lq_run *run, struct lq_error *err)
 /* Follows from the parameters of the step. */
 struct compare_state {
     struct lq_model_part part;
+    const char *model; /* its name, for messages */
     struct lq_model_part original;
     bool has_layers; /* layers can be compared */
 };
@@ -239,9 +254,14 @@ static enum lq_status compare_score(void *user, size_t first_row, size_t rows, c
         }
     }
     for (size_t r = 0; status == LQ_OK && r < rows; r++) {
-        /* Either model's NaN shows in the divergence. */
-        nll[r] =
-            isfinite(self->rows[first_row + r].kld) ? self->rows[first_row + r].nll : (double)NAN;
+        /* The divergence takes both models' logits, the likelihood one's. */
+        const struct lq_divergence_row *row = &self->rows[first_row + r];
+        nll[r] = row->nll;
+        if (isfinite(row->nll) && !isfinite(row->kld)) {
+            status = lq_error_set(err, LQ_EFAIL,
+                                  "the original that it is compared with gives logits that are "
+                                  "NaN or infinite");
+        }
     }
     return status;
 }
@@ -371,7 +391,7 @@ static enum lq_status run_compare(struct lq_run *run, struct lq_error *err)
     lq_pass_end_close(&self.end);
     lq_forward_run_close(&self.forward_run);
     lq_buffer_fini(&text);
-    return status;
+    return name_model(status, state->model, err);
 }
 
 /* ---- expansion ---- */
@@ -426,23 +446,24 @@ enum lq_status lq_evaluate_add_reference(struct lq_expand *expand, const struct 
                                          struct lq_pass *pass, size_t *step, struct lq_error *err)
 {
     struct lq_model_inputs inputs;
-    struct lq_model_part *part = lq_arena_get(lq_expand_arena(expand), sizeof *part);
-    enum lq_status status = part == NULL ? lq_error_nomem(err, "a step")
-                                         : lq_pass_add(pass, expand, model, options, err);
+    struct perplexity_state *state = lq_arena_get(lq_expand_arena(expand), sizeof *state);
+    enum lq_status status = state == NULL ? lq_error_nomem(err, "a step")
+                                          : lq_pass_add(pass, expand, model, options, err);
     if (status == LQ_OK) {
         status = lq_model_inputs_init(&inputs, expand, NULL, 0, LQ_PASS_INPUTS_MAX + 1, err);
     }
     if (status == LQ_OK) {
-        status = lq_pass_inputs_add(&inputs, expand, pass, "", part, err);
+        status = lq_pass_inputs_add(&inputs, expand, pass, "", &state->part, err);
     }
     if (status != LQ_OK) {
         return status;
     }
+    state->model = lq_artifact_name(model);
     lq_model_inputs_put(&inputs, "tokens", pass->tokens);
     struct lq_step added = {.op = "quality.perplexity",
                             .version = PERPLEXITY_VERSION,
                             .run = run_perplexity,
-                            .state = part};
+                            .state = state};
     return end_step(expand, &inputs, pass, &added, step, err);
 }
 
@@ -524,6 +545,7 @@ enum lq_status lq_evaluate_add_step(struct lq_expand *expand,
     if (status != LQ_OK) {
         return status;
     }
+    state->model = lq_artifact_name(request->model);
     lq_model_inputs_put(&inputs, "tokens", request->options.tokens);
     struct lq_step added = {.op = "quality.compare",
                             .version = COMPARE_VERSION,

@@ -19,6 +19,7 @@ enum {
 /* The state of a layer's step; follows from its parameters. */
 struct layer_state {
     struct lq_model_part part;
+    const char *model; /* its name, for messages */
     uint32_t layer;
     bool hidden_bf16;
 };
@@ -177,7 +178,9 @@ static enum lq_status run_layer(struct lq_run *run, struct lq_error *err)
     lq_forward_run_close(&forward_run);
     lq_model_reader_close(&self.reader);
     free(self.hidden);
-    return status;
+    return status == LQ_OK || status == LQ_ECANCELLED
+               ? status
+               : lq_error_prefix(err, "model '%s'", self.state->model);
 }
 
 /* ---- behind the last layer ---- */
@@ -278,7 +281,9 @@ static enum lq_status add_layer(struct lq_pass *pass, struct lq_expand *expand,
         return lq_error_nomem(err, "a step");
     }
     name_layer(hparams, layer, &names);
-    *state = (struct layer_state){.layer = layer, .hidden_bf16 = options->hidden_bf16};
+    *state = (struct layer_state){.model = lq_artifact_name(pass->view.model),
+                                  .layer = layer,
+                                  .hidden_bf16 = options->hidden_bf16};
     enum lq_status status = lq_model_inputs_init(&inputs, expand, NULL, 0, names.count + 4, err);
     if (status == LQ_OK) {
         status = lq_model_inputs_add_part(&inputs, expand, &pass->view, "", names.items,

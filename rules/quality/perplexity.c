@@ -138,9 +138,11 @@ static enum lq_status score_batch(struct measurement *m, size_t first_sample, si
     }
     for (size_t i = 0; status == LQ_OK && i < count; i++) {
         if (!isfinite(m->nll[i])) {
-            return lq_error_set(err, LQ_EFAIL,
-                                "the model's logits are NaN or infinite in chunk %zu",
-                                first_sample + i / m->scored);
+            return lq_error_set(
+                err, LQ_EFAIL,
+                "the model's logits are NaN or infinite in chunk %zu; its layers are not, so "
+                "the output norm or the output matrix holds values that are too large",
+                first_sample + i / m->scored);
         }
         m->sum += m->nll[i];
         m->sum_squares += m->nll[i] * m->nll[i];

@@ -87,9 +87,12 @@ static enum lq_status judge(struct probing *p, size_t first, size_t count, size_
         }
         for (size_t r = 0; status == LQ_OK && r < rows; r++) {
             if (!isfinite(p->results[tile.first + r].log_prob)) {
-                status = lq_error_set(err, LQ_EFAIL,
-                                      "the model's logits are NaN or infinite in sequence %zu",
-                                      p->probes[tile.first + r].sample);
+                status = lq_error_set(
+                    err, LQ_EFAIL,
+                    "the model's logits are NaN or infinite in sequence %zu; its layers are "
+                    "not, so the output norm or the output matrix holds values that are too "
+                    "large",
+                    p->probes[tile.first + r].sample);
             }
         }
     }
