@@ -20,6 +20,7 @@ command two { run = "cat $in $in > $out" inputs = [one] outputs = ["out/{name}"]
 text t { path = "recipe.lq" }
 END
 "$program" -q -j1 --cache-dir clean
+"$program" cache export two -o given.lqb --cache-dir clean > log 2>&1
 mkdir wanted
 cp out/* wanted/
 
@@ -65,7 +66,8 @@ while [ "$at" -le "$most" ]; do
     at=$((at + step))
 done
 echo "a build: every ${step}th of $most allocations"
-for words in "cache gc --max-size 1" "cache ls" "cache verify" "cache pin two" "cache stats"; do
+for words in "cache gc --max-size 1" "cache ls" "cache verify" "cache pin two" "cache stats" \
+    "cache export two -o new.lqb" "cache import given.lqb --trust-unsigned" "explain two" "log"; do
     rm -rf cache out
     "$program" -q -j1 --cache-dir cache
     most=$(count_of $words --cache-dir cache)

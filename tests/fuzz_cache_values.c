@@ -128,7 +128,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     /* A name that is no digest is refused as damage, with what to do. */
     bool refused = status == LQ_ECACHE && strstr(err.message, "--cache-dir") != NULL;
     refused = refused || (status == LQ_ECACHE && strstr(err.message, "remove the folder") != NULL);
-    if ((status != LQ_OK && !refused) || removed != 0) {
+    if ((status != LQ_OK && !refused) || (status == LQ_OK && removed != 0)) {
         (void)fprintf(stderr, "verify again: %llu removed; %s\n", (unsigned long long)removed,
                       err.message);
         abort();
