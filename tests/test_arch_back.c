@@ -92,8 +92,9 @@ static void source_close(struct source *source)
 
 static struct lq_forward_env make_env(struct source *source)
 {
-    return (struct lq_forward_env){
-        .device = source->device, .weights = {get, source}, .nonfinite_status = LQ_EFAIL};
+    return (struct lq_forward_env){.device = source->device,
+                                   .weights = {.get = get, .user = source},
+                                   .nonfinite_status = LQ_EFAIL};
 }
 
 /* Hidden states of all layers; returns the sum of the samples' losses. */
