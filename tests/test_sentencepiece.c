@@ -344,8 +344,13 @@ static void expect_token(const struct lq_gguf *gguf, size_t id, const char *text
     const struct lq_gguf_value *scores = lq_gguf_find(gguf, "tokenizer.ggml.scores");
     cr_assert_lt(id, tokens->count);
     cr_assert_str_eq(tokens->strings[id].data, text);
-    cr_assert_eq(((const int32_t *)types->elements)[id], type, "%s", text);
-    cr_assert_eq(((const float *)scores->elements)[id], score, "%s", text);
+    int32_t type_there = 0;
+    float score_there = 0;
+    memcpy(&type_there, (const char *)types->elements + id * sizeof type_there, sizeof type_there);
+    memcpy(&score_there, (const char *)scores->elements + id * sizeof score_there,
+           sizeof score_there);
+    cr_assert_eq(type_there, type, "%s", text);
+    cr_assert_eq(score_there, score, "%s", text);
 }
 
 Test(sentencepiece, other_files_add_tokens_and_say_their_roles)
