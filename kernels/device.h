@@ -20,10 +20,13 @@
 #include <stdint.h>
 
 /* How a device spreads work: `run` calls body(user, i) for every i in [0, count) and returns when
- * all are done. `run` NULL: a plain loop. */
+ * all are done. `run` NULL: a plain loop. `cancelled`, NULL or asked before every tile on any
+ * thread, ends an operation early; that is a failure of the device like any other. */
 struct lq_parallel {
     void (*run)(void *context, size_t count, void (*body)(void *user, size_t index), void *user);
     void *context;
+    bool (*cancelled)(void *user);
+    void *cancelled_user;
 };
 
 struct lq_device;

@@ -24,18 +24,41 @@ enum {
     SPARE_BLOCKS_MAX = 32,
 };
 
-void lq_cpu_run_tiles(const struct lq_cpu_device *cpu, size_t count,
+struct tiles {
+    const struct lq_parallel *parallel;
+    void (*body)(void *user, size_t index);
+    void *user;
+};
+
+static bool is_cancelled(const struct lq_parallel *parallel)
+{
+    return parallel->cancelled != NULL && parallel->cancelled(parallel->cancelled_user);
+}
+
+static void run_tile(void *user, size_t index)
+{
+    const struct tiles *tiles = user;
+    if (!is_cancelled(tiles->parallel)) {
+        tiles->body(tiles->user, index);
+    }
+}
+
+void lq_cpu_run_tiles(struct lq_cpu_device *cpu, size_t count,
                       void (*body)(void *user, size_t index), void *user)
 {
+    struct tiles tiles = {&cpu->parallel, body, user};
     if (cpu->failure != NULL) {
         return;
     }
     if (cpu->parallel.run != NULL && count > 1) {
-        cpu->parallel.run(cpu->parallel.context, count, body, user);
-        return;
+        cpu->parallel.run(cpu->parallel.context, count, run_tile, &tiles);
+    } else {
+        for (size_t i = 0; i < count; i++) {
+            run_tile(&tiles, i);
+        }
     }
-    for (size_t i = 0; i < count; i++) {
-        body(user, i);
+    if (is_cancelled(&cpu->parallel)) {
+        cpu->failure = "cancelled";
     }
 }
 

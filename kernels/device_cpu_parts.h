@@ -44,8 +44,8 @@ static inline size_t lq_min_size(size_t a, size_t b)
  */
 void *lq_cpu_take_memory(size_t size_bytes);
 void lq_cpu_give_memory(void *memory);
-/* Calls body(user, i) for every i below `count`; nothing after a failure. */
-void lq_cpu_run_tiles(const struct lq_cpu_device *cpu, size_t count,
+/* Calls body(user, i) for every i below `count`; nothing after a failure. Being cancelled is one. */
+void lq_cpu_run_tiles(struct lq_cpu_device *cpu, size_t count,
                       void (*body)(void *user, size_t index), void *user);
 /* Our vector tiles, or OpenBLAS, or our own loops. */
 void lq_cpu_choose_sgemm(struct lq_cpu_device *cpu);

@@ -47,7 +47,7 @@ static void pool_run(void *context, size_t count, void (*body)(void *user, size_
 
 static struct lq_device *plain_device(enum lq_cpu_blas blas)
 {
-    struct lq_parallel none = {NULL, NULL};
+    struct lq_parallel none = {.run = NULL};
     struct lq_device *device = lq_device_cpu_create(none, blas);
     cr_assert_not_null(device);
     return device;
@@ -544,7 +544,7 @@ Test(device, results_do_not_depend_on_threads)
     for (size_t run = 0; run < 3; run++) {
         struct lq_pool *pool = NULL;
         cr_assert_eq(lq_pool_create(&pool, (unsigned)run + 1, NULL), LQ_OK);
-        struct lq_parallel parallel = {pool_run, pool};
+        struct lq_parallel parallel = {.run = pool_run, .context = pool};
         struct lq_device *device = lq_device_cpu_create(parallel, LQ_CPU_BLAS_AUTO);
         x[run] = malloc(VALUES * sizeof(float));
         memcpy(x[run], start, VALUES * sizeof(float));
@@ -591,4 +591,37 @@ Test(device, empty_shapes_do_nothing)
     device->ops->release(device, memory);
     cr_expect_null(device->ops->failure(device));
     device->ops->destroy(device);
+}
+
+/* Cancelled within a product: the tiles that are left are not computed, and the device says so ever
+ * after, so that nobody takes what is there for a result. */
+static bool cancel_after_ten(void *user)
+{
+    unsigned *asked = user;
+    return ++*asked > 10;
+}
+
+Test(device, a_product_stops_between_tiles)
+{
+    enum { ROWS = 2048, COLS = 2048, DEPTH = 64 };
+    static const enum lq_cpu_blas kinds[] = {LQ_CPU_BLAS_AUTO, LQ_CPU_BLAS_SHORT, LQ_CPU_BLAS_OWN};
+    float *a = calloc((size_t)ROWS * DEPTH, sizeof *a);
+    float *c = calloc((size_t)ROWS * COLS, sizeof *c);
+    for (size_t i = 0; i < (size_t)ROWS * DEPTH; i++) {
+        a[i] = 1.0f;
+    }
+    for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
+        unsigned asked = 0;
+        struct lq_parallel parallel = {.cancelled = cancel_after_ten, .cancelled_user = &asked};
+        struct lq_device *cpu = lq_device_cpu_create(parallel, kinds[k]);
+        memset(c, 0, (size_t)ROWS * COLS * sizeof *c);
+        cpu->ops->matmul(cpu, a, a, c, ROWS, COLS, DEPTH);
+        cr_expect_str_eq(cpu->ops->failure(cpu), "cancelled");
+        cr_expect_eq(c[(size_t)ROWS * COLS - 1], 0.0f, "%g", (double)c[(size_t)ROWS * COLS - 1]);
+        cpu->ops->zero(cpu, a, sizeof *a);
+        cr_expect_eq(a[0], 1.0f);
+        cpu->ops->destroy(cpu);
+    }
+    free(a);
+    free(c);
 }

@@ -52,7 +52,7 @@ static void set_up(void)
     struct lq_error err;
     random_state = 4;
     cr_assert_eq(lq_pool_create(&pool, 3, &err), LQ_OK);
-    device = lq_device_cpu_create((struct lq_parallel){pool_run, pool}, LQ_CPU_BLAS_AUTO);
+    device = lq_device_cpu_create((struct lq_parallel){.run = pool_run, .context = pool}, LQ_CPU_BLAS_AUTO);
     cr_assert_not_null(device);
 }
 

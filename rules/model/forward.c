@@ -91,6 +91,9 @@ enum lq_status lq_forward_check_device(const struct lq_forward *forward, struct 
         return lq_error_set(err, forward->failure.status, "%s", forward->failure.message);
     }
     const char *failure = forward->ops->failure(forward->device);
+    if (failure != NULL && lq_forward_is_cancelled(forward)) {
+        return lq_error_set(err, LQ_ECANCELLED, "cancelled");
+    }
     return failure == NULL ? LQ_OK : lq_error_set(err, LQ_ENOMEM, "%s", failure);
 }
 
@@ -244,6 +247,6 @@ static void run_on_pool(void *context, size_t count, void (*body)(void *user, si
 
 struct lq_parallel lq_forward_parallel(struct lq_pool *pool)
 {
-    struct lq_parallel parallel = {run_on_pool, pool};
+    struct lq_parallel parallel = {.run = run_on_pool, .context = pool};
     return parallel;
 }

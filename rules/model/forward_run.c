@@ -2,12 +2,19 @@
 
 #include <stdatomic.h>
 
+static bool run_cancelled(void *user)
+{
+    return lq_run_cancelled(user);
+}
+
 enum lq_status lq_forward_run_open(struct lq_forward_run *out, struct lq_run *run,
                                    struct lq_error *err)
 {
     out->run = run;
-    out->device =
-        lq_device_cpu_create(lq_forward_parallel(lq_run_pool(run)), lq_device_cpu_preferred());
+    struct lq_parallel parallel = lq_forward_parallel(lq_run_pool(run));
+    parallel.cancelled = run_cancelled;
+    parallel.cancelled_user = run;
+    out->device = lq_device_cpu_create(parallel, lq_device_cpu_preferred());
     if (out->device == NULL) {
         return lq_error_nomem(err, "the device");
     }
@@ -28,11 +35,6 @@ void lq_forward_run_close(struct lq_forward_run *forward_run)
     }
     forward_run->device->ops->destroy(forward_run->device);
     forward_run->device = NULL;
-}
-
-static bool run_cancelled(void *user)
-{
-    return lq_run_cancelled(user);
 }
 
 struct lq_forward_env lq_forward_run_env(const struct lq_forward_run *forward_run,
