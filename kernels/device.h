@@ -19,6 +19,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/dtype.h"
+
 /* How a device spreads work: `run` calls body(user, i) for every i in [0, count) and returns when
  * all are done. `run` NULL: a plain loop. `cancelled`, NULL or asked before every tile on any
  * thread, ends an operation early; that is a failure of the device like any other. */
@@ -88,6 +90,10 @@ struct lq_device_ops {
     void (*release)(struct lq_device *device, void *memory);
     void (*upload)(struct lq_device *device, void *to, const void *from, size_t size_bytes);
     void (*download)(struct lq_device *device, void *to, const void *from, size_t size_bytes);
+    /* Rows of a type of files, in host memory, become floats at `to`, decoded by the device;
+     * `finite` tells whether all are. NULL: the caller decodes and uploads. Waits. */
+    void (*load)(struct lq_device *device, enum lq_dtype dtype, const void *bytes, size_t rows,
+                 size_t cols, float *to, bool *finite);
     void (*zero)(struct lq_device *device, void *memory, size_t size_bytes);
     /* Within the device; the parts do not overlap. */
     void (*copy)(struct lq_device *device, float *to, const float *from, size_t count);

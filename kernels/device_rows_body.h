@@ -5,41 +5,12 @@
 #ifndef LQ_KERNELS_DEVICE_ROWS_BODY_H
 #define LQ_KERNELS_DEVICE_ROWS_BODY_H
 
-#include <stdint.h>
-#include <string.h>
+#include <stddef.h>
 
 #include "kernels/device_rows.h"
+#include "kernels/exp_inline.h"
 
 enum { LANES = 16 };
-
-/* exp(x) for x in [-87, 88], relative error below 2.5e-7; outside, the value at the nearer end, so
- * that the result is never zero, denormal or infinite. NaN stays NaN. x = n ln 2 + r with
- * |r| <= ln 2 / 2 (ln 2 in two parts, the first with 9 trailing zero bits: Cody and Waite, Software
- * Manual for the Elementary Functions, 1980), then Taylor's series to the 7th power, whose
- * remainder is below 6e-9. Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits. */
-static inline float exp_f32(float x)
-{
-    const float round_constant = 12582912.0f;
-    float low = x < -87.0f ? -87.0f : x;
-    float y = low > 88.0f ? 88.0f : low;
-    float shifted = y * 1.44269504f + round_constant;
-    float n = shifted - round_constant;
-    float r = (y - n * 0.693359375f) - n * -2.12194440e-4f;
-    float p = 1.98412698e-4f;
-    p = p * r + 1.38888889e-3f;
-    p = p * r + 8.33333333e-3f;
-    p = p * r + 4.16666667e-2f;
-    p = p * r + 1.66666667e-1f;
-    p = p * r + 0.5f;
-    p = (p * r) * r + r;
-    p = p + 1.0f;
-    uint32_t bits;
-    memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits << 23) + 0x3f800000u;
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return p * power;
-}
 
 static float rows_max(const float *x, size_t count)
 {
@@ -69,13 +40,13 @@ static float rows_exp_scaled(float *x, size_t count, float scale, float max)
     size_t i = 0;
     for (; i + LANES <= count; i += LANES) {
         for (size_t l = 0; l < LANES; l++) {
-            float e = exp_f32(x[i + l] * scale - max);
+            float e = lq_exp_f32(x[i + l] * scale - max);
             x[i + l] = e;
             sums[l] += e;
         }
     }
     for (; i < count; i++) {
-        x[i] = exp_f32(x[i] * scale - max);
+        x[i] = lq_exp_f32(x[i] * scale - max);
         sums[i % LANES] += x[i];
     }
     float sum = 0.0f;
@@ -101,14 +72,14 @@ static double rows_exp_sum(const float *x, size_t count, float max)
     for (; i + LANES <= count; i += LANES) {
         float e[LANES];
         for (size_t l = 0; l < LANES; l++) {
-            e[l] = exp_f32(x[i + l] - max);
+            e[l] = lq_exp_f32(x[i + l] - max);
         }
         for (size_t l = 0; l < LANES; l++) {
             sums[l] += (double)e[l];
         }
     }
     for (; i < count; i++) {
-        sums[i % LANES] += (double)exp_f32(x[i] - max);
+        sums[i % LANES] += (double)lq_exp_f32(x[i] - max);
     }
     return sum_lanes(sums);
 }
@@ -146,7 +117,7 @@ static void rows_scale(float *x, size_t count, float scale)
 static void rows_silu_mul(float *restrict gate, const float *restrict up, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        gate[i] = gate[i] / (1.0f + exp_f32(-gate[i])) * up[i];
+        gate[i] = gate[i] / (1.0f + lq_exp_f32(-gate[i])) * up[i];
     }
 }
 
@@ -156,7 +127,7 @@ static void rows_gelu_mul(float *restrict gate, const float *restrict up, size_t
     for (size_t i = 0; i < count; i++) {
         float x = gate[i];
         float inner = twice_root * (x + 0.044715f * x * x * x);
-        gate[i] = x / (1.0f + exp_f32(-inner)) * up[i];
+        gate[i] = x / (1.0f + lq_exp_f32(-inner)) * up[i];
     }
 }
 
@@ -167,7 +138,7 @@ static void rows_soft_cap(float *x, size_t count, float scale, float cap)
     for (size_t i = 0; i < count; i++) {
         float y = x[i] * factor;
         float size = y < 0.0f ? -y : y;
-        float e = exp_f32(-2.0f * size);
+        float e = lq_exp_f32(-2.0f * size);
         float t = (1.0f - e) / (1.0f + e);
         x[i] = cap * (y < 0.0f ? -t : t);
     }
@@ -228,7 +199,7 @@ static void rows_silu_mul_back(float *restrict gate, float *restrict up,
 {
     for (size_t i = 0; i < count; i++) {
         float g = gate[i];
-        float sigmoid = 1.0f / (1.0f + exp_f32(-g));
+        float sigmoid = 1.0f / (1.0f + lq_exp_f32(-g));
         gate[i] = out_grad[i] * up[i] * sigmoid * (1.0f + g * (1.0f - sigmoid));
         up[i] = out_grad[i] * g * sigmoid;
     }
@@ -241,7 +212,7 @@ static void rows_gelu_mul_back(float *restrict gate, float *restrict up,
     for (size_t i = 0; i < count; i++) {
         float x = gate[i];
         float square = 0.044715f * x * x;
-        float sigmoid = 1.0f / (1.0f + exp_f32(-(twice_root * (x + square * x))));
+        float sigmoid = 1.0f / (1.0f + lq_exp_f32(-(twice_root * (x + square * x))));
         float slope = twice_root * (1.0f + 3.0f * square);
         gate[i] = out_grad[i] * up[i] * sigmoid * (1.0f + x * (1.0f - sigmoid) * slope);
         up[i] = out_grad[i] * x * sigmoid;

@@ -1,7 +1,8 @@
 /* The contract between the program and a module that drives GPUs: a shared object, loaded at run
  * time, that exports `lq_gpu_module_get`. kernels/cuda/ builds liblqbuild_cuda.so; tests build one
- * whose device is the CPU. The module offers memory, streams and three kernels; what is done with
- * them in which order is C of the program (kernels/gpu.c).
+ * whose device is the CPU. The module offers memory, streams, three kernels for tiles of rows, the
+ * operations of gpu_operations.h and products; what is done with them in which order is C of the
+ * program (kernels/gpu.c for tiles, kernels/gpu_device.c for the passes of a model).
  *
  * Functions that can fail return NULL, or one sentence of static text (for the calling thread until
  * its next call). Work on a stream is in order and asynchronous; memory that it uses must stay
@@ -12,11 +13,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/gpu_operations.h"
 #include "kernels/gpu_work.h"
 
-/* Raised with every change of the structures here and in gpu_work.h. */
-#define LQ_GPU_MODULE_VERSION 1
+/* Raised with every change of the structures here, in gpu_work.h and in gpu_operations.h. */
+#define LQ_GPU_MODULE_VERSION 2
 #define LQ_GPU_NAME_BYTES 64
+/* Points of a stream's work that can be waited for. */
+#define LQ_GPU_MARKS 4
 
 /* The lists of tables/near.h that encoders of grid types read, in the order of lq_gpu_set_near. */
 enum lq_gpu_near {
@@ -66,6 +70,21 @@ struct lq_gpu_module {
     const char *(*check)(struct lq_gpu_stream *stream, const struct lq_gpu_work *work);
     const char *(*encode)(struct lq_gpu_stream *stream, const struct lq_gpu_work *work);
     const char *(*wait)(struct lq_gpu_stream *stream);
+
+    /* Within the device; the parts do not overlap. */
+    const char *(*copy)(struct lq_gpu_stream *stream, void *to, const void *from,
+                        size_t size_bytes);
+    /* Sets mark `mark`, below LQ_GPU_MARKS, behind the work so far; waits for that work. A mark
+     * that was never set is no wait. */
+    const char *(*set_mark)(struct lq_gpu_stream *stream, unsigned mark);
+    const char *(*wait_mark)(struct lq_gpu_stream *stream, unsigned mark);
+    /* `args` is the structure of the operation; it is copied. `block_count` is not 0. */
+    const char *(*launch)(struct lq_gpu_stream *stream, enum lq_gpu_operation operation,
+                          const void *args, size_t block_count);
+    /* Once for a stream, before its first product. Fails where the library is missing. */
+    const char *(*prepare_products)(struct lq_gpu_stream *stream);
+    /* The same way of summing for the same sizes, strides and alignments, whatever else runs. */
+    const char *(*multiply)(struct lq_gpu_stream *stream, const struct lq_gpu_product *product);
 };
 
 typedef const struct lq_gpu_module *(*lq_gpu_module_get_fn)(void);

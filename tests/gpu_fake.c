@@ -8,6 +8,9 @@
  *   tiny        has no memory for a lease
  *   small       has memory for one lease
  *   fails       fails at its fourth encode
+ *   no-products has no library of products
+ *   breaks      fails at its twentieth product
+ *   backwards   runs threads and blocks from the last to the first
  * With LQ_FAKE_GPU_LOG each device that encodes appends a line to that file. */
 #include "kernels/cuda/sources.h"
 
@@ -19,7 +22,10 @@
 #include "kernels/ref/decode_ref.c"
 #include "kernels/ref/encode_ref.c"
 
-#define WORKS_MAX 16
+#include "kernels/gpu_experts.h"
+#include "kernels/gpu_heads.h"
+#include "kernels/gpu_rows.h"
+
 #define LEASE_BYTES ((size_t)150 << 20) /* a little more than the device memory of one lease */
 
 struct lq_gpu_context {
@@ -28,7 +34,14 @@ struct lq_gpu_context {
     struct lq_near near[LQ_GPU_NEAR_COUNT]; /* its own; all have the same */
 };
 
-enum kind { UPLOAD_OR_DOWNLOAD, ZERO, DECODE, CHECK, ENCODE };
+enum kind { COPY, ZERO, DECODE, CHECK, ENCODE, LAUNCH, MULTIPLY };
+
+/* What operations take. */
+union args {
+#define MEMBER(upper, lower) struct lq_gpu_##lower lower;
+    LQ_GPU_OPERATIONS(MEMBER)
+#undef MEMBER
+};
 
 struct item {
     enum kind kind;
@@ -36,12 +49,18 @@ struct item {
     const void *from;
     size_t size_bytes;
     struct lq_gpu_work work;
+    enum lq_gpu_operation operation;
+    union args args;
+    size_t block_count;
+    struct lq_gpu_product product;
 };
 
 struct lq_gpu_stream {
     struct lq_gpu_context *context;
+    struct item *items;
     size_t count;
-    struct item items[WORKS_MAX];
+    size_t room;
+    size_t marks[LQ_GPU_MARKS]; /* items in front of each */
 };
 
 static bool is_told(const char *word)
@@ -75,23 +94,37 @@ static const char *fake_describe(struct lq_gpu_context *context, struct lq_gpu_i
     return NULL;
 }
 
+/* In front of each block of memory; its size keeps blocks aligned like a GPU's. */
+struct header {
+    size_t size_bytes;
+    char padding[248];
+};
+
 /* The lists of near points take 4 MiB of what is not limited. */
 static const char *fake_alloc(struct lq_gpu_context *context, size_t size_bytes, void **memory)
 {
     size_t limit = is_told("tiny") ? LEASE_BYTES / 2 : is_told("small") ? LEASE_BYTES : SIZE_MAX;
-    if (size_bytes > limit - context->used_bytes) {
+    if (context->used_bytes > limit || size_bytes > limit - context->used_bytes ||
+        size_bytes > SIZE_MAX / 2) {
+        return "out of memory";
+    }
+    size_t room = (size_bytes / sizeof(struct header) + 2) * sizeof(struct header);
+    struct header *header = aligned_alloc(sizeof *header, room);
+    if (header == NULL) {
         return "out of memory";
     }
     context->used_bytes += size_bytes;
-    *memory = malloc(size_bytes);
+    header->size_bytes = size_bytes;
+    *memory = header + 1;
     memset(*memory, 0xa5, size_bytes);
     return NULL;
 }
 
 static void fake_release(struct lq_gpu_context *context, void *memory)
 {
-    (void)context;
-    free(memory);
+    struct header *header = (struct header *)memory - 1;
+    context->used_bytes -= header->size_bytes;
+    free(header);
 }
 
 static const char *fake_alloc_host(struct lq_gpu_context *context, size_t size_bytes, void **memory)
@@ -99,6 +132,12 @@ static const char *fake_alloc_host(struct lq_gpu_context *context, size_t size_b
     (void)context;
     *memory = malloc(size_bytes);
     return NULL;
+}
+
+static void fake_release_host(struct lq_gpu_context *context, void *memory)
+{
+    (void)context;
+    free(memory);
 }
 
 static const char *fake_set_near(struct lq_gpu_context *context, enum lq_gpu_near which,
@@ -117,13 +156,15 @@ static const char *fake_stream_open(struct lq_gpu_context *context, struct lq_gp
 
 static void fake_stream_close(struct lq_gpu_stream *stream)
 {
+    free(stream->items);
     free(stream);
 }
 
 static const char *add(struct lq_gpu_stream *stream, struct item item)
 {
-    if (stream->count == WORKS_MAX) {
-        return "too much work on a stream";
+    if (stream->count == stream->room) {
+        stream->room = 2 * stream->room + 16;
+        stream->items = realloc(stream->items, stream->room * sizeof *stream->items);
     }
     stream->items[stream->count++] = item;
     return NULL;
@@ -132,22 +173,23 @@ static const char *add(struct lq_gpu_stream *stream, struct item item)
 static const char *fake_copy(struct lq_gpu_stream *stream, void *to, const void *from,
                              size_t size_bytes)
 {
-    return add(stream, (struct item){UPLOAD_OR_DOWNLOAD, to, from, size_bytes, {0}});
+    return add(stream,
+               (struct item){.kind = COPY, .to = to, .from = from, .size_bytes = size_bytes});
 }
 
 static const char *fake_zero(struct lq_gpu_stream *stream, void *memory, size_t size_bytes)
 {
-    return add(stream, (struct item){ZERO, memory, NULL, size_bytes, {0}});
+    return add(stream, (struct item){.kind = ZERO, .to = memory, .size_bytes = size_bytes});
 }
 
 static const char *fake_decode(struct lq_gpu_stream *stream, const struct lq_gpu_work *work)
 {
-    return add(stream, (struct item){DECODE, NULL, NULL, 0, *work});
+    return add(stream, (struct item){.kind = DECODE, .work = *work});
 }
 
 static const char *fake_check(struct lq_gpu_stream *stream, const struct lq_gpu_work *work)
 {
-    return add(stream, (struct item){CHECK, NULL, NULL, 0, *work});
+    return add(stream, (struct item){.kind = CHECK, .work = *work});
 }
 
 static const char *fake_encode(struct lq_gpu_stream *stream, const struct lq_gpu_work *work)
@@ -162,7 +204,7 @@ static const char *fake_encode(struct lq_gpu_stream *stream, const struct lq_gpu
     if (is_told("fails") && __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED) >= 4) {
         return "it fell off the bus";
     }
-    return add(stream, (struct item){ENCODE, NULL, NULL, 0, *work});
+    return add(stream, (struct item){.kind = ENCODE, .work = *work});
 }
 
 #define ENCODER(upper, lower)                                                                      \
@@ -194,12 +236,62 @@ static lq_decode_fn decoder_of(uint32_t dtype)
     }
 }
 
+static void run_operation(const struct item *item)
+{
+    size_t count = item->block_count;
+    lq_gpu_backwards = is_told("backwards");
+    for (size_t i = 0; i < count; i++) {
+        size_t block = lq_gpu_backwards ? count - 1 - i : i;
+        switch (item->operation) {
+#define RUN(upper, lower)                                                                          \
+    case LQ_GPU_OP_##upper:                                                                        \
+        lq_gpu_##lower##_block(&item->args.lower, block);                                          \
+        break;
+            LQ_GPU_OPERATIONS(RUN)
+#undef RUN
+        case LQ_GPU_OP_COUNT:
+            break;
+        }
+    }
+}
+
+/* Products of bf16 values are exact in floats, sums are in the order of k. */
+static void run_product(const struct lq_gpu_product *p)
+{
+    float *b = malloc((p->k * p->n + 1) * sizeof *b);
+    for (size_t i = 0; i < p->batch; i++) {
+        const uint16_t *from = p->b + i * p->b_step;
+        for (size_t k = 0; k < p->k; k++) {
+            for (size_t n = 0; n < p->n; n++) {
+                b[k * p->n + n] =
+                    lq_gpu_float_of(from[p->b_turned ? n * p->b_row + k : k * p->b_row + n]);
+            }
+        }
+        for (size_t m = 0; m < p->m; m++) {
+            const uint16_t *a = p->a + i * p->a_step;
+            float *c = p->c + i * p->c_step + m * p->c_row;
+            if (!p->add) {
+                memset(c, 0, p->n * sizeof *c);
+            }
+            for (size_t k = 0; k < p->k; k++) {
+                float factor =
+                    lq_gpu_float_of(a[p->a_turned ? k * p->a_row + m : m * p->a_row + k]);
+                const float *row = b + k * p->n;
+                for (size_t n = 0; n < p->n; n++) {
+                    c[n] += factor * row[n];
+                }
+            }
+        }
+    }
+    free(b);
+}
+
 static void perform(const struct item *item)
 {
     const struct lq_gpu_work *work = &item->work;
     size_t elem_count = work->row_count * work->col_count;
     switch (item->kind) {
-    case UPLOAD_OR_DOWNLOAD:
+    case COPY:
         memcpy(item->to, item->from, item->size_bytes);
         break;
     case ZERO:
@@ -220,16 +312,77 @@ static void perform(const struct item *item)
             lq_gpu_encode_block(work, i, encoder_of(work->target));
         }
         break;
+    case LAUNCH:
+        run_operation(item);
+        break;
+    case MULTIPLY:
+        run_product(&item->product);
+        break;
     }
+}
+
+/* Does the first `count` items; the others move up. */
+static const char *perform_first(struct lq_gpu_stream *stream, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        perform(&stream->items[i]);
+    }
+    stream->count -= count;
+    if (stream->count > 0) {
+        memmove(stream->items, stream->items + count, stream->count * sizeof *stream->items);
+    }
+    for (size_t i = 0; i < LQ_GPU_MARKS; i++) {
+        stream->marks[i] -= stream->marks[i] < count ? stream->marks[i] : count;
+    }
+    return NULL;
 }
 
 static const char *fake_wait(struct lq_gpu_stream *stream)
 {
-    for (size_t i = 0; i < stream->count; i++) {
-        perform(&stream->items[i]);
-    }
-    stream->count = 0;
+    return perform_first(stream, stream->count);
+}
+
+static const char *fake_set_mark(struct lq_gpu_stream *stream, unsigned mark)
+{
+    stream->marks[mark] = stream->count;
     return NULL;
+}
+
+static const char *fake_wait_mark(struct lq_gpu_stream *stream, unsigned mark)
+{
+    return perform_first(stream, stream->marks[mark]);
+}
+
+static const char *fake_launch(struct lq_gpu_stream *stream, enum lq_gpu_operation operation,
+                               const void *args, size_t block_count)
+{
+    struct item item = {.kind = LAUNCH, .operation = operation, .block_count = block_count};
+    switch (operation) {
+#define TAKE(upper, lower)                                                                         \
+    case LQ_GPU_OP_##upper:                                                                        \
+        item.args.lower = *(const struct lq_gpu_##lower *)args;                                    \
+        break;
+        LQ_GPU_OPERATIONS(TAKE)
+#undef TAKE
+    case LQ_GPU_OP_COUNT:
+        return "there is no such operation";
+    }
+    return add(stream, item);
+}
+
+static const char *fake_prepare_products(struct lq_gpu_stream *stream)
+{
+    (void)stream;
+    return is_told("no-products") ? "there is no library of products" : NULL;
+}
+
+static const char *fake_multiply(struct lq_gpu_stream *stream, const struct lq_gpu_product *product)
+{
+    static int count;
+    if (is_told("breaks") && __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED) >= 20) {
+        return "it fell off the bus";
+    }
+    return add(stream, (struct item){.kind = MULTIPLY, .product = *product});
 }
 
 static struct lq_gpu_module fake_module = {
@@ -242,7 +395,7 @@ static struct lq_gpu_module fake_module = {
     .alloc = fake_alloc,
     .release = fake_release,
     .alloc_host = fake_alloc_host,
-    .release_host = fake_release,
+    .release_host = fake_release_host,
     .set_near = fake_set_near,
     .stream_open = fake_stream_open,
     .stream_close = fake_stream_close,
@@ -253,10 +406,16 @@ static struct lq_gpu_module fake_module = {
     .check = fake_check,
     .encode = fake_encode,
     .wait = fake_wait,
+    .copy = fake_copy,
+    .set_mark = fake_set_mark,
+    .wait_mark = fake_wait_mark,
+    .launch = fake_launch,
+    .prepare_products = fake_prepare_products,
+    .multiply = fake_multiply,
 };
 
 __attribute__((visibility("default"))) const struct lq_gpu_module *lq_gpu_module_get(void)
 {
-    fake_module.version += is_told("version") ? 1 : 0;
+    fake_module.version = LQ_GPU_MODULE_VERSION + (is_told("version") ? 1 : 0);
     return &fake_module;
 }

@@ -14,6 +14,8 @@ struct lq_gpu_context {
 struct lq_gpu_stream {
     struct lq_gpu_context *context;
     cudaStream_t stream;
+    cudaEvent_t marks[LQ_GPU_MARKS];
+    struct lq_cuda_products *products; /* NULL until they are prepared */
 };
 
 static const char *sentence(cudaError_t error)
@@ -109,6 +111,22 @@ static const char *cuda_set_near(struct lq_gpu_context *context, enum lq_gpu_nea
     return why != NULL ? why : sentence(lq_cuda_set_near(which, pairs, index));
 }
 
+static void cuda_stream_close(struct lq_gpu_stream *stream)
+{
+    if (enter(stream->context) == NULL) {
+        lq_cuda_products_close(stream->products);
+        for (size_t i = 0; i < LQ_GPU_MARKS; i++) {
+            if (stream->marks[i] != NULL) {
+                (void)cudaEventDestroy(stream->marks[i]);
+            }
+        }
+        if (stream->stream != NULL) {
+            (void)cudaStreamDestroy(stream->stream);
+        }
+    }
+    free(stream);
+}
+
 static const char *cuda_stream_open(struct lq_gpu_context *context, struct lq_gpu_stream **stream)
 {
     struct lq_gpu_stream *opened = (struct lq_gpu_stream *)calloc(1, sizeof *opened);
@@ -119,20 +137,15 @@ static const char *cuda_stream_open(struct lq_gpu_context *context, struct lq_gp
     const char *why = enter(context);
     why = why != NULL ? why
                       : sentence(cudaStreamCreateWithFlags(&opened->stream, cudaStreamNonBlocking));
+    for (size_t i = 0; i < LQ_GPU_MARKS && why == NULL; i++) {
+        why = sentence(cudaEventCreateWithFlags(&opened->marks[i], cudaEventDisableTiming));
+    }
     if (why != NULL) {
-        free(opened);
+        cuda_stream_close(opened);
         return why;
     }
     *stream = opened;
     return NULL;
-}
-
-static void cuda_stream_close(struct lq_gpu_stream *stream)
-{
-    if (enter(stream->context) == NULL) {
-        (void)cudaStreamDestroy(stream->stream);
-    }
-    free(stream);
 }
 
 static const char *copy(struct lq_gpu_stream *stream, void *to, const void *from, size_t size_bytes,
@@ -197,6 +210,49 @@ static const char *cuda_wait(struct lq_gpu_stream *stream)
     return why != NULL ? why : sentence(cudaStreamSynchronize(stream->stream));
 }
 
+static const char *cuda_copy(struct lq_gpu_stream *stream, void *to, const void *from,
+                             size_t size_bytes)
+{
+    return copy(stream, to, from, size_bytes, cudaMemcpyDeviceToDevice);
+}
+
+static const char *cuda_set_mark(struct lq_gpu_stream *stream, unsigned mark)
+{
+    const char *why = enter(stream->context);
+    return why != NULL ? why : sentence(cudaEventRecord(stream->marks[mark], stream->stream));
+}
+
+/* An event that was never recorded is over. */
+static const char *cuda_wait_mark(struct lq_gpu_stream *stream, unsigned mark)
+{
+    const char *why = enter(stream->context);
+    return why != NULL ? why : sentence(cudaEventSynchronize(stream->marks[mark]));
+}
+
+static const char *cuda_launch(struct lq_gpu_stream *stream, enum lq_gpu_operation operation,
+                               const void *args, size_t block_count)
+{
+    const char *why = enter(stream->context);
+    if (why != NULL) {
+        return why;
+    }
+    return lq_cuda_launch(stream->stream, operation, args, block_count)
+               ? sentence(cudaGetLastError())
+               : "there is no such operation";
+}
+
+static const char *cuda_prepare_products(struct lq_gpu_stream *stream)
+{
+    const char *why = enter(stream->context);
+    return why != NULL || stream->products != NULL ? why : lq_cuda_products_open(&stream->products);
+}
+
+static const char *cuda_multiply(struct lq_gpu_stream *stream, const struct lq_gpu_product *product)
+{
+    const char *why = enter(stream->context);
+    return why != NULL ? why : lq_cuda_multiply(stream->products, stream->stream, product);
+}
+
 static const struct lq_gpu_module cuda_module = {
     .version = LQ_GPU_MODULE_VERSION,
     .name = "cuda",
@@ -218,6 +274,12 @@ static const struct lq_gpu_module cuda_module = {
     .check = cuda_check,
     .encode = cuda_encode,
     .wait = cuda_wait,
+    .copy = cuda_copy,
+    .set_mark = cuda_set_mark,
+    .wait_mark = cuda_wait_mark,
+    .launch = cuda_launch,
+    .prepare_products = cuda_prepare_products,
+    .multiply = cuda_multiply,
 };
 
 extern "C" __attribute__((visibility("default"))) const struct lq_gpu_module *
