@@ -297,6 +297,7 @@ static void release(struct lq_build *build)
             lq_map_close(&source->map);
         }
     }
+    lq_held_free(build);
     free(build->ready.items);
     (void)pthread_mutex_destroy(&build->mutex);
     lq_arena_fini(&build->arena);

@@ -18,7 +18,11 @@ enum {
     LQ_BUILD_SOURCE_BUCKETS = 1 << 14,
     LQ_BUILD_ATTEMPTS_MAX = 3,
     LQ_BUILD_CHECKED_MAX = 64, /* blobs that are known to be intact */
+    LQ_BUILD_CLAIM_BUCKETS = 256,
 };
+
+/* Work that a killed build may lose because its result was only in memory. */
+#define LQ_BUILD_HOLD_SECONDS 60.0
 
 struct lq_pending_warning {
     struct lq_pending_warning *next;
@@ -69,6 +73,9 @@ struct lq_build {
     bool parallel_under_way;
     uint64_t memory_under_way;
     uint64_t memory_max;
+    struct lq_held *held; /* transient outputs in memory */
+    uint64_t held_bytes;
+    struct lq_claim *claims[LQ_BUILD_CLAIM_BUCKETS];
     struct lq_remember *remember; /* a queue, oldest first */
     struct lq_remember **remember_end;
     uint64_t removals; /* of the cache, before the build began */
@@ -149,6 +156,25 @@ void lq_task_ran(struct lq_build *build, struct lq_job *job);
 /* Looks again at tasks that another process was building. */
 void lq_task_retry_locked(struct lq_build *build);
 
+/* The output of another task that is an input; NULL for what comes from elsewhere. */
+struct lq_task_output *lq_task_input(const struct lq_task *task, size_t input);
+
+/* held.c: transient outputs */
+/* What an output of a task is called in keys, whatever its content. */
+void lq_transient_name(const struct lq_task *task, const char *output, struct lq_digest *digest);
+/* A task is done: sees to it that its transient outputs can be had, or made again. */
+void lq_transient_claim(struct lq_build *build, struct lq_task *task);
+/* A task will read it again. */
+void lq_transient_reclaim(struct lq_build *build, struct lq_task_output *output);
+/* Nobody will read it any more. */
+void lq_transient_drop(struct lq_build *build, struct lq_task_output *output);
+/* NULL when it is not in memory. */
+struct lq_held *lq_held_find(const struct lq_build *build, const struct lq_digest *digest);
+/* Takes it. */
+void lq_held_add(struct lq_build *build, struct lq_held *held);
+void lq_held_release(struct lq_build *build, struct lq_held *held);
+void lq_held_free(struct lq_build *build);
+
 /* share.c: remotes */
 /* False when there is none to ask, or what it says does not count. */
 bool lq_share_can_ask(const struct lq_build *build);
@@ -169,6 +195,8 @@ enum lq_status lq_expand_node(struct lq_build *build, struct lq_node *node, bool
 /* run.c */
 enum lq_status lq_run_create(struct lq_build *build, struct lq_task *task, struct lq_error *err);
 void lq_run_perform(struct lq_work *work);
+/* What the run left in memory becomes the build's. */
+void lq_run_take_held(struct lq_run *run);
 void lq_run_destroy(struct lq_run *run);
 /* Has the parts of model files that a task will read fetched in the background. */
 void lq_run_read_ahead(struct lq_build *build, const struct lq_task *task);

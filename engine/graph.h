@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "engine/base/arena.h"
+#include "engine/base/buffer.h"
 #include "engine/base/digest.h"
 #include "engine/base/fs.h"
 #include "engine/base/limits.h"
@@ -107,6 +108,27 @@ struct lq_task_output {
     struct lq_digest digest;
     uint64_t size_bytes;
     size_t readers_left; /* tasks that still may read it */
+    /* held.c, for transient ones that have readers. */
+    bool in_cache;
+    struct lq_digest *bases; /* outputs in the cache that it would be made from; of the arena */
+    size_t basis_count;
+};
+
+/* A transient output in memory. */
+struct lq_held {
+    struct lq_held *next;
+    struct lq_digest digest; /* lq_transient_name */
+    struct lq_buffer bytes;
+    double unsaved_seconds; /* what it costs to make it again */
+    unsigned users;         /* runs that read it */
+    bool dropped;           /* goes with its last user */
+};
+
+/* How many have a use for a transient output in the cache. */
+struct lq_claim {
+    struct lq_claim *next;
+    struct lq_digest digest;
+    size_t count;
 };
 
 /* A list of tasks that wait for something. */

@@ -22,7 +22,8 @@ void lq_node_queue(struct lq_build *build, struct lq_node *node)
 bool lq_node_has_content(const struct lq_build *build, const struct lq_digest *digest)
 {
     uint64_t size_bytes = 0;
-    return lq_blob_exists(build->cache, digest, &size_bytes) ||
+    return lq_held_find(build, digest) != NULL ||
+           lq_blob_exists(build->cache, digest, &size_bytes) ||
            lq_source_by_digest(build, digest) != NULL;
 }
 

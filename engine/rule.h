@@ -249,9 +249,18 @@ enum lq_status lq_run_input_path(struct lq_run *run, const char *name, const cha
 /* Appends to an output, in order. Each output is written by one thread at a time. */
 enum lq_status lq_run_write(struct lq_run *run, const char *output, const void *data,
                             size_t size_bytes, struct lq_error *err);
+/* A transient output stays in memory as far as there is room, and is not written to the cache unless
+ * a killed build would lose much work with it: for steps that are faster than the cache. Before the
+ * first write to it. */
+void lq_run_hold(struct lq_run *run, const char *output);
 /* Appends a whole input to an output without copying it (assembling a file from finished parts). */
 enum lq_status lq_run_write_input(struct lq_run *run, const char *output, const char *input,
                                   struct lq_error *err);
+/* If this run fails it begins again at once, with nothing written: for a step that tries a device
+ * that may not be up to it. The second attempt is not tried again. */
+void lq_run_allow_retry(struct lq_run *run);
+/* What the first attempt failed with; NULL in the first one. */
+const struct lq_error *lq_run_first_error(const struct lq_run *run);
 /* A judgement that is part of the result: it is cached, and fails the build after the outputs are
  * in place, now and whenever the result is reused. */
 void lq_run_verdict(struct lq_run *run, enum lq_status status, const char *format, ...)

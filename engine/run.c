@@ -29,11 +29,13 @@ struct run_input {
     struct lq_blob_reader *reader;
     void *loaded;
     char *path;
+    struct lq_held *held; /* bytes in memory are those of a transient output */
 };
 
 struct run_output {
     const char *name;
     struct lq_blob_writer *writer;
+    struct lq_held *held; /* it stays in memory so far */
 };
 
 struct lq_run {
@@ -45,7 +47,12 @@ struct lq_run {
     enum lq_status verdict;
     char *verdict_text;
     const char *numerics;
+    uint64_t hold_bytes_left;
+    double unsaved_seconds; /* what it costs to make the inputs again that are in memory only */
     bool lost;
+    bool may_retry;
+    bool is_retry;
+    struct lq_error first_error;
     _Atomic uint64_t done;
     _Atomic uint64_t total;
     _Atomic(const char *) unit;
@@ -59,6 +66,12 @@ static void resolve_blob(struct lq_build *build, struct run_input *input,
     uint64_t stored = 0;
     input->digest = *digest;
     input->size_bytes = size_bytes;
+    input->held = lq_held_find(build, digest);
+    if (input->held != NULL) {
+        input->held->users++;
+        input->bytes = size_bytes == 0 ? (const void *)"" : input->held->bytes.data;
+        return;
+    }
     if (!lq_blob_exists(build->cache, digest, &stored)) {
         input->source = lq_source_by_digest(build, digest);
     }
@@ -104,6 +117,13 @@ static void resolve_input(struct lq_build *build, const struct lq_node *node,
     }
 }
 
+/* Half of the memory that nobody has asked for. */
+static uint64_t room_to_hold(const struct lq_build *build, const struct lq_task *task)
+{
+    uint64_t used = build->memory_under_way + build->held_bytes + task->spec.memory_bytes;
+    return used < build->memory_max ? (build->memory_max - used) / 2 : 0;
+}
+
 enum lq_status lq_run_create(struct lq_build *build, struct lq_task *task, struct lq_error *err)
 {
     const struct lq_step *spec = &task->spec;
@@ -126,8 +146,13 @@ enum lq_status lq_run_create(struct lq_build *build, struct lq_task *task, struc
     }
     for (size_t i = 0; i < spec->input_count; i++) {
         (void)pthread_mutex_init(&run->inputs[i].mutex, NULL);
-        resolve_input(build, task->node, &spec->inputs[i], &run->inputs[i]);
+        struct run_input *input = &run->inputs[i];
+        resolve_input(build, task->node, &spec->inputs[i], input);
+        if (input->held != NULL && input->held->unsaved_seconds > run->unsaved_seconds) {
+            run->unsaved_seconds = input->held->unsaved_seconds;
+        }
     }
+    run->hold_bytes_left = room_to_hold(build, task);
     for (size_t i = 0; i < spec->output_count; i++) {
         run->outputs[i].name = spec->outputs[i].name;
     }
@@ -149,6 +174,32 @@ void lq_run_read_ahead(struct lq_build *build, const struct lq_task *task)
     }
 }
 
+static void free_held(struct lq_held *held)
+{
+    if (held != NULL) {
+        lq_buffer_fini(&held->bytes);
+        free(held);
+    }
+}
+
+static void forget_output(struct run_output *output)
+{
+    lq_blob_abort(output->writer);
+    output->writer = NULL;
+    free_held(output->held);
+    output->held = NULL;
+}
+
+void lq_run_take_held(struct lq_run *run)
+{
+    for (size_t i = 0; i < run->task->spec.output_count; i++) {
+        if (run->outputs[i].held != NULL && run->task->outputs[i].readers_left > 0) {
+            lq_held_add(run->build, run->outputs[i].held);
+            run->outputs[i].held = NULL;
+        }
+    }
+}
+
 void lq_run_destroy(struct lq_run *run)
 {
     if (run == NULL) {
@@ -160,6 +211,9 @@ void lq_run_destroy(struct lq_run *run)
         if (input->source != NULL) {
             lq_source_release(run->build, input->source, input->offset, input->size_bytes);
         }
+        if (input->held != NULL) {
+            lq_held_release(run->build, input->held);
+        }
         free(input->loaded);
         if (input->path != NULL) {
             (void)unlink(input->path);
@@ -168,7 +222,7 @@ void lq_run_destroy(struct lq_run *run)
         (void)pthread_mutex_destroy(&input->mutex);
     }
     for (size_t i = 0; i < run->task->spec.output_count; i++) {
-        lq_blob_abort(run->outputs[i].writer);
+        forget_output(&run->outputs[i]);
     }
     free(run->inputs);
     free(run->outputs);
@@ -261,6 +315,16 @@ void lq_run_verdict(struct lq_run *run, enum lq_status status, const char *forma
 void lq_run_numerics(struct lq_run *run, const char *numerics)
 {
     run->numerics = numerics;
+}
+
+void lq_run_allow_retry(struct lq_run *run)
+{
+    run->may_retry = !run->is_retry;
+}
+
+const struct lq_error *lq_run_first_error(const struct lq_run *run)
+{
+    return run->is_retry ? &run->first_error : NULL;
 }
 
 static struct run_input *find_input(const struct lq_run *run, const char *name)
@@ -483,38 +547,91 @@ enum lq_status lq_run_input_path(struct lq_run *run, const char *name, const cha
 
 /* ---- outputs ---- */
 
-static enum lq_status get_writer(struct lq_run *run, const char *name,
-                                 struct lq_blob_writer **writer, struct lq_error *err)
+static struct run_output *get_output(struct lq_run *run, const char *name, struct lq_error *err)
 {
     for (size_t i = 0; i < run->task->spec.output_count; i++) {
-        struct run_output *output = &run->outputs[i];
-        if (strcmp(output->name, name) == 0) {
-            enum lq_status status = LQ_OK;
-            if (output->writer == NULL) {
-                status = lq_blob_begin(run->build->cache, &output->writer, err);
-            }
-            *writer = output->writer;
-            return status;
+        if (strcmp(run->outputs[i].name, name) == 0) {
+            return &run->outputs[i];
         }
     }
-    return lq_error_set(err, LQ_EINTERNAL, "step '%s' has no output '%s'", run->task->spec.op,
-                        name);
+    (void)lq_error_set(err, LQ_EINTERNAL, "step '%s' has no output '%s'", run->task->spec.op, name);
+    return NULL;
 }
 
-enum lq_status lq_run_write(struct lq_run *run, const char *output, const void *data,
+static double hold_seconds(const struct lq_build *build)
+{
+    double seconds = build->options->hold_seconds;
+    return seconds > 0.0 ? seconds : LQ_BUILD_HOLD_SECONDS;
+}
+
+/* What was held so far goes to the cache, and so does what follows. */
+static enum lq_status open_writer(struct lq_run *run, struct run_output *output,
+                                  struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
+    if (output->writer == NULL) {
+        status = lq_blob_begin(run->build->cache, &output->writer, err);
+    }
+    if (status == LQ_OK && output->held != NULL) {
+        const struct lq_buffer *bytes = &output->held->bytes;
+        status = lq_blob_write(output->writer, bytes->data, bytes->size_bytes, err);
+        free_held(output->held);
+        output->held = NULL;
+    }
+    return status;
+}
+
+void lq_run_hold(struct lq_run *run, const char *name)
+{
+    struct run_output *output = get_output(run, name, NULL);
+    size_t index = output == NULL ? 0 : (size_t)(output - run->outputs);
+    if (output == NULL || !run->task->outputs[index].transient || output->writer != NULL ||
+        output->held != NULL || run->hold_bytes_left == 0) {
+        return;
+    }
+    output->held = calloc(1, sizeof *output->held); /* without memory it is written */
+    if (output->held != NULL) {
+        lq_buffer_init(&output->held->bytes);
+    }
+}
+
+/* False when there is no room for it. */
+static bool hold(struct lq_run *run, struct lq_held *held, const void *data, size_t size_bytes)
+{
+    size_t before = held->bytes.size_bytes;
+    if (size_bytes > run->hold_bytes_left) {
+        return false;
+    }
+    lq_buffer_append(&held->bytes, data, size_bytes);
+    if (held->bytes.failed) {
+        held->bytes.failed = false;
+        held->bytes.size_bytes = before;
+        return false;
+    }
+    run->hold_bytes_left -= size_bytes;
+    return true;
+}
+
+enum lq_status lq_run_write(struct lq_run *run, const char *name, const void *data,
                             size_t size_bytes, struct lq_error *err)
 {
-    struct lq_blob_writer *writer = NULL;
-    enum lq_status status = get_writer(run, output, &writer, err);
-    return status == LQ_OK ? lq_blob_write(writer, data, size_bytes, err) : status;
+    struct run_output *output = get_output(run, name, err);
+    if (output == NULL) {
+        return LQ_EINTERNAL;
+    }
+    if (output->held != NULL && hold(run, output->held, data, size_bytes)) {
+        return LQ_OK;
+    }
+    enum lq_status status = open_writer(run, output, err);
+    return status == LQ_OK ? lq_blob_write(output->writer, data, size_bytes, err) : status;
 }
 
 enum lq_status lq_run_write_input(struct lq_run *run, const char *output, const char *name,
                                   struct lq_error *err)
 {
     struct run_input *input = get_input(run, name, err);
-    struct lq_blob_writer *writer = NULL;
-    enum lq_status status = input == NULL ? LQ_EINTERNAL : get_writer(run, output, &writer, err);
+    struct run_output *to = get_output(run, output, err);
+    enum lq_status status = input == NULL || to == NULL ? LQ_EINTERNAL : open_writer(run, to, err);
     const unsigned char *bytes = NULL;
     if (status == LQ_OK) {
         status = direct_bytes(run, input, &bytes, err);
@@ -523,23 +640,33 @@ enum lq_status lq_run_write_input(struct lq_run *run, const char *output, const 
         return status;
     }
     if (bytes != NULL) {
-        return lq_blob_write(writer, bytes, (size_t)input->size_bytes, err);
+        return lq_blob_write(to->writer, bytes, (size_t)input->size_bytes, err);
     }
-    status = lq_blob_write_blob(writer, &input->digest, err);
+    status = lq_blob_write_blob(to->writer, &input->digest, err);
     run->lost = run->lost || status == LQ_ECACHE;
     return status;
 }
 
-static enum lq_status commit_outputs(struct lq_run *run, struct lq_error *err)
+static enum lq_status commit_outputs(struct lq_run *run, double seconds, struct lq_error *err)
 {
     struct lq_task *task = run->task;
+    double unsaved = run->unsaved_seconds + seconds;
     for (size_t i = 0; i < task->spec.output_count; i++) {
-        struct lq_blob_writer *writer = NULL;
-        enum lq_status status = get_writer(run, run->outputs[i].name, &writer, err);
+        struct run_output *output = &run->outputs[i];
+        struct lq_held *held = output->held;
+        if (held != NULL && unsaved < hold_seconds(run->build)) {
+            lq_transient_name(task, output->name, &held->digest);
+            held->unsaved_seconds = unsaved;
+            task->outputs[i].digest = held->digest;
+            task->outputs[i].size_bytes = held->bytes.size_bytes;
+            continue;
+        }
+        enum lq_status status = open_writer(run, output, err);
         if (status != LQ_OK) {
             return status;
         }
-        run->outputs[i].writer = NULL;
+        struct lq_blob_writer *writer = output->writer;
+        output->writer = NULL;
         status =
             lq_blob_commit(writer, &task->outputs[i].digest, &task->outputs[i].size_bytes, err);
         if (status != LQ_OK) {
@@ -593,6 +720,25 @@ static enum lq_status publish(struct lq_run *run, uint64_t duration_us, struct l
     return lq_action_put(build->cache, &task->key, &record, label, task->manifest, err);
 }
 
+/* Runs the step, and once more from its start if it asked for that. What was lost or cancelled is
+ * the build's to handle. */
+static enum lq_status run_step(struct lq_run *run, struct lq_error *err)
+{
+    enum lq_status status = run->task->spec.run(run, err);
+    bool again = status != LQ_OK && status != LQ_ECANCELLED && run->may_retry && !run->lost &&
+                 !lq_build_cancelled(run->build);
+    if (!again) {
+        return status;
+    }
+    for (size_t i = 0; i < run->task->spec.output_count; i++) {
+        forget_output(&run->outputs[i]);
+    }
+    run->is_retry = true;
+    run->first_error = *err;
+    lq_error_clear(err);
+    return run->task->spec.run(run, err);
+}
+
 void lq_run_perform(struct lq_work *work)
 {
     struct lq_job *job = (struct lq_job *)(void *)work;
@@ -600,13 +746,13 @@ void lq_run_perform(struct lq_work *work)
     struct lq_error *err = &job->err;
     uint64_t start = lq_clock_ns();
     lq_error_clear(err);
-    enum lq_status status = job->task->spec.run(run, err);
+    enum lq_status status = run_step(run, err);
     if (status == LQ_OK) {
         status = check_sources(run, err);
     }
     uint64_t duration_ns = lq_clock_ns() - start;
     if (status == LQ_OK) {
-        status = commit_outputs(run, err);
+        status = commit_outputs(run, (double)duration_ns * 1e-9, err);
     }
     if (status == LQ_OK) {
         status = publish(run, duration_ns / 1000, err);

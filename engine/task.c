@@ -100,7 +100,7 @@ void lq_task_uncount(struct lq_build *build, struct lq_task *task)
     build->result->steps--;
 }
 
-static struct lq_task_output *input_output(const struct lq_task *task, size_t input)
+struct lq_task_output *lq_task_input(const struct lq_task *task, size_t input)
 {
     const struct lq_ref *ref = &task->spec.inputs[input].ref;
     if (ref->kind != LQ_REF_STEP) {
@@ -123,16 +123,13 @@ static void give_back_inputs(struct lq_build *build, struct lq_task *task)
     }
     task->read_inputs = true;
     for (size_t i = 0; i < task->spec.input_count; i++) {
-        struct lq_task_output *output = input_output(task, i);
+        struct lq_task_output *output = lq_task_input(task, i);
         if (output == NULL) {
             continue;
         }
         output->readers_left--;
         if (output->transient && output->readers_left == 0 && !build->options->dry_run) {
-            struct lq_error err;
-            if (lq_blob_drop(build->cache, &output->digest, &err) != LQ_OK) {
-                lq_build_warn(build, err.message);
-            }
+            lq_transient_drop(build, output);
         }
     }
 }
@@ -149,6 +146,9 @@ static void finish(struct lq_build *build, struct lq_task *task, enum lq_outcome
     lq_timing_note(build, task, outcome == LQ_OUTCOME_RAN ? seconds : 0.0);
     emit_finished(build, task, seconds);
     if (!task->would_run) {
+        if (!build->options->dry_run) {
+            lq_transient_claim(build, task);
+        }
         give_back_inputs(build, task);
     }
     lq_task_wake_all(build, &task->waiters, false);
@@ -195,7 +195,7 @@ static const struct lq_digest *input_digest(const struct lq_build *build,
     const struct lq_ref *ref = &task->spec.inputs[input].ref;
     switch (ref->kind) {
     case LQ_REF_STEP:
-        return &input_output(task, input)->digest;
+        return &lq_task_input(task, input)->digest;
     case LQ_REF_ARTIFACT:
         return &lq_plan_output(lq_plan_node(build, ref->artifact), ref->name)->digest;
     case LQ_REF_SOURCE:
@@ -215,8 +215,13 @@ static bool make_key(struct lq_build *build, struct lq_task *task)
         lq_manifest_add(&manifest, "param", spec->params[i].name, spec->params[i].value);
     }
     for (size_t i = 0; i < spec->input_count; i++) {
-        lq_manifest_add_digest(&manifest, "input", spec->inputs[i].name,
-                               input_digest(build, task, i));
+        const struct lq_ref *ref = &spec->inputs[i].ref;
+        const struct lq_task_output *output = lq_task_input(task, i);
+        struct lq_digest digest = *input_digest(build, task, i);
+        if (output != NULL && output->transient) {
+            lq_transient_name(task->node->tasks[ref->index], ref->name, &digest);
+        }
+        lq_manifest_add_digest(&manifest, "input", spec->inputs[i].name, &digest);
     }
     for (size_t i = 0; i < spec->output_count; i++) {
         lq_manifest_add(&manifest, "output", spec->outputs[i].name,
@@ -485,9 +490,10 @@ static void revive(struct lq_build *build, struct lq_task *task)
     if (task->read_inputs) {
         task->read_inputs = false;
         for (size_t i = 0; i < task->spec.input_count; i++) {
-            struct lq_task_output *output = input_output(task, i);
+            struct lq_task_output *output = lq_task_input(task, i);
             if (output != NULL) {
                 output->readers_left++;
+                lq_transient_reclaim(build, output);
             }
         }
     }
@@ -646,6 +652,7 @@ void lq_task_ran(struct lq_build *build, struct lq_job *job)
         task->numerics = lq_run_get_numerics(task->run);
         build->cost_ran += task->eta_cost;
         build->seconds_ran += job->seconds;
+        lq_run_take_held(task->run);
     }
     lq_run_destroy(task->run);
     task->run = NULL;

@@ -22,6 +22,11 @@ static char fake_fail_label[64];
 static char fake_cancel_label[64];
 static atomic_bool fake_cancel;
 static unsigned fake_step_ms;
+/* Links of chains hold their states; the link with this label fails at its first attempts. */
+static bool fake_holds;
+static char fake_retry_label[64];
+static unsigned fake_retry_failures;
+static char fake_first_error[LQ_ERROR_BYTES];
 
 static void fake_log(const char *op, const char *label)
 {
@@ -254,6 +259,21 @@ static enum lq_status link_run(struct lq_run *run, struct lq_error *err)
         status = lq_run_input_load(run, "state", &data, &size_bytes, err);
     }
     const char *label = lq_run_param(run, "label");
+    if (fake_holds) {
+        lq_run_hold(run, "state");
+    }
+    if (status == LQ_OK && strcmp(label, fake_retry_label) == 0) {
+        const struct lq_error *first = lq_run_first_error(run);
+        snprintf(fake_first_error, sizeof fake_first_error, "%s",
+                 first == NULL ? "" : first->message);
+        lq_run_allow_retry(run);
+        if (fake_retry_failures > 0) {
+            fake_retry_failures--;
+            (void)lq_run_write(run, "state", "garbage", 7, err);
+            (void)lq_run_write(run, "stats", "garbage", 7, err);
+            return lq_error_set(err, LQ_EIMPORTANCE, "%u failures are left", fake_retry_failures);
+        }
+    }
     if (status == LQ_OK) {
         status = lq_run_write(run, "state", data, (size_t)size_bytes, err);
     }
