@@ -79,6 +79,8 @@ struct lq_score_shape {
 struct lq_device_ops {
     const char *numerics; /* "cpu-f32": what a result is marked with */
     bool host_visible;
+    /* Rows that a product should have for the device to be busy; 0: LQ_DEVICE_BATCH_ROWS. */
+    size_t batch_rows;
     void (*destroy)(struct lq_device *device);
     /* NULL while all is well. */
     const char *(*failure)(const struct lq_device *device);
@@ -190,6 +192,9 @@ struct lq_device_ops {
 struct lq_device {
     const struct lq_device_ops *ops;
 };
+
+/* Rows of a batch where a device does not say otherwise. */
+enum { LQ_DEVICE_BATCH_ROWS = 2048 };
 
 enum lq_cpu_blas {
     LQ_CPU_BLAS_AUTO,  /* with AVX-512 OpenBLAS; our AVX2 tiles; OpenBLAS; our loops and a notice */

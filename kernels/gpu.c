@@ -33,7 +33,9 @@ struct device {
     struct lq_gpu_lease leases[LQ_GPU_LEASES];
     unsigned lease_count; /* that have memory */
     unsigned taken_count;
-    bool is_full; /* there is no memory for more leases */
+    bool is_full;            /* there is no memory for more leases */
+    struct lq_device *model; /* made at first use, kept from one step to the next */
+    bool model_taken;
 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -47,6 +49,8 @@ static const struct lq_gpu_module *module;
 static struct device devices[LQ_GPU_DEVICES_MAX];
 static unsigned device_count;
 static bool is_started;
+static lq_gpu_make_fn make_model; /* NULL: GPUs run no models */
+static bool has_models = true;    /* none failed so far */
 static bool is_usable;
 static bool has_notice;
 static char why_not[LQ_GPU_WHY_BYTES];
@@ -110,7 +114,7 @@ static void start(void)
         return;
     }
     is_started = true;
-    module = lq_gpu_load(why_not);
+    module = module != NULL ? module : lq_gpu_load(why_not);
     if (module == NULL) {
         has_notice = choice == LQ_GPU_AUTO;
         return;
@@ -309,7 +313,7 @@ void lq_gpu_give(struct lq_gpu_lease *lease)
     (void)pthread_mutex_lock(&mutex);
     lease->taken = false;
     lease->device->taken_count--;
-    (void)pthread_cond_signal(&given_back);
+    (void)pthread_cond_broadcast(&given_back);
     (void)pthread_mutex_unlock(&mutex);
 }
 
@@ -322,6 +326,107 @@ const char *lq_gpu_name(const struct lq_gpu_lease *lease)
 const char *lq_gpu_device(const struct lq_gpu_lease *lease)
 {
     return lease->device->info.name;
+}
+
+/* ------------------------------------------------------------------- models ---- */
+
+static const char *free_memory(struct device *device, size_t *memory_bytes)
+{
+    struct lq_gpu_info info;
+    const char *why = module->describe(device->context, &info);
+    *memory_bytes = why == NULL ? info.memory_free_bytes : 0;
+    return why;
+}
+
+static void leave_models(const char *why)
+{
+    if (has_models) {
+        has_models = false;
+        has_notice = true;
+        (void)snprintf(why_not, sizeof why_not, "%s", why);
+    }
+}
+
+static struct device *find_idle(void)
+{
+    for (unsigned i = 0; i < device_count; i++) {
+        if (!devices[i].model_taken) {
+            return &devices[i];
+        }
+    }
+    return NULL;
+}
+
+struct lq_device *lq_gpu_take_device(size_t *memory_bytes)
+{
+    struct lq_device *found = NULL;
+    *memory_bytes = 0;
+    (void)pthread_mutex_lock(&mutex);
+    if (choice != LQ_GPU_NEVER) {
+        start();
+    }
+    while (choice != LQ_GPU_NEVER && is_usable && has_models && make_model != NULL) {
+        struct device *device = find_idle();
+        if (device == NULL) {
+            (void)pthread_cond_wait(&given_back, &mutex);
+            continue;
+        }
+        const char *why =
+            device->model != NULL ? NULL : make_model(module, device->context, &device->model);
+        why = why != NULL ? why : free_memory(device, memory_bytes);
+        if (why != NULL) {
+            char text[LQ_GPU_WHY_BYTES];
+            (void)snprintf(text, sizeof text, "the GPU cannot run models: %s", why);
+            leave_models(text);
+            break;
+        }
+        device->model_taken = true;
+        found = device->model;
+        break;
+    }
+    (void)pthread_mutex_unlock(&mutex);
+    return found;
+}
+
+void lq_gpu_give_device(struct lq_device *model)
+{
+    bool failed = model->ops->failure(model) != NULL;
+    (void)pthread_mutex_lock(&mutex);
+    for (unsigned i = 0; i < device_count; i++) {
+        if (devices[i].model == model) {
+            devices[i].model_taken = false;
+            devices[i].model = failed ? NULL : model;
+        }
+    }
+    if (failed) {
+        model->ops->destroy(model);
+    }
+    (void)pthread_cond_broadcast(&given_back);
+    (void)pthread_mutex_unlock(&mutex);
+}
+
+void lq_gpu_leave_models(const char *why)
+{
+    (void)pthread_mutex_lock(&mutex);
+    leave_models(why);
+    (void)pthread_cond_broadcast(&given_back);
+    (void)pthread_mutex_unlock(&mutex);
+}
+
+void lq_gpu_use_module(const struct lq_gpu_module *new_module, lq_gpu_make_fn make)
+{
+    (void)pthread_mutex_lock(&mutex);
+    for (unsigned i = 0; i < device_count; i++) {
+        if (devices[i].model != NULL && !devices[i].model_taken) {
+            devices[i].model->ops->destroy(devices[i].model);
+            devices[i].model = NULL;
+        }
+    }
+    module = new_module;
+    make_model = make;
+    has_models = true;
+    has_notice = false;
+    (void)pthread_mutex_unlock(&mutex);
 }
 
 /* -------------------------------------------------------------------- tiles ---- */

@@ -1,9 +1,9 @@
-/* GPUs: finding the module that drives them, leases of memory and streams, and tiles of rows that
- * are decoded, checked and encoded there. Nothing is loaded before it is needed. A build asks for a
- * lease; without a GPU it gets none and computes on the CPU, with the same bytes. A lease has
- * LQ_GPU_SLOTS slots, each with buffers of its own, so that one tile is copied while another is
- * computed. Several GPUs take turns. When a GPU fails or its memory is short, the GPUs are left
- * alone from then on, and lq_gpu_notice says so once.
+/* GPUs: finding the module that drives them, leases of memory and streams, tiles of rows that are
+ * decoded, checked and encoded there, and whole devices for steps that run a model. Nothing is
+ * loaded before it is needed. A build asks for a lease; without a GPU it gets none and computes on
+ * the CPU, with the same bytes. A lease has LQ_GPU_SLOTS slots, each with buffers of its own, so
+ * that one tile is copied while another is computed. Several GPUs take turns. When a GPU fails or
+ * its memory is short, the GPUs are left alone from then on, and lq_gpu_notice says so once.
  *
  * Functions that can fail return NULL, or one sentence. The module stays loaded until the process
  * ends. Thread rule: any thread; a lease is used by one thread at a time. Limits: a tile has at
@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/device.h"
 #include "kernels/dtype.h"
 
 #define LQ_GPU_TILE_ELEMS ((size_t)4 << 20)
@@ -67,5 +68,23 @@ bool lq_gpu_does(enum lq_dtype source, enum lq_dtype target, size_t elem_count);
  * finite and within the limit. After a failure the lease is of no use but to give it back. */
 const char *lq_gpu_begin(struct lq_gpu_lease *lease, size_t slot, const struct lq_gpu_tile *tile);
 const char *lq_gpu_end(struct lq_gpu_lease *lease, size_t slot, bool *clean);
+
+/* A device for a step that runs a model, one step at a time on each GPU, beside leases. Waits while
+ * all are taken; *memory_bytes is what is free on it. NULL: use the CPU. */
+struct lq_device *lq_gpu_take_device(size_t *memory_bytes);
+/* A device that failed is destroyed; another one is made for the next taker. */
+void lq_gpu_give_device(struct lq_device *device);
+/* A model did not run on a GPU: from now on all of them run on the CPU. lq_gpu_notice gives the
+ * sentence. */
+void lq_gpu_leave_models(const char *why);
+
+struct lq_gpu_module;
+struct lq_gpu_context;
+/* Makes a device for models; NULL, or one sentence. */
+typedef const char *(*lq_gpu_make_fn)(const struct lq_gpu_module *module,
+                                      struct lq_gpu_context *context, struct lq_device **device);
+/* These instead of a file's and our own: for tests, before anything is started, and again to forget
+ * that models failed. */
+void lq_gpu_use_module(const struct lq_gpu_module *module, lq_gpu_make_fn make);
 
 #endif

@@ -39,17 +39,23 @@ static uint64_t largest_matrix(const struct lq_hparams *hparams)
 
 /* ---- life ---- */
 
-uint64_t lq_backward_memory(const struct lq_hparams *hparams, uint32_t sequence)
+static uint64_t pass_bytes(const struct lq_hparams *hparams, const struct lq_forward_env *env,
+                           uint64_t rows)
 {
     uint64_t layer = 0;
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
         layer += weight_elems(hparams, (enum lq_layer_weight)w);
     }
-    uint64_t scratch = lq_forward_scratch(hparams, sequence);
+    uint64_t scratch = lq_forward_scratch(hparams, rows);
     /* Gradients of rows at most double the scratch of the forward pass, the tape adds less than as
      * much again; every weight has a score, and one matrix a gradient. */
-    return lq_forward_memory(hparams, sequence, true) + 2 * scratch +
+    return lq_forward_pass_bytes(hparams, env, rows) + 2 * scratch +
            (layer + largest_matrix(hparams)) * sizeof(float);
+}
+
+uint64_t lq_backward_memory(const struct lq_hparams *hparams, uint32_t sequence)
+{
+    return pass_bytes(hparams, NULL, lq_forward_usual_rows(sequence));
 }
 
 /* Turning back is turning by the opposite angles: the table with its sines negated. A factor of
@@ -161,7 +167,8 @@ enum lq_status lq_backward_create(struct lq_backward **out, const struct lq_hpar
     }
     backward->options = *options;
     backward->sequence = sequence;
-    enum lq_status status = lq_forward_create(&backward->forward, hparams, env, sequence, err);
+    enum lq_status status = lq_forward_create_within(&backward->forward, hparams, env, sequence,
+                                                     pass_bytes, err);
     if (status == LQ_OK) {
         status = take_scratch(backward, err);
     }

@@ -104,6 +104,7 @@ enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
         status = lq_forward_run_open(&forward_run, run, err);
     }
     if (status == LQ_OK) {
+        lq_forward_run_hold(&forward_run, "hidden");
         struct lq_weight_source weights = lq_calibrate_weights(&layer_run.io);
         struct lq_forward_env env = lq_forward_run_env(&forward_run, weights, LQ_EIMPORTANCE);
         env.skip_first = layer->skip_first;

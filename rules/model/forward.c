@@ -5,10 +5,9 @@
 #include "engine/base/checked.h"
 #include "engine/base/limits.h"
 
-/* Tokens of a batch, and bytes of logits at a time. Constants, because batches decide the shape of
- * matrix products and so the last bits of results. */
+/* Bytes of logits at a time for each LQ_DEVICE_BATCH_ROWS of a batch. Constants, because batches
+ * decide the shape of matrix products and so the last bits of results. */
 enum {
-    BATCH_ROWS = 2048,
     LOGIT_BYTES_MAX = 64 * 1024 * 1024,
     LOGIT_ROWS_MIN = 16,
 };
@@ -25,16 +24,31 @@ size_t lq_forward_kv_width(const struct lq_hparams *hparams)
     return (size_t)hparams->kv_head_count * hparams->head_dim;
 }
 
-static size_t samples_of_batch(uint32_t sequence)
+/* Rows that the device wants in a batch; NULL: the usual number. */
+static size_t rows_wanted(const struct lq_device *device)
 {
-    return sequence >= BATCH_ROWS ? 1 : BATCH_ROWS / sequence;
+    size_t rows = device == NULL ? 0 : device->ops->batch_rows;
+    return rows == 0 ? LQ_DEVICE_BATCH_ROWS : rows;
 }
 
-static size_t rows_of_logits(const struct lq_hparams *hparams, size_t batch_rows)
+static size_t samples_of(uint32_t sequence, size_t rows)
 {
-    size_t rows = (size_t)LOGIT_BYTES_MAX / (hparams->vocab_size * sizeof(float));
+    return sequence >= rows ? 1 : rows / sequence;
+}
+
+size_t lq_forward_first_samples(uint32_t sequence)
+{
+    return samples_of(sequence, LQ_DEVICE_BATCH_ROWS);
+}
+
+static size_t rows_of_logits(const struct lq_hparams *hparams, const struct lq_device *device,
+                             uint64_t batch_rows)
+{
+    uint64_t share = rows_wanted(device) / LQ_DEVICE_BATCH_ROWS;
+    uint64_t size_bytes = LOGIT_BYTES_MAX * (share == 0 ? 1 : share);
+    uint64_t rows = size_bytes / (hparams->vocab_size * sizeof(float));
     rows = rows < LOGIT_ROWS_MIN ? LOGIT_ROWS_MIN : rows;
-    return rows < batch_rows ? rows : batch_rows;
+    return (size_t)(rows < batch_rows ? rows : batch_rows);
 }
 
 uint64_t lq_forward_slots(const struct lq_hparams *hparams, uint64_t rows)
@@ -43,9 +57,8 @@ uint64_t lq_forward_slots(const struct lq_hparams *hparams, uint64_t rows)
 }
 
 /* The limits keep each product below 2^62. */
-uint64_t lq_forward_scratch(const struct lq_hparams *hparams, uint32_t sequence)
+uint64_t lq_forward_scratch(const struct lq_hparams *hparams, uint64_t rows)
 {
-    uint64_t rows = samples_of_batch(sequence) * (uint64_t)sequence;
     uint64_t slots = lq_forward_slots(hparams, rows);
     uint64_t scratch = rows * (2 * (uint64_t)hparams->width + 2 * lq_forward_q_width(hparams) +
                                2 * lq_forward_kv_width(hparams)) +
@@ -56,9 +69,10 @@ uint64_t lq_forward_scratch(const struct lq_hparams *hparams, uint32_t sequence)
     return scratch * sizeof(float);
 }
 
-uint64_t lq_forward_memory(const struct lq_hparams *hparams, uint32_t sequence, bool with_output)
+/* What a pass with batches of `rows` takes; `env` NULL: the usual device and experts. */
+static uint64_t pass_bytes(const struct lq_hparams *hparams, const struct lq_forward_env *env,
+                           uint64_t rows, bool with_output)
 {
-    uint64_t rows = samples_of_batch(sequence) * (uint64_t)sequence;
     uint64_t layer = 0;
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
         enum lq_layer_weight weight = (enum lq_layer_weight)w;
@@ -70,12 +84,29 @@ uint64_t lq_forward_memory(const struct lq_hparams *hparams, uint32_t sequence, 
         }
     }
     if (hparams->expert_count != 0) {
-        layer += lq_forward_expert_elems(hparams, 0);
+        layer += lq_forward_expert_elems(hparams, env == NULL ? 0 : env->expert_bytes);
     }
     uint64_t vocab = hparams->vocab_size;
-    uint64_t output = vocab * hparams->width + rows_of_logits(hparams, rows) * vocab;
+    size_t logit_rows = rows_of_logits(hparams, env == NULL ? NULL : env->device, rows);
+    uint64_t output = vocab * hparams->width + logit_rows * vocab;
     uint64_t weights = with_output && output > layer ? output : layer;
-    return lq_forward_scratch(hparams, sequence) + weights * sizeof(float);
+    return lq_forward_scratch(hparams, rows) + weights * sizeof(float);
+}
+
+uint64_t lq_forward_pass_bytes(const struct lq_hparams *hparams, const struct lq_forward_env *env,
+                               uint64_t rows)
+{
+    return pass_bytes(hparams, env, rows, true);
+}
+
+uint64_t lq_forward_usual_rows(uint32_t sequence)
+{
+    return lq_forward_first_samples(sequence) * (uint64_t)sequence;
+}
+
+uint64_t lq_forward_memory(const struct lq_hparams *hparams, uint32_t sequence, bool with_output)
+{
+    return pass_bytes(hparams, NULL, lq_forward_usual_rows(sequence), with_output);
 }
 
 uint64_t lq_forward_layer_memory(const struct lq_hparams *hparams, uint32_t sequence)
@@ -154,9 +185,41 @@ enum lq_status lq_forward_check_cancelled(const struct lq_forward *forward, stru
 
 /* ---- life ---- */
 
+/* As many samples as the device wants and has memory for. */
+static enum lq_status choose_batch(struct lq_forward *forward, lq_forward_bytes_fn bytes,
+                                   struct lq_error *err)
+{
+    const struct lq_forward_env *env = &forward->env;
+    size_t sequence = forward->sequence;
+    size_t samples = samples_of((uint32_t)sequence, rows_wanted(forward->device));
+    while (env->memory_bytes != 0 &&
+           bytes(&forward->hparams, env, samples * sequence) > env->memory_bytes) {
+        if (samples == 1) {
+            uint64_t needed = bytes(&forward->hparams, env, sequence);
+            return lq_error_set(err, LQ_ENOMEM,
+                                "a sample of %zu tokens needs %llu MiB of the device's memory, "
+                                "and %llu are free",
+                                sequence, (unsigned long long)(needed >> 20) + 1,
+                                (unsigned long long)(env->memory_bytes >> 20));
+        }
+        samples /= 2;
+    }
+    forward->batch_samples = samples;
+    forward->batch_rows = samples * sequence;
+    forward->logit_rows = rows_of_logits(&forward->hparams, forward->device, forward->batch_rows);
+    return LQ_OK;
+}
+
 enum lq_status lq_forward_create(struct lq_forward **out, const struct lq_hparams *hparams,
                                  const struct lq_forward_env *env, uint32_t sequence,
                                  struct lq_error *err)
+{
+    return lq_forward_create_within(out, hparams, env, sequence, lq_forward_pass_bytes, err);
+}
+
+enum lq_status lq_forward_create_within(struct lq_forward **out, const struct lq_hparams *hparams,
+                                        const struct lq_forward_env *env, uint32_t sequence,
+                                        lq_forward_bytes_fn bytes, struct lq_error *err)
 {
     *out = NULL;
     if (sequence == 0 || sequence > LQ_SEQUENCE_MAX) {
@@ -172,10 +235,10 @@ enum lq_status lq_forward_create(struct lq_forward **out, const struct lq_hparam
     forward->device = env->device;
     forward->ops = env->device->ops;
     forward->sequence = sequence;
-    forward->batch_samples = samples_of_batch(sequence);
-    forward->batch_rows = forward->batch_samples * sequence;
-    forward->logit_rows = rows_of_logits(hparams, forward->batch_rows);
-    enum lq_status status = take_scratch(forward, err);
+    enum lq_status status = choose_batch(forward, bytes, err);
+    if (status == LQ_OK) {
+        status = take_scratch(forward, err);
+    }
     if (status == LQ_OK) {
         status = lq_forward_make_rope(forward, err);
     }

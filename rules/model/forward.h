@@ -3,9 +3,9 @@
  * `width` floats, one per token) and hands them over in batches of whole samples; each sample
  * starts at position 0 and sees only itself. Written once against kernels/device.h. Results depend
  * neither on the number of threads nor on how samples are grouped into calls, as long as every call
- * but the last has lq_forward_batch_samples samples. Ownership: the object owns its weights and
- * scratch; the environment is borrowed and must outlive it. Thread rule: one thread at a time; work
- * is spread over the pool. Limits: those of hparams.h. */
+ * but the last has lq_forward_batch_samples samples; they may depend on the device. Ownership: the
+ * object owns its weights and scratch; the environment is borrowed and must outlive it. Thread
+ * rule: one thread at a time; work is spread over the pool. Limits: those of hparams.h. */
 #ifndef LQ_RULES_MODEL_FORWARD_H
 #define LQ_RULES_MODEL_FORWARD_H
 
@@ -42,6 +42,7 @@ struct lq_forward_env {
     bool (*cancelled)(void *user);
     void *cancelled_user;
     uint64_t expert_bytes; /* replaces LQ_FORWARD_EXPERT_BYTES unless it is 0; no result changes */
+    uint64_t memory_bytes; /* of the device, for batches to fit into; 0: no matter */
     bool skip_first;       /* leave the first token of each sample out of the sums */
     enum lq_status nonfinite_status; /* status for NaN or infinity in weights or activations */
 };
@@ -54,8 +55,13 @@ enum lq_status lq_forward_create(struct lq_forward **out, const struct lq_hparam
                                  const struct lq_forward_env *env, uint32_t sequence,
                                  struct lq_error *err);
 void lq_forward_destroy(struct lq_forward *forward);
-/* The most samples that one call takes: about 2048 tokens, at least one sample. */
+/* The most samples that one call takes: as many tokens as keep the device busy, at least one
+ * sample.
+ */
 size_t lq_forward_batch_samples(const struct lq_forward *forward);
+/* The first samples of a text, about LQ_DEVICE_BATCH_ROWS tokens: for what looks at a part of it,
+ * the same on every device, and no more than a batch. */
+size_t lq_forward_first_samples(uint32_t sequence);
 /* A guess at the memory that an object takes at its peak, besides raw weights. */
 uint64_t lq_forward_memory(const struct lq_hparams *hparams, uint32_t sequence, bool with_output);
 /* The same for one that only sees layers. */

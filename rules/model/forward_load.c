@@ -32,6 +32,15 @@ static void decode_tile(void *user, size_t index)
     }
 }
 
+static enum lq_status refuse_nonfinite(const struct lq_forward *forward,
+                                       const struct lq_model_tensor *tensor, struct lq_error *err)
+{
+    return lq_error_set(err, forward->env.nonfinite_status,
+                        "the tensor '%s' holds NaN or infinity; the model file is damaged "
+                        "or was made from a damaged one",
+                        tensor->name);
+}
+
 enum lq_status lq_forward_decode(const struct lq_forward *forward,
                                  const struct lq_model_tensor *tensor, const void *data, float *out,
                                  struct lq_error *err)
@@ -48,11 +57,7 @@ enum lq_status lq_forward_decode(const struct lq_forward *forward,
     enum lq_status status = LQ_OK;
     for (size_t i = 0; status == LQ_OK && i < tiles; i++) {
         if (job.status[i] == LQ_EFAIL) {
-            status =
-                lq_error_set(err, forward->env.nonfinite_status,
-                             "the tensor '%s' holds NaN or infinity; the model file is damaged "
-                             "or was made from a damaged one",
-                             tensor->name);
+            status = refuse_nonfinite(forward, tensor, err);
         } else if (job.status[i] != LQ_OK) {
             /* Once more, for the message. */
             status = lq_model_tensor_rows(tensor, data, i * job.tile_rows, 1, out, err);
@@ -95,6 +100,63 @@ static enum lq_status find_matrix(const struct lq_forward *forward, const char *
     return LQ_OK;
 }
 
+/* Decoded here, and copied where the device has memory of its own. */
+static enum lq_status load_floats(struct lq_forward *forward, const struct lq_model_tensor *tensor,
+                                  const void *data, float *to, struct lq_error *err)
+{
+    size_t size_bytes = (size_t)(tensor->ne[0] * tensor->ne[1]) * sizeof(float);
+    if (forward->ops->host_visible) {
+        return lq_forward_decode(forward, tensor, data, to, err);
+    }
+    float *values = malloc(size_bytes);
+    if (values == NULL) {
+        return lq_error_nomem(err, "decoding weights");
+    }
+    enum lq_status status = lq_forward_decode(forward, tensor, data, values, err);
+    if (status == LQ_OK) {
+        forward->ops->upload(forward->device, to, values, size_bytes);
+        status = lq_forward_check_device(forward, err);
+    }
+    free(values);
+    return status;
+}
+
+/* True when the device can be given the bytes as they are in the file. */
+static bool can_load(const struct lq_forward *forward, const struct lq_model_tensor *tensor)
+{
+    return forward->ops->load != NULL && !tensor->add_one &&
+           lq_kernels()->decode[tensor->dtype] != NULL &&
+           lq_dtype_row_bytes(tensor->dtype, (size_t)tensor->ne[0]) * tensor->ne[1] ==
+               tensor->size_bytes;
+}
+
+/* Decoded by the device. */
+static enum lq_status load_raw(struct lq_forward *forward, const struct lq_model_tensor *tensor,
+                               const void *data, float *to, struct lq_error *err)
+{
+    size_t cols = (size_t)tensor->ne[0];
+    size_t rows = (size_t)tensor->ne[1];
+    size_t row_bytes = lq_dtype_row_bytes(tensor->dtype, cols);
+    unsigned char *ordered = NULL;
+    if (tensor->permute_heads != 0) {
+        ordered = malloc(rows * row_bytes);
+        if (ordered == NULL) {
+            return lq_error_nomem(err, "the rows of a tensor");
+        }
+        for (size_t r = 0; r < rows; r++) {
+            uint64_t from = lq_model_tensor_source_row(tensor, r);
+            memcpy(ordered + r * row_bytes, (const unsigned char *)data + from * row_bytes,
+                   row_bytes);
+        }
+        data = ordered;
+    }
+    bool finite = true;
+    forward->ops->load(forward->device, tensor->dtype, data, rows, cols, to, &finite);
+    free(ordered);
+    enum lq_status status = lq_forward_check_device(forward, err);
+    return status == LQ_OK && !finite ? refuse_nonfinite(forward, tensor, err) : status;
+}
+
 enum lq_status lq_forward_load_matrix(struct lq_forward *forward, const char *name, uint64_t cols,
                                       uint64_t rows, uint64_t mats, uint64_t matrix, float *to,
                                       struct lq_error *err)
@@ -103,24 +165,13 @@ enum lq_status lq_forward_load_matrix(struct lq_forward *forward, const char *na
     struct lq_model_tensor tensor;
     const void *data = NULL;
     enum lq_status status = find_matrix(forward, name, shape, matrix, &tensor, &data, err);
-    size_t size_bytes = (size_t)(cols * rows) * sizeof(float);
-    bool staged = !forward->ops->host_visible;
-    float *out = staged && status == LQ_OK ? malloc(size_bytes) : to;
-    if (status == LQ_OK && out == NULL) {
-        status = lq_error_nomem(err, "decoding weights");
+    if (status != LQ_OK) {
+        return status;
     }
-    if (status == LQ_OK) {
-        status = lq_forward_decode(forward, &tensor, data, out, err);
-        if (status != LQ_OK && mats > 1) {
-            (void)lq_error_prefix(err, "expert %llu", (unsigned long long)matrix);
-        }
-    }
-    if (status == LQ_OK && staged) {
-        forward->ops->upload(forward->device, to, out, size_bytes);
-        status = lq_forward_check_device(forward, err);
-    }
-    if (staged && out != to) {
-        free(out);
+    status = can_load(forward, &tensor) ? load_raw(forward, &tensor, data, to, err)
+                                        : load_floats(forward, &tensor, data, to, err);
+    if (status != LQ_OK && status != LQ_ENOMEM && mats > 1) {
+        (void)lq_error_prefix(err, "expert %llu", (unsigned long long)matrix);
     }
     return status;
 }

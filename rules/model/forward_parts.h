@@ -130,8 +130,20 @@ const float *lq_forward_expert(struct lq_forward *forward, enum lq_layer_weight 
 /* The same, to be changed: it is kept until another layer is loaded. */
 float *lq_forward_keep_expert(struct lq_forward *forward, enum lq_layer_weight weight,
                               size_t expert);
-/* Bytes of lq_forward_memory that do not hold weights or logits. */
-uint64_t lq_forward_scratch(const struct lq_hparams *hparams, uint32_t sequence);
+/* Bytes of lq_forward_memory that do not hold weights or logits, for batches of `rows`. */
+uint64_t lq_forward_scratch(const struct lq_hparams *hparams, uint64_t rows);
+/* Rows of a batch of samples on a device that does not say otherwise. */
+uint64_t lq_forward_usual_rows(uint32_t sequence);
+/* Device memory that something with batches of `rows` takes at its peak. */
+typedef uint64_t (*lq_forward_bytes_fn)(const struct lq_hparams *hparams,
+                                        const struct lq_forward_env *env, uint64_t rows);
+uint64_t lq_forward_pass_bytes(const struct lq_hparams *hparams, const struct lq_forward_env *env,
+                               uint64_t rows);
+/* As lq_forward_create, for something around a pass whose batches must fit into env.memory_bytes as
+ * well: LQ_ENOMEM when one sample does not. */
+enum lq_status lq_forward_create_within(struct lq_forward **out, const struct lq_hparams *hparams,
+                                        const struct lq_forward_env *env, uint32_t sequence,
+                                        lq_forward_bytes_fn bytes, struct lq_error *err);
 /* Floats of memory that experts take at the most, kept ones and the newest. */
 uint64_t lq_forward_expert_elems(const struct lq_hparams *hparams, uint64_t expert_bytes);
 /* Reads one of the `mats` matrices of a tensor into device memory `to`. */

@@ -2,19 +2,46 @@
 
 #include <stdatomic.h>
 
+#include "kernels/gpu.h"
+
+/* Parts of a GPU's free memory: that are not for batches, and for decoded experts. */
+enum { GPU_SPARE_SHARE = 8, GPU_EXPERT_SHARE = 4 };
+
 static bool run_cancelled(void *user)
 {
     return lq_run_cancelled(user);
 }
 
+/* Says once why models run on the CPU although there is a GPU. */
+static void explain_retry(struct lq_run *run)
+{
+    const struct lq_error *first = lq_run_first_error(run);
+    if (first != NULL && first->status == LQ_ENOMEM) {
+        lq_gpu_leave_models(first->message);
+    }
+    const char *notice = lq_gpu_notice();
+    if (notice != NULL) {
+        lq_run_warn(run, "%s; computing on the CPU", notice);
+    }
+}
+
 enum lq_status lq_forward_run_open(struct lq_forward_run *out, struct lq_run *run,
                                    struct lq_error *err)
 {
-    out->run = run;
-    struct lq_parallel parallel = lq_forward_parallel(lq_run_pool(run));
-    parallel.cancelled = run_cancelled;
-    parallel.cancelled_user = run;
-    out->device = lq_device_cpu_create(parallel, lq_device_cpu_preferred());
+    *out = (struct lq_forward_run){.run = run};
+    if (lq_run_first_error(run) == NULL) {
+        out->device = lq_gpu_take_device(&out->memory_bytes);
+    }
+    out->is_gpu = out->device != NULL;
+    if (out->is_gpu) {
+        lq_run_allow_retry(run);
+    } else {
+        struct lq_parallel parallel = lq_forward_parallel(lq_run_pool(run));
+        parallel.cancelled = run_cancelled;
+        parallel.cancelled_user = run;
+        explain_retry(run);
+        out->device = lq_device_cpu_create(parallel, lq_device_cpu_preferred());
+    }
     if (out->device == NULL) {
         return lq_error_nomem(err, "the device");
     }
@@ -22,18 +49,30 @@ enum lq_status lq_forward_run_open(struct lq_forward_run *out, struct lq_run *ru
     return LQ_OK;
 }
 
+void lq_forward_run_hold(const struct lq_forward_run *forward_run, const char *output)
+{
+    if (forward_run->is_gpu) {
+        lq_run_hold(forward_run->run, output);
+    }
+}
+
 void lq_forward_run_close(struct lq_forward_run *forward_run)
 {
     /* A model has many layers, and each is a step: the same sentence once is enough. */
     static atomic_flag said = ATOMIC_FLAG_INIT;
-    if (forward_run->device == NULL) {
+    struct lq_device *device = forward_run->device;
+    if (device == NULL) {
         return;
     }
-    const char *notice = forward_run->device->ops->notice(forward_run->device);
+    const char *notice = device->ops->notice(device);
     if (notice != NULL && !atomic_flag_test_and_set(&said)) {
         lq_run_warn(forward_run->run, "%s", notice);
     }
-    forward_run->device->ops->destroy(forward_run->device);
+    if (forward_run->is_gpu) {
+        lq_gpu_give_device(device);
+    } else {
+        device->ops->destroy(device);
+    }
     forward_run->device = NULL;
 }
 
@@ -49,5 +88,10 @@ struct lq_forward_env lq_forward_run_env(const struct lq_forward_run *forward_ru
         .cancelled_user = forward_run->run,
         .nonfinite_status = nonfinite_status,
     };
+    if (forward_run->is_gpu) {
+        /* Some is left for what the device keeps beside: workspaces, halves of its operands. */
+        env.memory_bytes = forward_run->memory_bytes - forward_run->memory_bytes / GPU_SPARE_SHARE;
+        env.expert_bytes = forward_run->memory_bytes / GPU_EXPERT_SHARE;
+    }
     return env;
 }

@@ -30,6 +30,7 @@ static enum lq_status gradient_open(struct gradient_run *gradient, struct lq_err
     if (status != LQ_OK) {
         return status;
     }
+    lq_forward_run_hold(&gradient->forward_run, "grad");
     struct lq_weight_source weights = lq_calibrate_weights(io);
     struct lq_forward_env env = lq_forward_run_env(&gradient->forward_run, weights, LQ_EIMPORTANCE);
     status = lq_backward_create(&gradient->backward, &layer->hparams, &env, io->sequence_length,

@@ -43,13 +43,17 @@ static enum lq_status write_spikes(struct lq_run *run, const struct lq_spike *sp
     return status;
 }
 
-/* Reads the first batch, passes it through the layer and writes what comes out. */
+/* Reads the first samples, passes them through the layer and writes what comes out. */
 static enum lq_status pass_batch(struct lq_calibrate_io *io, struct lq_forward *forward,
                                  struct lq_error *err)
 {
     const struct lq_hparams *hparams = &io->layer->hparams;
-    size_t batch = lq_forward_batch_samples(forward);
-    size_t count = io->sample_count < batch ? io->sample_count : batch;
+    size_t first = lq_forward_first_samples(io->sequence_length);
+    size_t count = io->sample_count < first ? io->sample_count : first;
+    if (count > lq_forward_batch_samples(forward)) {
+        return lq_error_set(err, LQ_ENOMEM, "%zu samples of %u tokens do not fit the device's memory", count,
+                            (unsigned)io->sequence_length);
+    }
     size_t rows = count * io->sequence_length;
     float *hidden = calloc(rows, hparams->width * sizeof *hidden);
     struct lq_spike spikes[LQ_SPIKES_MAX];

@@ -77,19 +77,25 @@ static enum lq_status open_states(struct layer_run *self, struct lq_error *err)
     return status;
 }
 
-/* Every stride-th of the scored rows of the first batch. */
-static enum lq_status write_kept(struct layer_run *self, size_t samples, struct lq_error *err)
+/* Every stride-th of the scored rows of the first samples, as far as they are in this batch. */
+static enum lq_status write_kept(struct layer_run *self, size_t sample, size_t count,
+                                 struct lq_error *err)
 {
     size_t width = self->in.width;
     size_t sequence = self->in.sequence_length;
+    size_t first = lq_forward_first_samples(self->in.sequence_length);
+    size_t samples = first < self->in.sample_count ? first : self->in.sample_count;
     size_t scored = lq_perplexity_scored(self->in.sequence_length);
     size_t rows = samples * scored;
     size_t stride = (rows + LQ_KEPT_ROWS_MAX - 1) / LQ_KEPT_ROWS_MAX;
     enum lq_status status = LQ_OK;
     for (size_t i = 0; status == LQ_OK && i < rows; i += stride) {
-        size_t row = i / scored * sequence + sequence / 2 + i % scored;
-        status = lq_run_write(self->run, "kept", self->hidden + row * width,
-                              width * sizeof *self->hidden, err);
+        size_t from = i / scored;
+        if (from >= sample && from < sample + count) {
+            size_t row = (from - sample) * sequence + sequence / 2 + i % scored;
+            status = lq_run_write(self->run, "kept", self->hidden + row * width,
+                                  width * sizeof *self->hidden, err);
+        }
     }
     return status;
 }
@@ -123,8 +129,8 @@ static enum lq_status pass_batch(struct layer_run *self, size_t sample, size_t c
     if (status == LQ_OK) {
         status = lq_forward_layer(self->forward, self->hidden, count, false, false, err);
     }
-    if (status == LQ_OK && sample == 0) {
-        status = write_kept(self, count, err);
+    if (status == LQ_OK) {
+        status = write_kept(self, sample, count, err);
     }
     if (status == LQ_OK) {
         status = write_states(self, count, err);
@@ -166,6 +172,7 @@ static enum lq_status run_layer(struct lq_run *run, struct lq_error *err)
         status = lq_forward_run_open(&forward_run, run, err);
     }
     if (status == LQ_OK) {
+        lq_forward_run_hold(&forward_run, "hidden");
         struct lq_forward_env env =
             lq_forward_run_env(&forward_run, lq_model_reader_weights(&self.reader), LQ_EFAIL);
         status = lq_forward_create(&self.forward, &self.reader.hparams, &env,

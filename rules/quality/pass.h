@@ -20,7 +20,8 @@
 #include "rules/model/tokens.h"
 #include "rules/quality/model_reader.h"
 
-/* Rows of a layer that are kept, at most: scored positions of the first batch. */
+/* Rows of a layer that are kept, at most: scored positions of the first samples, those of
+ * lq_forward_first_samples. */
 enum { LQ_KEPT_ROWS_MAX = 512 };
 
 struct lq_pass {

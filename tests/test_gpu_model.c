@@ -1,0 +1,399 @@
+/* Steps that run a model, on a GPU whose memory the host cannot touch (device_far.h): every
+ * artifact that has such steps, what a result of a GPU is worth to a CPU, and GPUs that fail. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/cache.h"
+#include "engine/base/buffer.h"
+#include "engine/base/compiler.h"
+#include "engine/base/fs.h"
+#include "engine/base/pool.h"
+#include "engine/build.h"
+#include "engine/lang/recipe.h"
+#include "kernels/gpu.h"
+#include "rules/format/imatrix.h"
+#include "rules/format/qreport.h"
+#include "rules/registry.h"
+#include "tests/device_far.h"
+
+static char folder[64];
+static struct lq_build_result result;
+static struct lq_error err;
+static struct lq_arena arena;
+static char warning[LQ_ERROR_BYTES];
+static unsigned warnings;
+static char numerics[256];
+
+static void set_up(void)
+{
+    strcpy(folder, "/tmp/lqbuild-test-XXXXXX");
+    cr_assert_not_null(mkdtemp(folder));
+    lq_arena_init(&arena);
+    lq_error_clear(&err);
+    memset(&far_state, 0, sizeof far_state);
+}
+
+static void tear_down(void)
+{
+    char command[128];
+    snprintf(command, sizeof command, "rm -rf '%s'", folder);
+    cr_assert_eq(system(command), 0);
+    lq_arena_fini(&arena);
+}
+
+TestSuite(gpu_model, .init = set_up, .fini = tear_down, .timeout = 900);
+
+static void on_event(void *user, const struct lq_event *event)
+{
+    (void)user;
+    if (event->kind == LQ_EVENT_WARNING) {
+        snprintf(warning, sizeof warning, "%s", event->text);
+        warnings++;
+    }
+    if (event->kind == LQ_EVENT_ARTIFACT_DONE && event->numerics != NULL) {
+        snprintf(numerics, sizeof numerics, "%s", event->numerics);
+    }
+}
+
+static void put_file(const char *name, const char *text)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    cr_assert_eq(lq_file_write(path, text, strlen(text), &err), LQ_OK, "%s", err.message);
+}
+
+/* Builds one artifact; `gpu` says where. */
+static enum lq_status build(bool gpu, const char *cache_name, const char *target,
+                            const char *artifacts)
+{
+    static const char base[] =
+        "model base { source = \"" LQ_SOURCE_DIR "/examples/tiny-llama\" }\n"
+        "text eval { path = \"" LQ_SOURCE_DIR "/examples/text/eval.txt\" }\n"
+        "calibration calib { model = base  text = eval  samples = 128  sequence = 20 }\n"
+        "calibration few { model = base  text = eval  samples = 128  sequence = 6 }\n";
+    char text[4096];
+    char dir[128];
+    struct lq_cache *cache = NULL;
+    struct lq_recipe *recipe = NULL;
+    struct lq_pool *pool = NULL;
+    snprintf(text, sizeof text, "%s%s", base, artifacts);
+    snprintf(dir, sizeof dir, "%s/%s", folder, cache_name);
+    const struct lq_cache_options cache_options = {.dir = dir};
+    lq_error_clear(&err);
+    warning[0] = '\0';
+    numerics[0] = '\0';
+    warnings = 0;
+    lq_gpu_use_module(&far_module, far_make);
+    lq_gpu_choose(gpu ? LQ_GPU_AUTO : LQ_GPU_NEVER, -1);
+    cr_assert_eq(lq_recipe_parse(&recipe, text, strlen(text), "recipe.lq", folder,
+                                 lq_rules_registry(), NULL, 0, &err),
+                 LQ_OK, "%s", err.message);
+    cr_assert_eq(lq_cache_open(&cache, &cache_options, &err), LQ_OK, "%s", err.message);
+    cr_assert_eq(lq_pool_create(&pool, 2, &err), LQ_OK);
+    const struct lq_build_options options = {
+        .targets = &target, .target_count = 1, .on_event = on_event};
+    enum lq_status status =
+        lq_build_run(recipe, lq_rules_registry(), cache, pool, &options, &result, &err);
+    lq_pool_destroy(pool);
+    lq_recipe_destroy(recipe);
+    lq_cache_close(cache);
+    return status;
+}
+
+static struct lq_buffer *read_output(const char *name)
+{
+    static struct lq_buffer buffers[4];
+    static size_t next;
+    struct lq_buffer *buffer = &buffers[next++ % LQ_COUNT_OF(buffers)];
+    char path[128];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    lq_buffer_clear(buffer);
+    cr_assert_eq(lq_file_read(path, 1 << 28, buffer, &err), LQ_OK, "%s", err.message);
+    return buffer;
+}
+
+static void expect_same_file(const char *a, const char *b)
+{
+    const struct lq_buffer *left = read_output(a);
+    const struct lq_buffer *right = read_output(b);
+    cr_expect(left->size_bytes == right->size_bytes &&
+                  memcmp(left->data, right->data, left->size_bytes) == 0,
+              "%s and %s differ", a, b);
+}
+
+/* The same artifact by both, into "cpu" and "gpu"; `line` has %s for its name and for the path. */
+static void expect_alike(const char *line, const char *before)
+{
+    char text[2048];
+    size_t length = (size_t)snprintf(text, sizeof text, "%s", before);
+    snprintf(text + length, sizeof text - length, line, "x", "cpu");
+    cr_assert_eq(build(false, "cache-cpu", "x", text), LQ_OK, "%s", err.message);
+    cr_expect_null(strstr(numerics, "cuda"), "%s", numerics);
+    cr_expect_eq(far_state.made, 0);
+    snprintf(text + length, sizeof text - length, line, "x", "gpu");
+    cr_assert_eq(build(true, "cache-gpu", "x", text), LQ_OK, "%s", err.message);
+    cr_expect_not_null(strstr(numerics, "cuda-bf16"), "%s", numerics);
+    cr_expect_null(strstr(numerics, "cpu-"), "%s", numerics);
+    cr_expect_eq(warnings, 0, "%s", warning);
+    cr_expect_eq(far_state.made, 1);
+    cr_expect_eq(far_state.used_bytes, 0);
+    expect_same_file("cpu", "gpu");
+    /* What a GPU made counts for the CPU, under another name too. */
+    uint64_t steps = result.steps;
+    snprintf(text + length, sizeof text - length, line, "y", "again");
+    cr_assert_eq(build(false, "cache-gpu", "y", text), LQ_OK, "%s", err.message);
+    cr_expect_eq(result.ran, 0, "%lu ran", result.ran);
+    cr_expect_eq(result.steps, steps);
+}
+
+Test(gpu_model, activations)
+{
+    expect_alike("imatrix %s { model = base  calibration = calib  path = \"%s\" }\n", "");
+}
+
+Test(gpu_model, activations_without_raw_weights)
+{
+    far_state.no_load = true;
+    expect_alike("imatrix %s { model = base  calibration = calib  hidden = \"bf16\""
+                 "  skip_first = true  path = \"%s\" }\n",
+                 "");
+}
+
+Test(gpu_model, gradients)
+{
+    expect_alike("imatrix %s { model = base  calibration = few  method = \"gradient\""
+                 "  path = \"%s\" }\n",
+                 "");
+}
+
+Test(gpu_model, squared_gradients)
+{
+    expect_alike("imatrix %s { model = base  calibration = few  method = \"fisher\""
+                 "  path = \"%s\" }\n",
+                 "");
+}
+
+Test(gpu_model, spikes)
+{
+    expect_alike("mask %s { model = base  find = \"spikes\"  calibration = calib"
+                 "  threshold = 2  path = \"%s\" }\n",
+                 "");
+}
+
+Test(gpu_model, base_logits)
+{
+    expect_alike("logits %s { model = base  text = eval  context = 32  chunks = 8"
+                 "  path = \"%s\" }\n",
+                 "");
+}
+
+/* Perplexity, divergence, accuracy and coherence, of models that are files. */
+Test(gpu_model, reports)
+{
+    put_file("tasks.jsonl",
+             "{\"context\":\"The function returns\",\"choices\":[\"the number of rows.\","
+             "\"zq xj kk vv qq.\"],\"answer\":0}\n");
+    expect_alike("report %s { original = base  quantized = [other]  text = eval  context = 32"
+                 "  chunks = 20  tasks = [known]  coherence = true  continuation = 4"
+                 "  prompts = [\"The value\"]  path = \"%s\" }\n",
+                 "tasks known { path = \"tasks.jsonl\" }\n"
+                 "model other { source = \"" LQ_SOURCE_DIR "/examples/tiny-llama\" }\n");
+}
+
+/* ---- batches ---- */
+
+/* Larger batches are other products: the last bits may differ, not more. */
+static void expect_close(const char *a, const char *b)
+{
+    struct lq_imatrix left;
+    struct lq_imatrix right;
+    enum lq_imatrix_format format;
+    const struct lq_buffer *bytes = read_output(a);
+    cr_assert_eq(lq_imatrix_parse(bytes->data, bytes->size_bytes, a, &arena, &left, &format, &err),
+                 LQ_OK);
+    bytes = read_output(b);
+    cr_assert_eq(lq_imatrix_parse(bytes->data, bytes->size_bytes, b, &arena, &right, &format, &err),
+                 LQ_OK);
+    cr_assert_eq(left.entry_count, right.entry_count);
+    cr_assert_gt(left.entry_count, 0);
+    for (size_t i = 0; i < left.entry_count; i++) {
+        for (size_t j = 0; j < left.entries[i].col_count; j++) {
+            float x = left.entries[i].sums[j];
+            float y = right.entries[i].sums[j];
+            cr_assert_leq(fabsf(x - y), 1e-4f * fabsf(x) + 1e-6f, "%s", left.entries[i].name);
+        }
+    }
+}
+
+#define IMATRIX "imatrix im { model = base  calibration = calib  path = \"%s\" }\n"
+
+static void make_imatrix(bool gpu, const char *cache_name, const char *path)
+{
+    char text[256];
+    snprintf(text, sizeof text, IMATRIX, path);
+    cr_assert_eq(build(gpu, cache_name, "im", text), LQ_OK, "%s", err.message);
+}
+
+Test(gpu_model, a_device_may_want_larger_or_smaller_batches)
+{
+    static const size_t sizes[] = {16384, 512, 1};
+    make_imatrix(false, "c", "cpu");
+    for (size_t i = 0; i < LQ_COUNT_OF(sizes); i++) {
+        char cache_name[32];
+        far_state.batch_rows = sizes[i];
+        lq_gpu_choose(LQ_GPU_NEVER, -1);
+        snprintf(cache_name, sizeof cache_name, "c%zu", i);
+        far_state.no_device = NULL;
+        make_imatrix(true, cache_name, "gpu");
+        cr_expect_str_eq(numerics, "cuda-bf16; exact");
+        expect_close("cpu", "gpu");
+    }
+}
+
+/* What is compared of layers does not depend on batches: the original by the CPU, the other by a
+ * GPU that takes more or fewer samples at a time. */
+Test(gpu_model, models_of_different_devices_can_be_compared)
+{
+    static const char reference[] =
+        "report re { original = base  quantized = [base]  text = eval  context = 32"
+        "  chunks = 70  path = \"a\" }\n";
+    static const char compared[] =
+        "gguf q8 { model = base  level = \"Q8_0\" }\n"
+        "report re { original = base  quantized = [q8]  text = eval  context = 32"
+        "  chunks = 70  path = \"b\" }\n";
+    static const size_t sizes[] = {16384, 512};
+    for (size_t i = 0; i < LQ_COUNT_OF(sizes); i++) {
+        char cache_name[32];
+        snprintf(cache_name, sizeof cache_name, "c%zu", i);
+        far_state.batch_rows = sizes[i];
+        cr_assert_eq(build(false, cache_name, "q8", compared), LQ_OK, "%s", err.message);
+        cr_assert_eq(build(false, cache_name, "re", reference), LQ_OK, "%s", err.message);
+        cr_assert_eq(build(true, cache_name, "re", compared), LQ_OK, "%s", err.message);
+        cr_expect_not_null(strstr(numerics, "cuda-bf16"), "%s", numerics);
+    }
+}
+
+/* ---- failures ---- */
+
+static void expect_fallback(const char *cache_name, const char *why)
+{
+    make_imatrix(true, cache_name, "gpu");
+    cr_expect_eq(warnings, why == NULL ? 0 : 1, "%u: %s", warnings, warning);
+    if (why != NULL) {
+        cr_expect_not_null(strstr(warning, why), "%s", warning);
+        cr_expect_not_null(strstr(warning, "; computing on the CPU"), "%s", warning);
+    }
+    cr_expect_eq(far_state.used_bytes, 0);
+}
+
+Test(gpu_model, a_failure_anywhere_is_made_good_by_the_cpu)
+{
+    make_imatrix(false, "c", "cpu");
+    make_imatrix(true, "all", "gpu");
+    size_t count = far_state.ops;
+    cr_assert_gt(count, 100);
+    for (size_t i = 1; i <= count; i += 1 + count / 6) {
+        char cache_name[32];
+        snprintf(cache_name, sizeof cache_name, "c%zu", i);
+        far_state.ops = 0;
+        far_state.fail_op = i;
+        expect_fallback(cache_name, "the GPU failed: it fell off the bus");
+        expect_same_file("cpu", "gpu");
+    }
+}
+
+Test(gpu_model, an_allocation_that_fails_anywhere_is_made_good_by_the_cpu)
+{
+    make_imatrix(false, "c", "cpu");
+    make_imatrix(true, "all", "gpu");
+    size_t count = far_state.allocs;
+    cr_assert_gt(count, 20);
+    for (size_t i = 1; i <= count; i += 1 + count / 10) {
+        char cache_name[32];
+        snprintf(cache_name, sizeof cache_name, "c%zu", i);
+        far_state.allocs = 0;
+        far_state.fail_alloc = i;
+        expect_fallback(cache_name, "the GPU failed: out of memory");
+        expect_same_file("cpu", "gpu");
+    }
+}
+
+/* Layers that a GPU finished stay, and the record says so. */
+Test(gpu_model, what_a_gpu_finished_before_it_failed_is_kept)
+{
+    make_imatrix(true, "all", "gpu");
+    far_state.fail_op = far_state.ops + far_state.ops * 3 / 4;
+    expect_fallback("d", "it fell off the bus");
+    cr_expect_str_eq(numerics, "cuda-bf16; cpu-f32; exact");
+    make_imatrix(false, "d", "cpu");
+    cr_expect_eq(result.ran, 0);
+}
+
+Test(gpu_model, gradients_survive_a_failure_too)
+{
+    static const char text[] =
+        "imatrix gr { model = base  calibration = few  method = \"gradient\"  path = \"%s\" }\n";
+    char artifacts[256];
+    snprintf(artifacts, sizeof artifacts, text, "cpu");
+    cr_assert_eq(build(false, "c", "gr", artifacts), LQ_OK, "%s", err.message);
+    snprintf(artifacts, sizeof artifacts, text, "gpu");
+    cr_assert_eq(build(true, "all", "gr", artifacts), LQ_OK, "%s", err.message);
+    size_t count = far_state.ops;
+    for (size_t i = 1; i < 4; i++) {
+        char cache_name[32];
+        snprintf(cache_name, sizeof cache_name, "c%zu", i);
+        far_state.ops = 0;
+        far_state.fail_op = i * count / 4;
+        cr_assert_eq(build(true, cache_name, "gr", artifacts), LQ_OK, "%s", err.message);
+        cr_expect_eq(warnings, 1, "%s", warning);
+        expect_same_file("cpu", "gpu");
+    }
+}
+
+Test(gpu_model, little_memory_makes_batches_small_and_less_is_too_little)
+{
+    make_imatrix(false, "c", "cpu");
+    far_state.batch_rows = 2048;
+    far_state.memory_bytes = 24 << 20;
+    make_imatrix(true, "c1", "gpu");
+    cr_expect_str_eq(numerics, "cuda-bf16; exact");
+    cr_expect_eq(warnings, 0, "%s", warning);
+    expect_close("cpu", "gpu");
+    far_state.memory_bytes = 1 << 20;
+    expect_fallback("c2", "a sample of 20 tokens needs");
+    cr_expect_str_eq(numerics, "cpu-f32; exact");
+    expect_same_file("cpu", "gpu");
+}
+
+Test(gpu_model, a_device_that_cannot_be_made_is_a_reason)
+{
+    far_state.no_device = "there is no library for products";
+    expect_fallback("c", "the GPU cannot run models: there is no library for products");
+    cr_expect_str_eq(numerics, "cpu-f32; exact");
+}
+
+Test(gpu_model, gpus_that_run_no_models_are_no_reason)
+{
+    lq_gpu_use_module(&far_module, NULL);
+    lq_gpu_choose(LQ_GPU_AUTO, -1);
+    size_t memory_bytes = 1;
+    cr_expect_null(lq_gpu_take_device(&memory_bytes));
+    cr_expect_eq(memory_bytes, 0);
+    cr_expect_null(lq_gpu_notice());
+}
+
+/* A value that is no number is an error of the CPU, not of the GPU: with the CPU's words. */
+Test(gpu_model, errors_are_those_of_the_cpu)
+{
+    static const char text[] =
+        "calibration one { model = base  text = eval  samples = 128  sequence = 1 }\n"
+        "imatrix gr { model = base  calibration = one  method = \"gradient\"  path = \"x\" }\n";
+    cr_expect_neq(build(false, "c", "gr", text), LQ_OK);
+    struct lq_error expected = err;
+    cr_expect_eq(build(true, "g", "gr", text), expected.status);
+    cr_expect_str_eq(err.message, expected.message);
+    cr_expect_eq(warnings, 0, "%s", warning);
+}
