@@ -51,10 +51,14 @@ struct lq_attention_shape {
 /* Which rows go to which experts of a mixture. A row has `used` slots; slots are grouped by expert
  * and, within one, in the order of rows. All members are device memory. */
 struct lq_route {
-    float *weights;   /* [rows x used]: of a row's experts, from the most probable on; sum is 1 */
+    float *weights;   /* [rows x used]: of a row's experts, from the most probable on */
     int32_t *slots;   /* [rows x used]: their slots */
     int32_t *sources; /* [rows x used]: the row of every slot */
     int32_t *starts; /* [expert_count + 1]: expert e has the slots starts[e] to starts[e + 1] - 1 */
+    /* NULL: the weights of a row are the softmax over its own experts and add up to 1. Otherwise
+     * they are the softmax over all experts, which goes here, [rows x expert_count]; this may be
+     * the logits themselves. */
+    float *all;
 };
 
 /* One attention call and its gradients: those with respect to q, k and v are written. */
@@ -140,7 +144,7 @@ struct lq_device_ops {
     /* Mixtures of experts. */
 
     /* From the router's logits [rows x expert_count]: the `used` largest of each row (of equal ones
-     * the first) and the softmax over these. rows * used fits an int. */
+     * the first) and their weights. rows * used fits an int. */
     void (*route)(struct lq_device *device, const float *logits, size_t rows, size_t expert_count,
                   size_t used, const struct lq_route *route);
     /* out[i] = x[sources[i]]. */

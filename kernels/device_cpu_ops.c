@@ -133,6 +133,19 @@ struct route_job {
     const struct lq_route *route;
 };
 
+/* The softmax over all experts; `out` may be `logits`. */
+static void spread_experts(const float *logits, size_t count, float largest, float *out)
+{
+    float sum = 0.0f;
+    for (size_t e = 0; e < count; e++) {
+        out[e] = expf(logits[e] - largest);
+        sum += out[e];
+    }
+    for (size_t e = 0; e < count; e++) {
+        out[e] /= sum;
+    }
+}
+
 /* The experts of a row stand in `slots` until the slots are known. */
 static void choose_experts(const struct route_job *job, size_t row)
 {
@@ -155,8 +168,12 @@ static void choose_experts(const struct route_job *job, size_t row)
         weights[k] = expf(logits[best] - logits[chosen[0]]);
         sum += weights[k];
     }
+    float *all = job->route->all == NULL ? NULL : job->route->all + row * job->expert_count;
+    if (all != NULL && job->used != 0) {
+        spread_experts(logits, job->expert_count, logits[chosen[0]], all);
+    }
     for (size_t k = 0; k < job->used; k++) {
-        weights[k] /= sum;
+        weights[k] = all != NULL ? all[chosen[k]] : weights[k] / sum;
     }
 }
 
@@ -222,8 +239,9 @@ static size_t expert_of_slot(const struct lq_route *route, size_t expert_count, 
     return low;
 }
 
-/* Weights are a softmax over the experts of a row: with s_k = x_k . grad_k, the gradient of expert
- * k's logit is w_k (s_k - sum of w_j s_j). */
+/* With s_k = x_k . grad_k for the experts of a row, the gradient of expert k's logit is
+ * w_k (s_k - sum of w_j s_j). Where weights are a softmax over all experts, those that the row does
+ * not use have s = 0 and share in it. */
 static void route_back_tile(void *user, size_t index)
 {
     const struct row_job *job = user;
@@ -241,7 +259,11 @@ static void route_back_tile(void *user, size_t index)
             out[expert_of_slot(route, job->expert_count, slots[k])] = slope;
             mean += weights[k] * slope;
         }
-        for (size_t k = 0; k < job->used; k++) {
+        const float *all = route->all == NULL ? NULL : route->all + r * job->expert_count;
+        for (size_t e = 0; all != NULL && e < job->expert_count; e++) {
+            out[e] = all[e] * (out[e] - mean);
+        }
+        for (size_t k = 0; all == NULL && k < job->used; k++) {
             float *slope = &out[expert_of_slot(route, job->expert_count, slots[k])];
             *slope = weights[k] * (*slope - mean);
         }

@@ -204,9 +204,9 @@ static enum lq_status write_output(struct lq_run *run, const char *name,
     return lq_run_write(run, name, buffer->data, buffer->size_bytes, err);
 }
 
-/* Said once, when the model is read first: most of what people want works without it. */
-static enum lq_status warn_of_unknown(struct lq_run *run, const struct describe_state *state,
-                                      const struct lq_buffer *meta, struct lq_error *err)
+/* Said once, when the model is read first: most of what people want works all the same. */
+static enum lq_status warn_of_limits(struct lq_run *run, const struct describe_state *state,
+                                     const struct lq_buffer *meta, struct lq_error *err)
 {
     struct lq_gguf keys;
     enum lq_status status =
@@ -219,6 +219,13 @@ static enum lq_status warn_of_unknown(struct lq_run *run, const struct describe_
                     "without an imatrix of its own, super weights, perplexity or a report of its "
                     "quality (known are %s)",
                     state->file_names[0], name, lq_arch_names());
+    }
+    if (status == LQ_OK && !lq_gguf_get_bool(&keys, "qwen3moe.expert_weights_norm", true)) {
+        lq_run_warn(run,
+                    "%s: the weights of a token's experts do not add up to 1 in this model "
+                    "(norm_topk_prob is false); lqbuild computes it so and the file says so, but "
+                    "llama.cpp makes them add up to 1 for qwen3moe whatever the file says",
+                    state->file_names[0]);
     }
     return status;
 }
@@ -235,8 +242,8 @@ static enum lq_status run_describe(struct lq_run *run, struct lq_error *err)
     struct lq_model_outputs out = {.meta = &meta, .vocab = &vocab, .tensors = &tensors};
     enum lq_status status = state->is_gguf ? describe_gguf(run, state, &out, err)
                                            : describe_directory(run, state, &out, err);
-    if (status == LQ_OK && state->is_gguf) {
-        status = warn_of_unknown(run, state, &meta, err);
+    if (status == LQ_OK) {
+        status = warn_of_limits(run, state, &meta, err);
     }
     if (status == LQ_OK) {
         status = write_output(run, "meta", &meta, err);
@@ -305,7 +312,7 @@ static enum lq_status add_describe_step(struct lq_expand *expand,
     static const struct lq_step_output outputs[] = {
         {.name = "tensors"}, {.name = "meta"}, {.name = "vocab"}};
     const struct lq_step step = {.op = "model.describe",
-                                 .version = 4,
+                                 .version = 5,
                                  .label = lq_artifact_name(lq_expand_artifact(expand)),
                                  .run = run_describe,
                                  .state = state,
@@ -371,7 +378,7 @@ static enum lq_status expand_model(struct lq_expand *expand, struct lq_error *er
 
 const struct lq_rule lq_rule_model = {
     .kind = "model",
-    .version = 4,
+    .version = 5,
     .help = "a model to read: a Hugging Face folder or a GGUF file",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),

@@ -62,6 +62,10 @@ static const struct arch_config arch_configs[] = {
      "\"head_dim\": 64, \"rope_theta\": 1000000.0, \"num_experts\": 8, "
      "\"num_experts_per_tok\": 3, \"moe_intermediate_size\": 256, \"norm_topk_prob\": true, "
      "\"decoder_sparse_step\": 1, \"mlp_only_layers\": []}"},
+    {"qwen3moe-share", ARCH_SIZES("Qwen3MoeForCausalLM", "256", "512", "2") ARCH_SILU
+     "\"head_dim\": 64, \"rope_theta\": 1000000.0, \"num_experts\": 8, "
+     "\"num_experts_per_tok\": 3, \"moe_intermediate_size\": 256, \"norm_topk_prob\": false, "
+     "\"decoder_sparse_step\": 1, \"mlp_only_layers\": []}"},
     {"phi3", ARCH_SIZES("Phi3ForCausalLM", "256", "512", "2") ARCH_SILU
      "\"rope_theta\": 10000.0, \"sliding_window\": 2047}"},
     {"phi3-longrope",

@@ -30,9 +30,10 @@ struct case_name {
 };
 
 static struct case_name cases[] = {
-    {"llama"},   {"llama3-rope"},   {"llama-linear"},   {"llama-yarn"}, {"mistral"},
-    {"mixtral"}, {"qwen2"},         {"qwen2-yarn"},     {"qwen3"},      {"qwen3moe"},
-    {"phi3"},    {"phi3-longrope"}, {"phi3-shortrope"}, {"gemma2"},     {"gemma3"},
+    {"llama"},         {"llama3-rope"},    {"llama-linear"},   {"llama-yarn"},
+    {"mistral"},       {"mixtral"},        {"qwen2"},          {"qwen2-yarn"},
+    {"qwen3"},         {"qwen3moe"},       {"qwen3moe-share"}, {"phi3"},
+    {"phi3-longrope"}, {"phi3-shortrope"}, {"gemma2"},         {"gemma3"},
 };
 
 /* A model, and the one tensor of it that is changed. */

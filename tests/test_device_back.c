@@ -52,7 +52,8 @@ static void set_up(void)
     struct lq_error err;
     random_state = 4;
     cr_assert_eq(lq_pool_create(&pool, 3, &err), LQ_OK);
-    device = lq_device_cpu_create((struct lq_parallel){.run = pool_run, .context = pool}, LQ_CPU_BLAS_AUTO);
+    device = lq_device_cpu_create((struct lq_parallel){.run = pool_run, .context = pool},
+                                  LQ_CPU_BLAS_AUTO);
     cr_assert_not_null(device);
 }
 
@@ -400,14 +401,16 @@ enum { TOKENS = 21, EXPERTS = 5, USED = 2, FFN = 9, SLOTS = TOKENS * USED };
  * Who goes where is that of `experts_of`. */
 static size_t experts_of[SLOTS];
 static int32_t slots_of[SLOTS];
+static bool over_all; /* weights are a softmax over all experts */
 
 static double mixture_value(const struct subject *subject)
 {
     double total = 0.0;
     for (size_t r = 0; r < TOKENS; r++) {
         double sum = 0.0;
-        for (size_t k = 0; k < USED; k++) {
-            sum += exp(subject->in[0][r * EXPERTS + experts_of[r * USED + k]]);
+        for (size_t k = 0; k < (over_all ? EXPERTS : USED); k++) {
+            size_t expert = over_all ? k : experts_of[r * USED + k];
+            sum += exp(subject->in[0][r * EXPERTS + expert]);
         }
         for (size_t k = 0; k < USED; k++) {
             double weight = exp(subject->in[0][r * EXPERTS + experts_of[r * USED + k]]) / sum;
@@ -420,19 +423,22 @@ static double mixture_value(const struct subject *subject)
     return total;
 }
 
-/* Expert 3 is never chosen, so its slots are none and its logits have no gradient. */
-Test(device_back, routes)
+/* Expert 3 is never chosen: it has no slots. Its logits have no gradient unless weights are shares
+ * of all experts. */
+static void check_routes(bool shares)
 {
     float *logits = random_values(TOKENS * EXPERTS);
     float *x = random_values(SLOTS * FFN);
     float *grad = random_values(SLOTS * FFN);
     float *logits_grad = random_values(TOKENS * EXPERTS);
+    float all[TOKENS * EXPERTS];
     float weights[SLOTS];
     int32_t sources[SLOTS];
     int32_t starts[EXPERTS + 1];
-    struct lq_route route = {weights, slots_of, sources, starts};
+    struct lq_route route = {weights, slots_of, sources, starts, shares ? all : NULL};
+    over_all = shares;
     for (size_t r = 0; r < TOKENS; r++) {
-        logits[r * EXPERTS + 3] = -9.0f;
+        logits[r * EXPERTS + 3] = shares ? -2.0f : -9.0f;
     }
     device->ops->route(device, logits, TOKENS, EXPERTS, USED, &route);
     for (size_t i = 0; i < SLOTS; i++) {
@@ -457,12 +463,38 @@ Test(device_back, routes)
     free(logits_grad);
 }
 
+Test(device_back, routes)
+{
+    check_routes(false);
+}
+
+Test(device_back, routes_by_shares_of_all_experts)
+{
+    check_routes(true);
+}
+
+Test(device_back, shares_of_all_experts_may_replace_the_logits)
+{
+    float logits[] = {1.0f, 3.0f, -1.0f, 2.0f};
+    float weights[2];
+    int32_t slots[2];
+    int32_t sources[2];
+    int32_t starts[5];
+    struct lq_route route = {weights, slots, sources, starts, logits};
+    device->ops->route(device, logits, 1, 4, 2, &route);
+    double sum = exp(1.0) + exp(3.0) + exp(-1.0) + exp(2.0);
+    cr_expect_float_eq(weights[0], exp(3.0) / sum, 1e-6);
+    cr_expect_float_eq(weights[1], exp(2.0) / sum, 1e-6);
+    cr_expect_float_eq(logits[2], exp(-1.0) / sum, 1e-6);
+    cr_expect_float_eq(logits[0] + logits[1] + logits[2] + logits[3], 1.0, 1e-6);
+}
+
 Test(device_back, slots_add_up_without_weights)
 {
     float x[] = {1, 2, 3, 4, 5, 6};
     int32_t slots[] = {2, 0};
     float out[2];
-    struct lq_route route = {NULL, slots, NULL, NULL};
+    struct lq_route route = {NULL, slots, NULL, NULL, NULL};
     device->ops->combine_rows(device, x, &route, out, 1, 2, 2);
     cr_expect_eq(out[0], 6.0f);
     cr_expect_eq(out[1], 8.0f);

@@ -39,6 +39,7 @@ enum lq_status lq_forward_take_experts(struct lq_forward *forward, uint64_t slot
     forward->route.slots = lq_forward_take(forward, slots, sizeof(int32_t));
     forward->route.sources = lq_forward_take(forward, slots, sizeof(int32_t));
     forward->route.starts = lq_forward_take(forward, experts + 1, sizeof(int32_t));
+    forward->route.all = hparams->router_over_all ? forward->router : NULL;
     forward->starts = calloc(experts + 1, sizeof *forward->starts);
     forward->sources = calloc(slots, sizeof *forward->sources);
     forward->expert_rows = calloc(experts, sizeof *forward->expert_rows);

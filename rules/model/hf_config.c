@@ -167,7 +167,7 @@ static enum lq_status read_experts(const cJSON *config, struct lq_hf_config *out
     if (status != LQ_OK || !is_qwen) {
         return status;
     }
-    bool norm = false;
+    bool norm = false; /* as Qwen3MoeConfig has it */
     int64_t step = 1;
     const cJSON *dense = NULL;
     status = read_count(config, "moe_intermediate_size", LQ_MODEL_DIM_MAX, NULL,
@@ -182,9 +182,7 @@ static enum lq_status read_experts(const cJSON *config, struct lq_hf_config *out
     if (status == LQ_OK) {
         status = lq_json_get_array(&scope, config, "mlp_only_layers", &dense, &found, err);
     }
-    if (status == LQ_OK && !norm) {
-        return refuse("norm_topk_prob", "false", err);
-    }
+    hparams->router_over_all = !norm;
     if (status == LQ_OK && (step != 1 || (dense != NULL && dense->child != NULL))) {
         return lq_error_set(err, LQ_EUNSUPPORTED,
                             FILE_NAME ": layers without experts (decoder_sparse_step, "
@@ -445,6 +443,13 @@ static void put_f32(const struct key_writer *writer, const char *name, double va
     lq_gguf_put_f32(writer->to, key, (float)value);
 }
 
+static void put_bool(const struct key_writer *writer, const char *name, bool value)
+{
+    char key[KEY_BYTES];
+    (void)snprintf(key, sizeof key, "%s.%s", writer->prefix, name);
+    lq_gguf_put_bool(writer->to, key, value);
+}
+
 static void put_rope(const struct key_writer *writer, const struct lq_hparams *hparams)
 {
     char key[KEY_BYTES];
@@ -489,6 +494,9 @@ static void put_parts(const struct key_writer *writer, const struct lq_hf_config
         put_u32(writer, "expert_used_count", hparams->expert_used);
         if (hparams->ffn_width != config->feed_forward) {
             put_u32(writer, "expert_feed_forward_length", hparams->ffn_width);
+        }
+        if (hparams->router_over_all) {
+            put_bool(writer, "expert_weights_norm", false);
         }
     }
 }

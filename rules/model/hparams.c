@@ -218,9 +218,8 @@ static const struct field number_fields[] = {
 };
 
 static const struct field flag_fields[] = {
-    FIELD("rope_halves", rope_halves),
-    FIELD("rope_local", rope_local),
-    FIELD("rope_factors", rope_factors),
+    FIELD("router_over_all", router_over_all), FIELD("rope_halves", rope_halves),
+    FIELD("rope_local", rope_local),           FIELD("rope_factors", rope_factors),
     FIELD("tied_output", tied_output),
 };
 

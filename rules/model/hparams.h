@@ -58,6 +58,8 @@ struct lq_hparams {
     double attention_scale;  /* scores are multiplied by it */
     double attention_cap;    /* scores become cap * tanh(score / cap); 0: not */
     double logit_cap;        /* and so do logits */
+    bool router_over_all;    /* experts weigh what a softmax over all of them gives, not over those
+                              * of the token */
     bool rope_halves;        /* pairs are (i, i + rope_dim / 2) and not (2i, 2i + 1) */
     bool rope_local;         /* windowed layers turn by rope_local_base, without scaling */
     bool rope_factors;       /* rope_freqs.weight divides the frequencies */

@@ -140,6 +140,20 @@ static enum lq_status read_sizes(const struct key_scope *scope, struct lq_hparam
     return status;
 }
 
+/* A file that does not say so means what llama.cpp takes all files of these architectures to mean:
+ * weights of a token's experts add up to 1. */
+static enum lq_status read_router(const struct key_scope *scope, struct lq_hparams *out)
+{
+    char key[KEY_BYTES];
+    const struct lq_gguf_value *value = find_key(scope, "expert_weights_norm", key);
+    if (value != NULL && value->type != LQ_GGUF_BOOL) {
+        return lq_error_set(scope->err, scope->status, "%s: '%s' is not true or false",
+                            scope->where, key);
+    }
+    out->router_over_all = value != NULL && value->integer == 0;
+    return LQ_OK;
+}
+
 /* Experts, and the width of one feed-forward part. */
 static enum lq_status read_experts(const struct key_scope *scope, struct lq_hparams *out)
 {
@@ -159,6 +173,9 @@ static enum lq_status read_experts(const struct key_scope *scope, struct lq_hpar
     status = read_count(scope, "expert_count", LQ_MODEL_EXPERTS_MAX, 0, &out->expert_count);
     if (status == LQ_OK) {
         status = read_count(scope, "expert_used_count", out->expert_count, 0, &out->expert_used);
+    }
+    if (status == LQ_OK) {
+        status = read_router(scope, out);
     }
     bool own_width = find_key(scope, "expert_feed_forward_length", key) != NULL;
     return status != LQ_OK
