@@ -15,6 +15,7 @@
 #include "rules/format/mask.h"
 #include "rules/model/tensor_ref.h"
 #include "rules/profile/resolve.h"
+#include "rules/quant/encode_pieces.h"
 #include "rules/quant/encode_tensor.h"
 #include "rules/quant/levels.h"
 #include "rules/quant/promotion.h"
@@ -537,9 +538,10 @@ static enum lq_status run_tensor(struct lq_run *run, struct lq_error *err)
                                 .cancelled = lq_run_cancelled_user,
                                 .progress = report_rows,
                                 .computed_on = note_gpu};
-    enum lq_status status = lq_run_input_load(run, "weights", &job.data, &job.size_bytes, err);
-    if (status == LQ_OK) {
-        status = lq_run_load_importance(run, &state->tensor, &importance, err);
+    bool in_pieces = state->tensor.piece_count != 0;
+    enum lq_status status = lq_run_load_importance(run, &state->tensor, &importance, err);
+    if (status == LQ_OK && !in_pieces) {
+        status = lq_run_input_load(run, "weights", &job.data, &job.size_bytes, err);
     }
     if (status == LQ_OK && lq_run_has_input(run, "mask")) {
         const void *data = NULL;
@@ -553,7 +555,7 @@ static enum lq_status run_tensor(struct lq_run *run, struct lq_error *err)
     }
     job.importance = importance.values;
     job.mat_count = importance.mat_count;
-    status = lq_encode_tensor(&job, err);
+    status = in_pieces ? lq_encode_pieces(run, &job, "weights", err) : lq_encode_tensor(&job, err);
     const char *notice = lq_gpu_notice();
     if (notice != NULL) {
         lq_run_warn(run, "%s; computing on the CPU", notice);
@@ -565,13 +567,12 @@ static enum lq_status add_inputs(const struct request *request, size_t number,
                                  struct lq_step_input *inputs, size_t *count, struct lq_error *err)
 {
     const struct lq_model_tensor *tensor = &request->index.tensors[number];
-    struct lq_step_input weights = {.name = "weights"};
-    enum lq_status found =
-        lq_tensor_ref(request->expand, request->model, tensor, &weights.ref, err);
+    /* Experts are encoded one by one: joining them would copy most of a model. */
+    enum lq_status found = lq_tensor_put_inputs(request->expand, request->model, tensor, "weights",
+                                                inputs, count, err);
     if (found != LQ_OK) {
         return found;
     }
-    inputs[(*count)++] = weights;
     if (!lq_encode_uses_importance(request->types[number])) {
         return LQ_OK;
     }
@@ -607,12 +608,13 @@ static enum lq_status tensor_ref(const struct request *request, size_t number, s
         return lq_tensor_ref(request->expand, request->model, tensor, ref, err);
     }
     struct tensor_state *state = lq_arena_get(request->arena, sizeof *state);
-    if (state == NULL) {
+    struct lq_step_input *inputs =
+        lq_arena_get_array(request->arena, lq_tensor_input_count(tensor) + 2, sizeof *inputs);
+    if (state == NULL || inputs == NULL) {
         return lq_error_nomem(err, "a step");
     }
     *state = (struct tensor_state){*tensor, dtype};
     struct lq_step_param params[LQ_TENSOR_PARAMS_MAX + 1];
-    struct lq_step_input inputs[3];
     struct lq_step_output output = {.name = "data"};
     struct lq_step step = {.op = "gguf.tensor",
                            .version = 3,

@@ -104,7 +104,13 @@ static enum lq_status run_candidates(struct lq_run *run, struct lq_error *err)
                                .cancelled = lq_run_cancelled_user};
     struct lq_buffer out;
     lq_buffer_init(&out);
-    enum lq_status status = lq_run_input_load(run, "weights", &job.data, &job.size_bytes, err);
+    enum lq_status status;
+    if (state->tensor.piece_count != 0) {
+        job.size_bytes = state->tensor.size_bytes;
+        status = lq_tensor_load_matrices(run, &state->tensor, "weights", &job.matrices, err);
+    } else {
+        status = lq_run_input_load(run, "weights", &job.data, &job.size_bytes, err);
+    }
     if (status == LQ_OK) {
         status = lq_run_load_importance(run, &state->tensor, &importance, err);
     }
@@ -441,10 +447,11 @@ static enum lq_status add_candidates(struct mask_plan *plan, size_t number, stru
     uint64_t elems = lq_level_tensor_elems(tensor);
     uint64_t kept = plan->select->keep < elems ? plan->select->keep : elems;
     struct lq_step_param params[LQ_TENSOR_PARAMS_MAX + 1];
-    struct lq_step_input inputs[2] = {
-        {.name = "weights"},
-        {"importance", lq_inputs_importance_ref(&importance, tensor)},
-    };
+    struct lq_step_input *inputs =
+        lq_arena_get_array(plan->arena, lq_tensor_input_count(tensor) + 1, sizeof *inputs);
+    if (inputs == NULL) {
+        return lq_error_nomem(err, "a step");
+    }
     struct lq_step_output output = {.name = "candidates"};
     struct lq_step step = {.op = "mask.candidates",
                            .version = 1,
@@ -453,7 +460,6 @@ static enum lq_status add_candidates(struct mask_plan *plan, size_t number, stru
                            .state = state,
                            .params = params,
                            .inputs = inputs,
-                           .input_count = 2,
                            .outputs = &output,
                            .output_count = 1,
                            .memory_bytes =
@@ -462,7 +468,10 @@ static enum lq_status add_candidates(struct mask_plan *plan, size_t number, stru
     status = lq_inputs_tensor_params(tensor, plan->arena, params, &step.param_count, err);
     params[step.param_count++] = (struct lq_step_param){"keep", keep};
     if (status == LQ_OK) {
-        status = lq_tensor_ref(plan->expand, plan->model, tensor, &inputs[0].ref, err);
+        status = lq_tensor_put_inputs(plan->expand, plan->model, tensor, "weights", inputs,
+                                      &step.input_count, err);
+        inputs[step.input_count++] =
+            (struct lq_step_input){"importance", lq_inputs_importance_ref(&importance, tensor)};
     }
     size_t index = 0;
     if (status == LQ_OK) {

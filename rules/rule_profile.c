@@ -250,7 +250,13 @@ static enum lq_status run_measure(struct lq_run *run, struct lq_error *err)
                                      .types = types,
                                      .pool = lq_run_pool(run)};
     job.type_count = lq_sensitivity_candidates(tensor->ne[0], types);
-    enum lq_status status = lq_run_input_load(run, "weights", &job.data, &job.size_bytes, err);
+    enum lq_status status;
+    if (tensor->piece_count != 0) {
+        job.size_bytes = tensor->size_bytes;
+        status = lq_tensor_load_matrices(run, tensor, "weights", &job.matrices, err);
+    } else {
+        status = lq_run_input_load(run, "weights", &job.data, &job.size_bytes, err);
+    }
     if (status == LQ_OK) {
         status = lq_run_load_importance(run, tensor, &importance, err);
     }
@@ -300,7 +306,11 @@ static enum lq_status add_measure(struct profile_plan *plan, const struct lq_mod
 {
     struct lq_importance importance = {0};
     struct lq_step_param params[LQ_TENSOR_PARAMS_MAX + 2];
-    struct lq_step_input inputs[2] = {{.name = "weights"}};
+    struct lq_step_input *inputs =
+        lq_arena_get_array(plan->arena, lq_tensor_input_count(tensor) + 1, sizeof *inputs);
+    if (inputs == NULL) {
+        return lq_error_nomem(err, "a step");
+    }
     struct lq_step_output output = {.name = "errors"};
     struct lq_step step = {.op = "profile.measure",
                            .version = 3,
@@ -309,7 +319,6 @@ static enum lq_status add_measure(struct profile_plan *plan, const struct lq_mod
                            .state = tensor,
                            .params = params,
                            .inputs = inputs,
-                           .input_count = 1,
                            .outputs = &output,
                            .output_count = 1,
                            .memory_bytes = 16 * tensor->ne[0] * sizeof(float),
@@ -317,7 +326,8 @@ static enum lq_status add_measure(struct profile_plan *plan, const struct lq_mod
     enum lq_status status =
         lq_inputs_tensor_params(tensor, plan->arena, params, &step.param_count, err);
     if (status == LQ_OK) {
-        status = lq_tensor_ref(plan->expand, plan->model, tensor, &inputs[0].ref, err);
+        status = lq_tensor_put_inputs(plan->expand, plan->model, tensor, "weights", inputs,
+                                      &step.input_count, err);
     }
     if (status == LQ_OK && imatrix != NULL) {
         status = lq_inputs_importance(imatrix, tensor, plan->arena, &importance, err);

@@ -312,3 +312,85 @@ Test(arch_files, idle_experts_of_qwen3moe_are_said_and_quantized, .init = init, 
 {
     check_idle("qwen3moe", "mlp.gate.", 8, 3);
 }
+
+/* Everything behind the keys of two files is the same. */
+static void expect_same_tensors(const char *left, const char *right)
+{
+    const char *const paths[2] = {left, right};
+    struct lq_error err = {0};
+    struct lq_arena arena;
+    struct lq_gguf gguf[2];
+    struct lq_map map[2];
+    lq_arena_init(&arena);
+    for (size_t i = 0; i < 2; i++) {
+        cr_assert_eq(lq_map_open(&map[i], paths[i], LQ_EIO, &err), LQ_OK, "%s", err.message);
+        cr_assert_eq(lq_gguf_parse(map[i].data, map[i].size_bytes, map[i].size_bytes, paths[i],
+                                   LQ_EFORMAT, &arena, &gguf[i], NULL, &err),
+                     LQ_OK, "%s", err.message);
+    }
+    cr_assert_eq(gguf[0].tensor_count, gguf[1].tensor_count);
+    for (size_t t = 0; t < gguf[0].tensor_count; t++) {
+        const struct lq_gguf_tensor *a = &gguf[0].tensors[t];
+        const struct lq_gguf_tensor *b = &gguf[1].tensors[t];
+        cr_assert_str_eq(a->name, b->name);
+        cr_assert_eq(a->dtype, b->dtype, "%s", a->name);
+        cr_assert_eq(a->size_bytes, b->size_bytes);
+        cr_expect_eq(memcmp(map[0].data + a->offset, map[1].data + b->offset, a->size_bytes), 0,
+                     "%s differs", a->name);
+    }
+    lq_arena_fini(&arena);
+    lq_map_close(&map[0]);
+    lq_map_close(&map[1]);
+}
+
+/* A folder has the experts one by one, a file has them joined; nothing needs to join them. */
+static void check_pieces(const char *name)
+{
+    make_folder(name, NULL, NULL);
+    expect_run("quantize folder gguf -q BF16 -o f.gguf");
+    expect_run("analyze folder -o im.gguf " SAMPLES);
+    e2e_write("pieces.lq",
+              "model base { source = \"folder\" }\n"
+              "model f { source = \"f.gguf\" }\n"
+              "imatrix im { model = base file = \"im.gguf\" }\n"
+              "mask super { model = base imatrix = im coverage = 1%% }\n"
+              "for q in [\"Q4_K_M\", \"IQ2_XXS\"] {\n"
+              "  gguf \"a-{q}\" { model = base imatrix = im protect = super level = q\n"
+              "                 path = \"a-{q}.gguf\" }\n"
+              "  gguf \"b-{q}\" { model = f imatrix = im protect = super level = q\n"
+              "                 path = \"b-{q}.gguf\" }\n"
+              "}\n"
+              "gguf plain { model = base level = \"Q8_0\" path = \"plain.gguf\" }\n"
+              "gguf joined { model = f level = \"Q8_0\" path = \"joined.gguf\" }\n");
+    expect_run("-f pieces.lq --json");
+    cr_expect_gt(e2e_count_events("step-finished", "\"op\":\"gguf.tensor\""), 0);
+    cr_expect_eq(e2e_count_events("step-finished", "\"op\":\"tensor.join\""), 0);
+    expect_same_tensors("a-Q4_K_M.gguf", "b-Q4_K_M.gguf");
+    expect_same_tensors("a-IQ2_XXS.gguf", "b-IQ2_XXS.gguf");
+    expect_same_tensors("plain.gguf", "joined.gguf");
+}
+
+Test(arch_files, experts_of_a_folder_are_encoded_one_by_one, .init = init, .fini = e2e_fini)
+{
+    check_pieces("mixtral");
+    check_pieces("qwen3moe");
+}
+
+static bool plant_nan(void *user, const struct make_arch_tensor *tensor, float *values)
+{
+    if (strcmp(tensor->name, user) == 0) {
+        values[3 * tensor->cols + 5] = NAN;
+    }
+    return true;
+}
+
+Test(arch_files, a_nan_in_an_expert_is_named_when_it_is_quantized, .init = init, .fini = e2e_fini)
+{
+    char name[] = "model.layers.1.mlp.experts.6.down_proj.weight";
+    make_folder("qwen3moe", plant_nan, name);
+    cr_expect_eq(e2e_run("quantize folder gguf -q Q4_K_M -o q.gguf"), 9);
+    cr_expect_not_null(strstr(e2e_stderr(), "expert 6: tensor 'blk.1.ffn_down_exps.weight' has the "
+                                            "value nan in row 3, column 5"),
+                       "%s", e2e_stderr());
+    cr_expect_neq(access("q.gguf", F_OK), 0);
+}

@@ -443,3 +443,26 @@ enum lq_status lq_model_tensor_rows(const struct lq_model_tensor *tensor, const 
     }
     return LQ_OK;
 }
+
+enum lq_status lq_model_tensor_rows_of(const struct lq_model_tensor *tensor,
+                                       const void *const *matrices, uint64_t row,
+                                       uint64_t row_count, float *out, struct lq_error *err)
+{
+    struct lq_model_tensor matrix = *tensor;
+    matrix.ne[2] = 1;
+    enum lq_status status = LQ_OK;
+    while (row_count > 0 && status == LQ_OK) {
+        uint64_t number = row / tensor->ne[1];
+        uint64_t within = row % tensor->ne[1];
+        uint64_t count = tensor->ne[1] - within < row_count ? tensor->ne[1] - within : row_count;
+        if (number >= tensor->ne[2]) {
+            return lq_error_set(err, LQ_EINTERNAL, "row %llu of tensor '%s', which has fewer",
+                                (unsigned long long)row, tensor->name);
+        }
+        status = lq_model_tensor_rows(&matrix, matrices[number], within, count, out, err);
+        row += count;
+        row_count -= count;
+        out += count * tensor->ne[0];
+    }
+    return status;
+}

@@ -69,5 +69,9 @@ uint64_t lq_model_tensor_source_row(const struct lq_model_tensor *tensor, uint64
 enum lq_status lq_model_tensor_rows(const struct lq_model_tensor *tensor, const void *data,
                                     uint64_t row, uint64_t row_count, float *out,
                                     struct lq_error *err);
+/* The same where each of the ne[2] matrices has its data elsewhere. */
+enum lq_status lq_model_tensor_rows_of(const struct lq_model_tensor *tensor,
+                                       const void *const *matrices, uint64_t row,
+                                       uint64_t row_count, float *out, struct lq_error *err);
 
 #endif

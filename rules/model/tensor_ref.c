@@ -143,6 +143,20 @@ enum lq_status lq_tensor_load_matrix(struct lq_run *run, const struct lq_model_t
     return status;
 }
 
+enum lq_status lq_tensor_load_matrices(struct lq_run *run, const struct lq_model_tensor *tensor,
+                                       const char *input, const void *const **matrices,
+                                       struct lq_error *err)
+{
+    const void **all =
+        lq_arena_get_array(lq_run_arena(run), (size_t)tensor->ne[2], sizeof(const void *));
+    enum lq_status status = all == NULL ? lq_error_nomem(err, "the matrices of a tensor") : LQ_OK;
+    for (uint64_t m = 0; m < tensor->ne[2] && status == LQ_OK; m++) {
+        status = lq_tensor_load_matrix(run, tensor, input, m, &all[m], err);
+    }
+    *matrices = all;
+    return status;
+}
+
 bool lq_tensor_mark_sources(const struct lq_model_tensor *tensor, bool *used, size_t source_count)
 {
     if (tensor->literal != NULL) {

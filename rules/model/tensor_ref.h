@@ -34,6 +34,10 @@ enum lq_status lq_tensor_load(struct lq_run *run, const struct lq_model_tensor *
 enum lq_status lq_tensor_load_matrix(struct lq_run *run, const struct lq_model_tensor *tensor,
                                      const char *input, uint64_t matrix, const void **data,
                                      struct lq_error *err);
+/* All of these matrices, for lq_model_tensor_rows_of. */
+enum lq_status lq_tensor_load_matrices(struct lq_run *run, const struct lq_model_tensor *tensor,
+                                       const char *input, const void *const **matrices,
+                                       struct lq_error *err);
 
 /* Sets used[source] for every source file, of `source_count`, that holds a part of the data; false
  * when the tensor names a file that is not there. */

@@ -67,7 +67,9 @@ static enum lq_status try_row(const struct lq_sensitivity_job *job, uint64_t row
 {
     size_t cols = (size_t)job->tensor->ne[0];
     enum lq_status status =
-        lq_model_tensor_rows(job->tensor, job->data, row, 1, values, &result->err);
+        job->matrices == NULL
+            ? lq_model_tensor_rows(job->tensor, job->data, row, 1, values, &result->err)
+            : lq_model_tensor_rows_of(job->tensor, job->matrices, row, 1, values, &result->err);
     if (status != LQ_OK) {
         return status;
     }

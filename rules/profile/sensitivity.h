@@ -21,6 +21,7 @@ enum { LQ_SENSITIVITY_TYPES_MAX = 16, LQ_SENSITIVITY_ROWS = 64 };
 struct lq_sensitivity_job {
     const struct lq_model_tensor *tensor;
     const void *data;
+    const void *const *matrices; /* instead of data: those of each of the ne[2] matrices */
     uint64_t size_bytes;
     const float *importance; /* mat_count x ne[0], or NULL for 1 everywhere */
     size_t mat_count;

@@ -127,7 +127,9 @@ static enum lq_status scan_tensor(const struct lq_super_job *job, struct heap *h
         }
         uint64_t count = row_count - row < tile_rows ? row_count - row : tile_rows;
         enum lq_status status =
-            lq_model_tensor_rows(job->tensor, job->data, row, count, values, err);
+            job->matrices == NULL
+                ? lq_model_tensor_rows(job->tensor, job->data, row, count, values, err)
+                : lq_model_tensor_rows_of(job->tensor, job->matrices, row, count, values, err);
         if (status == LQ_OK) {
             status = scan_rows(job, row, count, values, heap, err);
         }

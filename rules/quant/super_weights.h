@@ -23,6 +23,7 @@ enum { LQ_WEIGHT_RANK_BYTES = 16 };
 struct lq_super_job {
     const struct lq_model_tensor *tensor;
     const void *data;
+    const void *const *matrices; /* instead of data: those of each of the ne[2] matrices */
     uint64_t size_bytes;
     const float *importance; /* mat_count x ne[0]; mat_count is 1 or ne[2] */
     size_t mat_count;
