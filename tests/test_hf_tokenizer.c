@@ -333,12 +333,28 @@ Test(hf_tokenizer, pads_to_the_rows_of_the_embedding)
     lq_arena_fini(&converted.arena);
 }
 
-/* tokenizer.json of a vocabulary that has the 256 bytes as tokens 0 to 255, by GPT-2's table, and
- * added tokens that take the white space before, behind, or around them. */
+/* The rest of a tokenizer.json behind its added tokens: a vocabulary that has the 256 bytes as
+ * tokens 0 to 255, by GPT-2's table, and "aa". */
+static void put_bytes(struct lq_buffer *out, unsigned aa)
+{
+    unsigned next = 256;
+    lq_buffer_printf(out,
+                     "],\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
+                     "\"model\":{\"type\":\"BPE\",\"merges\":[\"a a\"],\"vocab\":{\"aa\":%u",
+                     aa);
+    for (unsigned byte = 0; byte < 256; byte++) {
+        bool printable =
+            (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
+        lq_buffer_printf(out, ",\"\\u%04x\":%u", printable ? byte : next, byte);
+        next += printable ? 0 : 1;
+    }
+    lq_buffer_append_string(out, "}}}");
+}
+
+/* Added tokens that take the white space before, behind, or around them. */
 static void put_strip_tokenizer(struct lq_buffer *out)
 {
     static const char *const texts[] = {"<l>", "<r>", "<b>", "<n>", "<r> x"};
-    unsigned next = 256;
     lq_buffer_append_string(out, "{\"added_tokens\":[");
     for (size_t i = 0; i < 5; i++) {
         lq_buffer_printf(out,
@@ -347,16 +363,7 @@ static void put_strip_tokenizer(struct lq_buffer *out)
                          i == 0 ? "" : ",", 256 + i, texts[i], i == 0 || i == 2 ? "true" : "false",
                          i == 1 || i == 2 ? "true" : "false");
     }
-    lq_buffer_append_string(
-        out, "],\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
-             "\"model\":{\"type\":\"BPE\",\"merges\":[\"a a\"],\"vocab\":{\"aa\":261");
-    for (unsigned byte = 0; byte < 256; byte++) {
-        bool printable =
-            (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae;
-        lq_buffer_printf(out, ",\"\\u%04x\":%u", printable ? byte : next, byte);
-        next += printable ? 0 : 1;
-    }
-    lq_buffer_append_string(out, "}}}");
+    put_bytes(out, 261);
 }
 
 /* The ids are those of the Hugging Face tokenizers library 0.23.3. */
@@ -391,6 +398,62 @@ Test(hf_tokenizer, added_tokens_take_the_blanks_around_them)
     /* Written out but not looked for, they are text like any other. */
     const int32_t plain[] = {32, 60, 108, 62};
     expect_ids(vocab, " <l>", false, false, plain, 4);
+    lq_vocab_destroy(vocab);
+    lq_buffer_fini(&text);
+    lq_arena_fini(&converted.arena);
+}
+
+/* Two tokens that count as whole words only, one that is looked for after the others, and two that
+ * overlap with it. The ids are those of the Hugging Face tokenizers library 0.23.3. */
+Test(hf_tokenizer, added_tokens_may_be_whole_words_only_or_come_second)
+{
+    static const struct {
+        const char *text;
+        size_t count;
+        int32_t ids[12];
+    } cases[] = {
+        {"a<w>b", 5, {97, 60, 119, 62, 98}},
+        {"a <w> b", 5, {97, 32, 257, 32, 98}},
+        {"<w>", 1, {257}},
+        {"\u00e9<w>", 5, {195, 169, 60, 119, 62}},
+        {"\u24b6<w>", 6, {226, 146, 182, 60, 119, 62}},
+        {"\u00bd<w>", 3, {194, 189, 257}},
+        {"\xc3<w>", 2, {195, 257}},
+        {"a tok b", 5, {97, 32, 258, 32, 98}},
+        {"atok", 4, {97, 116, 111, 107}},
+        {"tok-tok", 3, {258, 45, 258}},
+        {"tok_tok", 7, {116, 111, 107, 95, 116, 111, 107}},
+        {"toktok", 6, {116, 111, 107, 116, 111, 107}},
+        {"tok\u00b2", 3, {258, 194, 178}},
+        {"tok\u200d", 6, {116, 111, 107, 226, 128, 141}},
+        {"a\u0301tok", 6, {97, 204, 129, 116, 111, 107}},
+        {"x tokx tok", 8, {120, 32, 116, 111, 107, 120, 32, 258}},
+        {"tok\u0663", 5, {116, 111, 107, 217, 163}},
+        {"\u2460tok\u2460", 7, {226, 145, 160, 258, 226, 145, 160}},
+        {"\u2167tok", 6, {226, 133, 167, 116, 111, 107}},
+        {"<n>>", 1, {261}},
+        {"<<n>", 3, {260, 110, 62}},
+        {"a<n>b", 3, {97, 259, 98}},
+        {"<<<n>>>", 3, {260, 261, 62}},
+    };
+    struct lq_error err = {0};
+    struct converted converted;
+    struct lq_buffer text;
+    lq_buffer_init(&text);
+    lq_buffer_append_string(
+        &text, "{\"added_tokens\":[{\"id\":257,\"content\":\"<w>\",\"single_word\":true},"
+               "{\"id\":258,\"content\":\"tok\",\"single_word\":true},"
+               "{\"id\":259,\"content\":\"<n>\",\"normalized\":true},"
+               "{\"id\":260,\"content\":\"<<\",\"normalized\":false},"
+               "{\"id\":261,\"content\":\"<n>>\",\"normalized\":false}");
+    put_bytes(&text, 256);
+    cr_assert_eq(convert(lq_buffer_text(&text), NULL, 0, &converted, &err), LQ_OK, "%s",
+                 err.message);
+    struct lq_vocab *vocab = NULL;
+    cr_assert_eq(lq_vocab_load(&vocab, &converted.gguf, "word", &err), LQ_OK, "%s", err.message);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        expect_ids(vocab, cases[i].text, false, true, cases[i].ids, cases[i].count);
+    }
     lq_vocab_destroy(vocab);
     lq_buffer_fini(&text);
     lq_arena_fini(&converted.arena);

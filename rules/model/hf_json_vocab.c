@@ -118,6 +118,30 @@ static bool is_byte_text(const char *text)
            strspn(text + 3, "0123456789ABCDEF") == 2;
 }
 
+/* Added tokens that are "normalized" are looked for in what the others leave of the text. Where all
+ * are, or none is, there is nothing to say. */
+static void mark_second(struct lq_hf_vocab *draft, const cJSON *added)
+{
+    size_t normalized = 0;
+    size_t count = 0;
+    const cJSON *item = NULL;
+    cJSON_ArrayForEach(item, added)
+    {
+        normalized += cJSON_IsTrue(lq_json_find(item, "normalized")) ? 1 : 0;
+        count++;
+    }
+    if (normalized == 0 || normalized == count) {
+        return;
+    }
+    draft->has_strips = true;
+    cJSON_ArrayForEach(item, added)
+    {
+        if (cJSON_IsTrue(lq_json_find(item, "normalized"))) {
+            draft->strips[read_id(lq_json_find(item, "id"))] |= LQ_TOKEN_SECOND;
+        }
+    }
+}
+
 static enum lq_status fill_texts(struct lq_hf_vocab *draft, const cJSON *model, const cJSON *vocab,
                                  const cJSON *added, struct lq_arena *arena, struct lq_error *err)
 {
@@ -147,6 +171,9 @@ static enum lq_status fill_texts(struct lq_hf_vocab *draft, const cJSON *model, 
         if (status == LQ_OK && spm && type == LQ_TOKEN_USER_DEFINED) {
             status = lq_hf_unmark(&draft->texts[id], arena, err);
         }
+    }
+    if (status == LQ_OK) {
+        mark_second(draft, added);
     }
     return status == LQ_OK ? lq_hf_vocab_pad(draft, arena, err) : status;
 }

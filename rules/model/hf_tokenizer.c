@@ -44,9 +44,11 @@ void lq_hf_vocab_strip(struct lq_hf_vocab *vocab, int64_t id, const cJSON *token
 {
     bool left = token != NULL && cJSON_IsTrue(lq_json_find(token, "lstrip"));
     bool right = token != NULL && cJSON_IsTrue(lq_json_find(token, "rstrip"));
+    bool word = token != NULL && cJSON_IsTrue(lq_json_find(token, "single_word"));
     vocab->strips[id] =
-        (uint8_t)((left ? LQ_TOKEN_STRIPS_LEFT : 0) | (right ? LQ_TOKEN_STRIPS_RIGHT : 0));
-    vocab->has_strips = vocab->has_strips || left || right;
+        (uint8_t)((left ? LQ_TOKEN_STRIPS_LEFT : 0) | (right ? LQ_TOKEN_STRIPS_RIGHT : 0) |
+                  (word ? LQ_TOKEN_WHOLE_WORD : 0));
+    vocab->has_strips = vocab->has_strips || left || right || word;
 }
 
 int64_t lq_hf_vocab_find(const struct lq_hf_vocab *vocab, const char *text)

@@ -3,9 +3,10 @@
  * config.json and other files say which tokens play which role. Two kinds can be expressed:
  * byte-level BPE behind a known pre-tokenizer ("gpt2"), and SentencePiece's BPE with byte fallback
  * ("llama"), whose scores stand in tokenizer.model or are made from the order of the merges. What
- * GGUF cannot say (NFC normalisation, added tokens only as single words) is left out, as
- * llama.cpp's converter does; that an added token takes the blanks around it stands in a key of our
- * own. Thread rule: pure. Limits: LQ_VOCAB_MAX, LQ_MERGES_MAX, LQ_JSON_BYTES_MAX. */
+ * GGUF cannot say (NFC normalisation) is left out, as llama.cpp's converter does; that an added
+ * token takes the blanks around it, counts as a whole word only, or is looked for after the others
+ * stands in a key of our own. Thread rule: pure. Limits: LQ_VOCAB_MAX, LQ_MERGES_MAX,
+ * LQ_JSON_BYTES_MAX. */
 #ifndef LQ_RULES_MODEL_HF_TOKENIZER_H
 #define LQ_RULES_MODEL_HF_TOKENIZER_H
 
@@ -76,7 +77,7 @@ enum lq_status lq_hf_unmark(struct lq_gguf_string *text, struct lq_arena *arena,
 /* Whether an added token is a control token: some files do not call theirs special. */
 bool lq_hf_is_control(const char *text, const cJSON *token);
 
-/* Takes "lstrip" and "rstrip" of an added token (NULL: neither). */
+/* Takes "lstrip", "rstrip" and "single_word" of an added token (NULL: none). */
 void lq_hf_vocab_strip(struct lq_hf_vocab *vocab, int64_t id, const cJSON *token);
 
 /* tokenizer.json. */

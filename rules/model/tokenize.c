@@ -405,16 +405,30 @@ static enum lq_status add_text(struct job *job, const char *text, size_t length,
     return status;
 }
 
+/* Special tokens are looked for in one pass or in two, the second of which has those that
+ * tokenizer.json calls normalized. */
+struct search {
+    bool parse_special;
+    bool second;
+};
+
+static unsigned strips_of(const struct lq_vocab *vocab, int32_t id)
+{
+    return vocab->strips == NULL ? 0 : vocab->strips[id];
+}
+
 /* The special token that the text starts with, longest first, or -1. */
 static int32_t special_at(const struct lq_vocab *vocab, const char *text, size_t length,
-                          bool parse_special)
+                          const struct search *search)
 {
     size_t first = (unsigned char)text[0];
     for (size_t i = vocab->special_start[first]; i < vocab->special_start[first + 1]; i++) {
         int32_t id = vocab->special_ids[i];
         const struct lq_token_bytes *special = &vocab->texts[id];
-        if ((parse_special || vocab->types[id] == LQ_TOKEN_USER_DEFINED) &&
-            special->length <= length && memcmp(special->data, text, special->length) == 0) {
+        bool second = (strips_of(vocab, id) & LQ_TOKEN_SECOND) != 0;
+        if ((search->parse_special || vocab->types[id] == LQ_TOKEN_USER_DEFINED) &&
+            second == search->second && special->length <= length &&
+            memcmp(special->data, text, special->length) == 0) {
             return id;
         }
     }
@@ -454,22 +468,44 @@ static size_t strip_end(const char *text, size_t length)
     return end;
 }
 
+/* False for a token that counts as a whole word only and is a part of one. */
+static bool counts(const struct lq_vocab *vocab, int32_t id, const char *text, size_t at,
+                   size_t length)
+{
+    size_t end = at + vocab->texts[id].length;
+    return (strips_of(vocab, id) & LQ_TOKEN_WHOLE_WORD) == 0 ||
+           (!lq_word_class_ends(vocab->words, text, at) &&
+            !lq_word_class_begins(vocab->words, text + end, length - end));
+}
+
 static enum lq_status add_fragments(struct job *job, const char *text, size_t length,
-                                    bool parse_special, struct lq_error *err)
+                                    const struct search *search, struct lq_error *err);
+
+/* What lies between the tokens of a pass: text, or what the next pass looks through. */
+static enum lq_status add_between(struct job *job, const char *text, size_t length,
+                                  const struct search *search, struct lq_error *err)
+{
+    const struct search next = {search->parse_special, true};
+    return search->second || !job->vocab->two_passes ? add_text(job, text, length, err)
+                                                     : add_fragments(job, text, length, &next, err);
+}
+
+static enum lq_status add_fragments(struct job *job, const char *text, size_t length,
+                                    const struct search *search, struct lq_error *err)
 {
     const struct lq_vocab *vocab = job->vocab;
     enum lq_status status = LQ_OK;
     size_t start = 0;
     for (size_t i = 0; i < length && status == LQ_OK;) {
-        int32_t id = special_at(vocab, text + i, length - i, parse_special);
-        if (id < 0) {
-            i++;
+        int32_t id = special_at(vocab, text + i, length - i, search);
+        if (id < 0 || !counts(vocab, id, text, i, length)) {
+            i += id < 0 ? 1 : vocab->texts[id].length;
             continue;
         }
-        unsigned strips = vocab->strips == NULL ? 0 : vocab->strips[id];
+        unsigned strips = strips_of(vocab, id);
         size_t before = i - start;
         before = (strips & LQ_TOKEN_STRIPS_LEFT) != 0 ? strip_end(text + start, before) : before;
-        status = add_text(job, text + start, before, err);
+        status = add_between(job, text + start, before, search, err);
         status = status == LQ_OK && !job->reached_limit ? push_ids(job->out, &id, 1, err) : status;
         i += vocab->texts[id].length;
         size_t space = (strips & LQ_TOKEN_STRIPS_RIGHT) != 0 ? 1 : 0;
@@ -479,7 +515,7 @@ static enum lq_status add_fragments(struct job *job, const char *text, size_t le
         }
         start = i;
     }
-    return status == LQ_OK ? add_text(job, text + start, length - start, err) : status;
+    return status == LQ_OK ? add_between(job, text + start, length - start, search, err) : status;
 }
 
 /* About one slot for 16 bytes of text, a power of two. */
@@ -504,7 +540,8 @@ enum lq_status lq_tokenize(const struct lq_vocab *vocab, const char *text, size_
         status = push_ids(out, &vocab->bos, 1, err);
     }
     if (status == LQ_OK) {
-        status = add_fragments(&job, text, length, parse_special, err);
+        const struct search search = {.parse_special = parse_special};
+        status = add_fragments(&job, text, length, &search, err);
     }
     if (status == LQ_OK && add_special && vocab->add_eos) {
         status = push_ids(out, &vocab->eos, 1, err);

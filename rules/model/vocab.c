@@ -79,7 +79,15 @@ static enum lq_status load_strips(struct lq_vocab *vocab, const struct lq_gguf *
                             where, vocab->size);
     }
     vocab->strips = (uint8_t *)lq_arena_dup(&vocab->arena, strips->elements, vocab->size);
-    return vocab->strips == NULL ? lq_error_nomem(err, "vocabulary") : LQ_OK;
+    if (vocab->strips == NULL) {
+        return lq_error_nomem(err, "vocabulary");
+    }
+    uint8_t all = 0;
+    for (size_t i = 0; i < vocab->size; i++) {
+        all |= vocab->strips[i];
+    }
+    vocab->two_passes = (all & LQ_TOKEN_SECOND) != 0;
+    return (all & LQ_TOKEN_WHOLE_WORD) != 0 ? lq_word_class_create(&vocab->words, err) : LQ_OK;
 }
 
 static enum lq_status load_id(const struct lq_vocab *vocab, const struct lq_gguf *gguf,
@@ -256,6 +264,7 @@ void lq_vocab_destroy(struct lq_vocab *vocab)
         return;
     }
     lq_pretokenizer_destroy(vocab->pre);
+    lq_word_class_destroy(vocab->words);
     lq_pair_table_fini(&vocab->merges);
     lq_token_table_fini(&vocab->table);
     lq_arena_fini(&vocab->arena);

@@ -26,10 +26,16 @@ enum lq_token_type {
     LQ_TOKEN_BYTE = 6,
 };
 
-/* What an added token takes with it when it is found in a text: the white space before it, behind
- * it. GGUF has no key for this; ours is an array of one u8 per token, which llama.cpp steps over.
- */
-enum lq_token_strip { LQ_TOKEN_STRIPS_LEFT = 1, LQ_TOKEN_STRIPS_RIGHT = 2 };
+/* What is said about an added token besides its text: it takes the white space before it, behind
+ * it; it counts only where no character of a word is beside it; it is looked for when the tokens
+ * without this flag are cut out. GGUF has no key for this; ours is an array of one u8 per token,
+ * which llama.cpp steps over. */
+enum lq_token_strip {
+    LQ_TOKEN_STRIPS_LEFT = 1,
+    LQ_TOKEN_STRIPS_RIGHT = 2,
+    LQ_TOKEN_WHOLE_WORD = 4,
+    LQ_TOKEN_SECOND = 8,
+};
 #define LQ_VOCAB_STRIPS_KEY "tokenizer.lqbuild.token_strips"
 
 /* `where` names the file in messages. Errors: LQ_EFORMAT for missing or contradicting keys (a

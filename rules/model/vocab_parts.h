@@ -13,6 +13,7 @@
 #include "rules/model/pretokenize.h"
 #include "rules/model/token_table.h"
 #include "rules/model/vocab.h"
+#include "rules/model/word_class.h"
 
 enum lq_vocab_kind { LQ_VOCAB_BPE, LQ_VOCAB_SPM };
 
@@ -23,8 +24,10 @@ struct lq_vocab {
     struct lq_token_bytes *texts;  /* as the file has them */
     struct lq_token_bytes *pieces; /* the bytes they stand for */
     uint8_t *types;
-    uint8_t *strips; /* lq_token_strip; NULL: no token does */
-    float *scores;   /* SPM only */
+    uint8_t *strips;             /* lq_token_strip; NULL: none of any token */
+    struct lq_word_class *words; /* NULL: no token counts as a whole word only */
+    bool two_passes;             /* some token is LQ_TOKEN_SECOND */
+    float *scores;               /* SPM only */
     int32_t bos;
     int32_t eos;
     int32_t unknown;
