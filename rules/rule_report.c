@@ -20,6 +20,7 @@
 #include "rules/quality/perplexity.h"
 #include "rules/quality/tensors_step.h"
 #include "rules/registry.h"
+#include "rules/report/report_pictures.h"
 #include "rules/report/report_text.h"
 
 static const struct lq_attr_spec attrs[] = {
@@ -64,6 +65,11 @@ static const struct lq_attr_spec attrs[] = {
      .min = 0,
      .max = 1e9,
      .help = "fail when perplexity grows by more than this ratio, for example 20%"},
+    {.name = "warn_above",
+     .type = LQ_ATTR_NUMBER,
+     .min = 0,
+     .max = 1e9,
+     .help = "say so when perplexity grows by more than this ratio, and do not fail"},
     {.name = "tasks",
      .type = LQ_ATTR_REF_LIST,
      .choices = "tasks",
@@ -154,9 +160,11 @@ struct write_state {
     const char *const *task_names;
     size_t task_count;
     double fail_above; /* NaN: no limit */
+    double warn_above; /* likewise */
     double min_coherence;
     bool layers;
     enum lq_report_format format;
+    struct lq_report_pictures pictures; /* HTML only */
 };
 
 static enum lq_status load_perplexity(struct lq_run *run, const char *input,
@@ -305,20 +313,47 @@ static enum lq_status write_json(struct lq_run *run, const char *output,
     return status;
 }
 
+/* What people are shown as too much. */
+static double limit_of(const struct write_state *state)
+{
+    return isnan(state->fail_above) ? state->warn_above : state->fail_above;
+}
+
+static enum lq_status write_html(struct lq_run *run, const struct write_state *state,
+                                 const struct lq_qreport *report, struct lq_buffer *out,
+                                 struct lq_error *err)
+{
+    struct lq_buffer pictures;
+    lq_buffer_init(&pictures);
+    enum lq_status status = lq_report_pictures_draw(run, &state->pictures, &pictures, err);
+    if (status == LQ_OK && pictures.failed) {
+        status = lq_error_nomem(err, "a report");
+    }
+    if (status == LQ_OK) {
+        lq_report_write_html(report, limit_of(state), lq_buffer_text(&pictures), out);
+    }
+    lq_buffer_fini(&pictures);
+    return status;
+}
+
 static enum lq_status write_for_people(struct lq_run *run, const char *output,
-                                       const struct lq_qreport *report, double fail_above,
+                                       const struct write_state *state,
+                                       const struct lq_qreport *report,
                                        enum lq_report_format format, struct lq_error *err)
 {
     struct lq_buffer out;
+    enum lq_status status = LQ_OK;
     lq_buffer_init(&out);
     if (format == LQ_REPORT_HTML) {
-        lq_report_write_html(report, fail_above, &out);
+        status = write_html(run, state, report, &out, err);
     } else if (format == LQ_REPORT_CSV) {
         lq_report_write_csv(report, &out);
     } else {
-        lq_report_write_text(report, fail_above, &out);
+        lq_report_write_text(report, limit_of(state), &out);
     }
-    enum lq_status status = write_output(run, output, &out, err);
+    if (status == LQ_OK) {
+        status = write_output(run, output, &out, err);
+    }
     lq_buffer_fini(&out);
     return status;
 }
@@ -368,7 +403,7 @@ static enum lq_status run_write(struct lq_run *run, struct lq_error *err)
     struct lq_qreport report;
     enum lq_status status = load_report(run, state, &report, err);
     if (status == LQ_OK) {
-        status = write_for_people(run, "summary", &report, state->fail_above, LQ_REPORT_TEXT, err);
+        status = write_for_people(run, "summary", state, &report, LQ_REPORT_TEXT, err);
     }
     if (status != LQ_OK) {
         return status;
@@ -380,7 +415,7 @@ static enum lq_status run_write(struct lq_run *run, struct lq_error *err)
     if (status == LQ_OK && state->format == LQ_REPORT_JSON) {
         status = write_json(run, "main", &report, err);
     } else if (status == LQ_OK) {
-        status = write_for_people(run, "main", &report, state->fail_above, state->format, err);
+        status = write_for_people(run, "main", state, &report, state->format, err);
     }
     if (status == LQ_OK) {
         judge_coherence(run, state, &report);
@@ -566,6 +601,32 @@ static char *list_names(const struct report_plan *plan, const char *const *names
     return copy;
 }
 
+/* Names are titles of pictures. */
+static char *list_pictures(const struct report_plan *plan)
+{
+    const struct lq_report_pictures *pictures = &plan->state->pictures;
+    struct lq_buffer text;
+    lq_buffer_init(&text);
+    for (size_t i = 0; i < pictures->count; i++) {
+        const struct lq_report_picture *item = &pictures->items[i];
+        lq_buffer_printf(&text, "%s\n%s\n", item->imatrix == NULL ? "" : item->imatrix,
+                         item->mask == NULL ? "" : item->mask);
+    }
+    char *copy = text.failed ? NULL : lq_arena_dup_string(plan->arena, lq_buffer_text(&text));
+    lq_buffer_fini(&text);
+    return copy;
+}
+
+static const char *format_limit(const struct report_plan *plan, double limit)
+{
+    return isnan(limit) ? "none" : lq_arena_printf(plan->arena, "%.17g", limit);
+}
+
+static double read_limit(const struct lq_artifact *artifact, const char *name)
+{
+    return lq_attr_is_set(artifact, name) ? lq_attr_number(artifact, name) : (double)NAN;
+}
+
 static enum lq_status add_writing(struct report_plan *plan, const char *const *names,
                                   struct lq_error *err)
 {
@@ -577,25 +638,27 @@ static enum lq_status add_writing(struct report_plan *plan, const char *const *n
         {"original", state->original},
         {"quantized", list_names(plan, names, state->count)},
         {"tasks", list_names(plan, state->task_names, state->task_count)},
-        {"fail_above", isnan(state->fail_above)
-                           ? "none"
-                           : lq_arena_printf(plan->arena, "%.17g", state->fail_above)},
+        {"fail_above", format_limit(plan, state->fail_above)},
+        {"warn_above", format_limit(plan, state->warn_above)},
         {"min_coherence", lq_arena_printf(plan->arena, "%.17g", state->min_coherence)},
         {"layers", state->layers ? "true" : "false"},
         {"format", format_names[state->format]},
+        {"pictures", list_pictures(plan)},
     };
-    for (size_t i = 0; i < LQ_COUNT_OF(params); i++) {
+    /* Only where there are any: other reports keep their keys. */
+    size_t param_count = LQ_COUNT_OF(params) - (state->pictures.count == 0 ? 1 : 0);
+    for (size_t i = 0; i < param_count; i++) {
         if (params[i].value == NULL) {
             return lq_error_nomem(err, "a report");
         }
     }
     struct lq_step step = {.op = "report.write",
-                           .version = 4,
+                           .version = 5,
                            .label = lq_artifact_name(plan->artifact),
                            .run = run_write,
                            .state = state,
                            .params = params,
-                           .param_count = LQ_COUNT_OF(params),
+                           .param_count = param_count,
                            .inputs = plan->inputs,
                            .input_count = plan->input_count,
                            .outputs = outputs,
@@ -623,7 +686,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
     const char **task_names = lq_arena_get_array(plan.arena, tasks + 1, sizeof *task_names);
     plan.state = lq_arena_get(plan.arena, sizeof *plan.state);
     plan.inputs =
-        lq_arena_get_array(plan.arena, 1 + tasks + (3 + tasks) * count, sizeof *plan.inputs);
+        lq_arena_get_array(plan.arena, 1 + tasks + (5 + tasks) * count, sizeof *plan.inputs);
     if (names == NULL || task_names == NULL || plan.state == NULL || plan.inputs == NULL) {
         return lq_error_nomem(err, "a report");
     }
@@ -637,9 +700,8 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
         .count = count,
         .task_names = task_names,
         .task_count = tasks,
-        .fail_above = lq_attr_is_set(plan.artifact, "fail_above")
-                          ? lq_attr_number(plan.artifact, "fail_above")
-                          : (double)NAN,
+        .fail_above = read_limit(plan.artifact, "fail_above"),
+        .warn_above = read_limit(plan.artifact, "warn_above"),
         .min_coherence = lq_attr_number(plan.artifact, "min_coherence"),
         .layers = lq_attr_bool(plan.artifact, "layers"),
         .format = path == NULL ? LQ_REPORT_JSON : lq_report_format_of(lq_path_extension(path))};
@@ -650,12 +712,16 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
     if (status == LQ_OK) {
         status = add_models(&plan, names, err);
     }
+    if (status == LQ_OK && plan.state->format == LQ_REPORT_HTML) {
+        status = lq_report_pictures_plan(expand, plan.artifact, &plan.state->pictures, plan.inputs,
+                                         &plan.input_count, err);
+    }
     return status == LQ_OK ? add_writing(&plan, names, err) : status;
 }
 
 const struct lq_rule lq_rule_report = {
     .kind = "report",
-    .version = 6,
+    .version = 7,
     .help = "perplexity, divergence and errors of quantized models against the original",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),

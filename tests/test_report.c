@@ -87,7 +87,7 @@ Test(report, html_escapes_and_needs_nothing_else)
     struct lq_qreport report = make(models);
     struct lq_buffer out;
     lq_buffer_init(&out);
-    lq_report_write_html(&report, 0.1, &out);
+    lq_report_write_html(&report, 0.1, "", &out);
     const char *text = lq_buffer_text(&out);
     cr_expect_not_null(strstr(text, "&lt;b&gt;&amp;&quot;evil&quot;"));
     cr_expect_null(strstr(text, "<b>"));
@@ -98,7 +98,7 @@ Test(report, html_escapes_and_needs_nothing_else)
     cr_expect_not_null(strstr(text, "</html>"));
     struct lq_buffer again;
     lq_buffer_init(&again);
-    lq_report_write_html(&report, 0.1, &again);
+    lq_report_write_html(&report, 0.1, "", &again);
     cr_expect_str_eq(text, lq_buffer_text(&again));
     lq_buffer_fini(&again);
     lq_buffer_fini(&out);

@@ -20,7 +20,8 @@ static const char style[] =
     "th{color:var(--dim);font-weight:600}\n"
     ".dim{color:var(--dim)}.bad{color:var(--bad)}\n"
     ".bar{display:inline-block;height:.7em;background:var(--bar);min-width:1px}\n"
-    "td.wide{width:30%;text-align:left}\n";
+    "td.wide{width:30%;text-align:left}\n"
+    ".pic{overflow-x:auto}\n";
 
 static void append_escaped(struct lq_buffer *out, const char *text)
 {
@@ -96,10 +97,10 @@ static void append_size(struct lq_buffer *out, uint64_t size_bytes)
     lq_buffer_append_string(out, "</td>");
 }
 
-static void append_model(const struct lq_qreport_model *model, double fail_above, double scale,
+static void append_model(const struct lq_qreport_model *model, double limit, double scale,
                          struct lq_buffer *out)
 {
-    bool is_bad = !isnan(fail_above) && model->delta_pct > 100.0 * fail_above;
+    bool is_bad = !isnan(limit) && model->delta_pct > 100.0 * limit;
     lq_buffer_append_string(out, is_bad ? "<tr class=\"bad\"><td>" : "<tr><td>");
     append_escaped(out, model->quantized_path);
     lq_buffer_append_string(out, "</td>");
@@ -116,7 +117,7 @@ static void append_model(const struct lq_qreport_model *model, double fail_above
         width);
 }
 
-static void append_models(const struct lq_qreport *report, double fail_above, struct lq_buffer *out)
+static void append_models(const struct lq_qreport *report, double limit, struct lq_buffer *out)
 {
     double scale = 0.0;
     for (size_t i = 0; i < report->model_count; i++) {
@@ -134,7 +135,7 @@ static void append_models(const struct lq_qreport *report, double fail_above, st
     append_number(out, report->plus_minus);
     lq_buffer_append_string(out, "<td></td><td></td><td></td><td></td></tr>\n");
     for (size_t i = 0; i < report->model_count; i++) {
-        append_model(&report->models[i], fail_above, scale, out);
+        append_model(&report->models[i], limit, scale, out);
     }
     lq_buffer_append_string(out, "</table>\n");
 }
@@ -286,7 +287,8 @@ static void append_layers(const struct lq_qreport_model *model, struct lq_buffer
     lq_buffer_append_string(out, "</table></details>\n");
 }
 
-void lq_report_write_html(const struct lq_qreport *report, double fail_above, struct lq_buffer *out)
+void lq_report_write_html(const struct lq_qreport *report, double limit, const char *pictures,
+                          struct lq_buffer *out)
 {
     lq_buffer_append_string(out,
                             "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
@@ -301,7 +303,7 @@ void lq_report_write_html(const struct lq_qreport *report, double fail_above, st
                      "</h1>\n<p class=\"dim\">Perplexity of %" PRIu64 " tokens in %" PRIu64
                      " chunks of %" PRIu64 ".</p>\n",
                      report->token_count, report->chunk_count, report->context);
-    append_models(report, fail_above, out);
+    append_models(report, limit, out);
     for (size_t i = 0; i < report->model_count; i++) {
         const struct lq_qreport_model *model = &report->models[i];
         if (!isnan(model->super_weight_coverage)) {
@@ -315,6 +317,11 @@ void lq_report_write_html(const struct lq_qreport *report, double fail_above, st
     append_hidden(report, out);
     append_coherence(report, out);
     append_tasks(report, out);
+    if (pictures[0] != '\0') {
+        lq_buffer_append_string(out, "<h2>Importance and super weights</h2>\n<div class=\"pic\">");
+        lq_buffer_append_string(out, pictures);
+        lq_buffer_append_string(out, "</div>\n");
+    }
     lq_buffer_append_string(out, "<h2>Errors of tensors</h2>\n");
     for (size_t i = 0; i < report->model_count; i++) {
         append_layers(&report->models[i], out);

@@ -220,7 +220,7 @@ static void append_tasks(const struct lq_qreport *report, struct lq_buffer *out)
     }
 }
 
-void lq_report_write_text(const struct lq_qreport *report, double fail_above, struct lq_buffer *out)
+void lq_report_write_text(const struct lq_qreport *report, double limit, struct lq_buffer *out)
 {
     lq_buffer_printf(out,
                      "perplexity of %" PRIu64 " tokens in %" PRIu64 " chunks of %" PRIu64 "\n\n",
@@ -239,9 +239,11 @@ void lq_report_write_text(const struct lq_qreport *report, double fail_above, st
             lq_buffer_printf(out, "\n%s protects %.4g%% of its weights\n", model->quantized_path,
                              100.0 * model->super_weight_coverage);
         }
-        if (!isnan(fail_above) && model->delta_pct > 100.0 * fail_above) {
-            lq_buffer_printf(out, "\n%s is %.2f%% worse: above the limit of %.4g%%\n",
-                             model->quantized_path, model->delta_pct, 100.0 * fail_above);
+        if (!isnan(limit) && model->delta_pct > 100.0 * limit) {
+            lq_buffer_printf(out,
+                             "\n%s is %.2f%% worse: above the limit of %.4g%%; an importance "
+                             "matrix, a dynamic profile or more bits would help\n",
+                             model->quantized_path, model->delta_pct, 100.0 * limit);
         }
     }
 }

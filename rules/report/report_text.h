@@ -12,10 +12,10 @@ enum lq_report_format { LQ_REPORT_JSON, LQ_REPORT_TEXT, LQ_REPORT_HTML, LQ_REPOR
 /* By the extension of a path: .txt and .md text, .html and .htm HTML, .csv CSV, everything else
  * JSON. */
 enum lq_report_format lq_report_format_of(const char *extension);
-/* `fail_above` is NaN when there is no limit, else a ratio. */
-void lq_report_write_text(const struct lq_qreport *report, double fail_above,
-                          struct lq_buffer *out);
-void lq_report_write_html(const struct lq_qreport *report, double fail_above,
+/* `limit` is NaN when there is no limit, else a ratio. `pictures` are elements of HTML that
+ * show what the models were made with (report_pictures.h), "" for none. */
+void lq_report_write_text(const struct lq_qreport *report, double limit, struct lq_buffer *out);
+void lq_report_write_html(const struct lq_qreport *report, double limit, const char *pictures,
                           struct lq_buffer *out);
 /* RFC 4180: a line of names, then the original and each model; empty is unknown. */
 void lq_report_write_csv(const struct lq_qreport *report, struct lq_buffer *out);
