@@ -13,6 +13,7 @@
 #include "rules/format/safetensors.h"
 #include "rules/model/arch.h"
 #include "rules/model/hf_documents.h"
+#include "rules/model/hub_cache.h"
 #include "rules/model/model_describe.h"
 #include "rules/model/model_scan.h"
 #include "rules/registry.h"
@@ -25,20 +26,8 @@ static const struct lq_attr_spec attrs[] = {
      .type = LQ_ATTR_PATH,
      .required = true,
      .help = "a Hugging Face model folder (config.json, tokenizer.json or tokenizer.model, "
-             "safetensors) or a .gguf file"},
+             "safetensors), a .gguf file, or org/name in the Hugging Face cache"},
 };
-
-static enum lq_status check_model(const struct lq_artifact *artifact, struct lq_error *err)
-{
-    const char *source = lq_attr_string(artifact, "source");
-    if (lq_text_starts_with(source, "hf:")) {
-        return lq_attr_error(artifact, "source", err, LQ_EUNSUPPORTED,
-                             "models are not downloaded yet; download '%s' (huggingface-cli "
-                             "download) and give the folder",
-                             source);
-    }
-    return LQ_OK;
-}
 
 /* All shards that the index names; it is read here because it decides what the sources are. */
 static enum lq_status add_shards(struct lq_sources *sources, struct lq_arena *arena,
@@ -113,22 +102,54 @@ static enum lq_status add_plain_files(const struct lq_artifact *artifact,
     return status;
 }
 
+/* A name of the hub is looked up in its cache; everything else is a path. */
+static enum lq_status find_place(const struct lq_artifact *artifact, struct lq_arena *arena,
+                                 struct lq_hub_place *place, struct lq_error *err)
+{
+    const char *text = lq_attr_string(artifact, "source");
+    const char *path = lq_attr_path(artifact, "source");
+    struct lq_error own;
+    *place = (struct lq_hub_place){.path = path};
+    if (!lq_hub_is_name(text)) {
+        return lq_path_exists(path)
+                   ? LQ_OK
+                   : lq_attr_error(artifact, "source", err, LQ_EMODEL,
+                                   "model '%s' does not exist: no such file or folder", path);
+    }
+    lq_error_clear(&own);
+    enum lq_status status = lq_hub_resolve(text, path, arena, place, &own);
+    status = status == LQ_EUSAGE ? LQ_ERECIPE : status;
+    return status == LQ_OK ? LQ_OK
+                           : lq_attr_error(artifact, "source", err, status, "%s", own.message);
+}
+
+static enum lq_status add_sources(const struct lq_artifact *artifact,
+                                  const struct lq_hub_place *place, struct lq_sources *sources,
+                                  struct lq_arena *arena, struct lq_error *err)
+{
+    if (!lq_path_is_dir(place->path)) {
+        return lq_sources_add(sources, place->path, &lq_tensor_source, LQ_EMODEL, err);
+    }
+    enum lq_status status = add_tensor_files(artifact, sources, arena, place->path, err);
+    if (status == LQ_OK) {
+        status = add_plain_files(artifact, sources, arena, place->path, err);
+    }
+    /* Last, so that it is not taken for one of the model's files: when it changes, so does which
+     * folder is meant. */
+    return status == LQ_OK && place->ref != NULL
+               ? lq_sources_add(sources, place->ref, NULL, LQ_EMODEL, err)
+               : status;
+}
+
 static enum lq_status find_sources(const struct lq_artifact *artifact, struct lq_sources *sources,
                                    struct lq_error *err)
 {
-    const char *path = lq_attr_path(artifact, "source");
-    if (!lq_path_exists(path)) {
-        return lq_attr_error(artifact, "source", err, LQ_EMODEL,
-                             "model '%s' does not exist: no such file or folder", path);
-    }
-    if (!lq_path_is_dir(path)) {
-        return lq_sources_add(sources, path, &lq_tensor_source, LQ_EMODEL, err);
-    }
+    struct lq_hub_place place;
     struct lq_arena arena;
     lq_arena_init(&arena);
-    enum lq_status status = add_tensor_files(artifact, sources, &arena, path, err);
+    enum lq_status status = find_place(artifact, &arena, &place, err);
     if (status == LQ_OK) {
-        status = add_plain_files(artifact, sources, &arena, path, err);
+        status = add_sources(artifact, &place, sources, &arena, err);
     }
     lq_arena_fini(&arena);
     return status;
@@ -273,6 +294,16 @@ static size_t find_plain(const struct lq_expand *expand, const struct lq_artifac
     return SIZE_MAX;
 }
 
+static bool is_plain_name(const char *name)
+{
+    for (size_t i = 0; i < LQ_HF_FILE_COUNT; i++) {
+        if (strcmp(name, lq_hf_file_name((enum lq_hf_file)i)) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Adds the descriptions of the tensor files as inputs, and learns what kind of files they are. */
 static enum lq_status add_indexes(struct lq_expand *expand, const struct lq_artifact *artifact,
                                   struct describe_state *state, const char **names,
@@ -348,7 +379,10 @@ static enum lq_status expand_model(struct lq_expand *expand, struct lq_error *er
     if (state == NULL || names == NULL || inputs == NULL) {
         return lq_error_nomem(err, "model");
     }
-    state->file_count = source_count - plain_count;
+    /* What is neither comes last and says which revision of a hub's model is meant. */
+    bool has_ref = source_count > 1 &&
+                   !is_plain_name(lq_expand_source_name(expand, artifact, source_count - 1));
+    state->file_count = source_count - plain_count - (has_ref ? 1 : 0);
     state->file_names = names;
     size_t input_count = state->file_count;
     enum lq_status status = add_indexes(expand, artifact, state, names, inputs, err);
@@ -383,7 +417,6 @@ const struct lq_rule lq_rule_model = {
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),
     .outputs = "tensors meta vocab",
-    .check = check_model,
     .sources = find_sources,
     .expand = expand_model,
 };

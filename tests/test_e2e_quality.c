@@ -205,3 +205,83 @@ Test(e2e_quality, divergence_against_a_base_file)
     cr_expect_eq(e2e_run("a"), 9, "%s", e2e_stderr());
     cr_expect_not_null(strstr(e2e_stderr(), "truncated"), "%s", e2e_stderr());
 }
+
+static unsigned count(const char *text, const char *what)
+{
+    unsigned found = 0;
+    for (const char *at = strstr(text, what); at != NULL; at = strstr(at + 1, what)) {
+        found++;
+    }
+    return found;
+}
+
+/* One picture for all models with the same matrix and mask, none for a model without; what people
+ * read in other formats has none. */
+Test(e2e_quality, pages_show_what_the_models_were_made_with)
+{
+    struct lq_buffer page = {0};
+    struct lq_error err;
+    e2e_copy_text("eval.txt", "words.txt", 30000);
+    e2e_write("recipe.lq",
+              "model base { source = \"model\" }\n"
+              "text words { path = \"words.txt\" }\n"
+              "calibration c { model = base  text = words  samples = 128  sequence = 16 }\n"
+              "imatrix im { model = base  calibration = c }\n"
+              "mask top { model = base  imatrix = im }\n"
+              "gguf a { model = base  imatrix = im  protect = top  level = \"Q4_0\" }\n"
+              "gguf b { model = base  imatrix = im  protect = top  level = \"Q8_0\" }\n"
+              "gguf d { model = base  imatrix = im  level = \"Q4_0\" }\n"
+              "gguf e { model = base  level = \"Q8_0\" }\n"
+              "for f in [\"html\", \"qreport\"] {\n"
+              "  report \"r-{f}\" { original = base  quantized = [a, b, d, e]  text = words\n"
+              "                   context = 64  chunks = 4  path = \"r.{f}\" }\n"
+              "}\n"
+              "report bare { original = base  quantized = [e]  text = words  context = 64\n"
+              "              chunks = 4  path = \"bare.html\" }\n");
+    cr_assert_eq(e2e_run("r-html r-qreport bare"), 0, "%s", e2e_stderr());
+    cr_assert_eq(lq_file_read("r.html", 1 << 24, &page, &err), LQ_OK, "%s", err.message);
+    const char *text = lq_buffer_text(&page);
+    cr_expect_eq(count(text, "<svg "), 2);
+    cr_expect_eq(count(text, "</svg>"), 2);
+    cr_expect_eq(count(text, "<h2>Importance and super weights</h2>"), 1);
+    cr_expect_gt(count(text, "super weights"), 1);
+    cr_expect_not_null(strstr(text, "attn_q"));
+    lq_buffer_clear(&page);
+    cr_assert_eq(lq_file_read("bare.html", 1 << 24, &page, &err), LQ_OK, "%s", err.message);
+    cr_expect_eq(count(lq_buffer_text(&page), "<svg "), 0);
+    cr_expect_eq(count(lq_buffer_text(&page), "Importance and super weights"), 0);
+    lq_buffer_clear(&page);
+    cr_assert_eq(lq_file_read("r.qreport", 1 << 24, &page, &err), LQ_OK, "%s", err.message);
+    cr_expect_eq(count(lq_buffer_text(&page), "svg"), 0);
+    lq_buffer_fini(&page);
+}
+
+/* Too much is said, and fails only where it was asked to. */
+Test(e2e_quality, thresholds_come_from_options_and_the_environment)
+{
+    static const char said[] = "worse: above the limit of ";
+    e2e_copy_text("eval.txt", "words.txt", 30000);
+    cr_assert_eq(e2e_run("quantize model gguf -q Q2_K -o q.gguf"), 0, "%s", e2e_stderr());
+    static const char report_command[] =
+        "quality report model q.gguf --calibration-data words.txt --calibration-samples 4";
+    cr_expect_eq(e2e_run("%s", report_command), 0, "%s", e2e_stderr());
+    cr_expect_null(strstr(e2e_stdout(), said), "%s", e2e_stdout());
+    cr_assert_eq(setenv("LQBUILD_QUALITY_THRESHOLD", "0.01%", 1), 0);
+    cr_expect_eq(e2e_run("%s", report_command), 0, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stdout(), said), "%s", e2e_stdout());
+    cr_expect_not_null(strstr(e2e_stdout(), "limit of 0.01%"), "%s", e2e_stdout());
+    cr_expect_eq(e2e_run("%s --fail-above 0.01%%", report_command), 11);
+    cr_assert_eq(setenv("LQBUILD_QUALITY_THRESHOLD", "much", 1), 0);
+    cr_expect_eq(e2e_run("%s", report_command), 2);
+    cr_expect_not_null(strstr(e2e_stderr(), "LQBUILD_QUALITY_THRESHOLD"), "%s", e2e_stderr());
+    cr_assert_eq(unsetenv("LQBUILD_QUALITY_THRESHOLD"), 0);
+    cr_assert_eq(setenv("LQBUILD_CALIBRATION_DATA", "words.txt", 1), 0);
+    cr_assert_eq(setenv("LQBUILD_COHERENCE_THRESHOLD", "1", 1), 0);
+    static const char coherence_command[] =
+        "quality report model q.gguf --calibration-samples 4 --coherence-check";
+    cr_expect_eq(e2e_run("%s", coherence_command), 12, "%s", e2e_stderr());
+    cr_assert_eq(setenv("LQBUILD_COHERENCE_THRESHOLD", "0", 1), 0);
+    cr_expect_eq(e2e_run("%s", coherence_command), 0, "%s", e2e_stderr());
+    cr_assert_eq(setenv("LQBUILD_COHERENCE_THRESHOLD", "1.5", 1), 0);
+    cr_expect_eq(e2e_run("%s", coherence_command), 2);
+}

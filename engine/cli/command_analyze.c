@@ -296,7 +296,7 @@ static enum lq_status prepare(struct lq_cli *cli, struct analysis *analysis, str
         status = settle_checkpoints(cli, err);
     }
     if (status == LQ_OK) {
-        status = lq_quick_check_model(analysis->model, err);
+        status = lq_quick_find_model(cli, analysis->model, NULL, err);
     }
     if (status == LQ_OK) {
         status = lq_quick_base_name(cli, analysis->model, &name, err);

@@ -58,7 +58,8 @@ static enum lq_status place_model(struct lq_cli *cli, const char **model, bool *
     if (dir == NULL) {
         return lq_error_nomem(err, "the recipe");
     }
-    if (*beside || (*model)[0] == '/') {
+    /* Names of the hub are the same everywhere. */
+    if (*beside || (*model)[0] == '/' || !lq_path_exists(*model)) {
         return LQ_OK;
     }
     char *resolved = realpath(*model, NULL);
@@ -123,7 +124,7 @@ enum lq_status lq_command_init(struct lq_cli *cli, struct lq_error *err)
     const char *path = cli->recipe_path;
     const char *name = NULL;
     const char *corpus = NULL;
-    enum lq_status status = lq_quick_check_model(model, err);
+    enum lq_status status = lq_quick_find_model(cli, model, NULL, err);
     if (status == LQ_OK && lq_path_exists(path) && !cli->force) {
         status = lq_error_set(err, LQ_EUSAGE,
                               "%s: exists already; give --force to replace it, or -f FILE to write "

@@ -218,7 +218,7 @@ enum lq_status lq_command_profile_create(struct lq_cli *cli, struct lq_error *er
     }
     struct lq_recipe_text text;
     lq_recipe_text_init(&text);
-    enum lq_status status = lq_quick_check_model(lq_args_get(args, "model"), err);
+    enum lq_status status = lq_quick_find_model(cli, lq_args_get(args, "model"), NULL, err);
     if (status == LQ_OK) {
         status = write_creation(cli, &creation, &text, err);
     }
@@ -265,7 +265,7 @@ enum lq_status lq_command_profile_validate(struct lq_cli *cli, struct lq_error *
     }
     struct lq_recipe_text text;
     lq_recipe_text_init(&text);
-    enum lq_status status = lq_quick_check_model(validation.model, err);
+    enum lq_status status = lq_quick_find_model(cli, validation.model, NULL, err);
     if (status == LQ_OK) {
         lq_recipe_text_begin(&text, "model", "base");
         lq_recipe_text_string(&text, "source", validation.model);

@@ -32,11 +32,9 @@ static enum lq_status write_report(const struct lq_quality_job *job, struct lq_r
                                    struct lq_error *err)
 {
     const struct lq_args *args = &job->cli->args;
-    double fail_above = 0.0;
-    bool has_limit = false;
     enum lq_status status = lq_quality_job_write(job, text, err);
     if (status == LQ_OK) {
-        status = lq_args_number(args, "fail-above", &fail_above, &has_limit, err);
+        status = lq_quality_put_limits(job->cli, text, err);
     }
     if (status != LQ_OK) {
         return status;
@@ -46,14 +44,8 @@ static enum lq_status write_report(const struct lq_quality_job *job, struct lq_r
         return lq_error_set(err, LQ_EUSAGE, "--prompts means nothing without --coherence-check");
     }
     lq_recipe_text_word(text, "layers", lq_args_has(args, "include-layers") ? "true" : "false");
-    if (lq_args_has(args, "coherence-check")) {
-        lq_recipe_text_word(text, "coherence", "true");
-    }
     if (prompts != NULL) {
         lq_recipe_text_word(text, "prompts_from", "prompts");
-    }
-    if (has_limit) {
-        lq_recipe_text_number(text, "fail_above", fail_above);
     }
     lq_recipe_text_end(text);
     if (prompts != NULL) {

@@ -135,11 +135,15 @@ static enum lq_status row_of_file(struct lq_cli *cli, const char *path, struct r
 {
     struct lq_map map;
     struct lq_gguf gguf;
+    enum lq_status status = lq_quick_find_model(cli, path, &path, err);
+    if (status != LQ_OK) {
+        return status;
+    }
     row->values[COLUMN_SIZE] = known_size(lq_quick_model_bytes(cli, path));
     if (lq_path_is_dir(path)) {
         return LQ_OK;
     }
-    enum lq_status status = lq_map_open(&map, path, LQ_EMODEL, err);
+    status = lq_map_open(&map, path, LQ_EMODEL, err);
     if (status != LQ_OK) {
         return status;
     }

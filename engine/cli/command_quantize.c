@@ -4,6 +4,7 @@
 #include "engine/base/fs.h"
 #include "engine/base/text.h"
 #include "engine/cli/commands.h"
+#include "engine/cli/quality_job.h"
 #include "engine/cli/quality_result.h"
 #include "engine/cli/quick_recipe.h"
 #include "rules/format/gguf.h"
@@ -146,7 +147,7 @@ static enum lq_status prepare(struct quantization *job, struct lq_error *err)
         status = check_combinations(job, err);
     }
     if (status == LQ_OK) {
-        status = lq_quick_check_model(job->model, err);
+        status = lq_quick_find_model(job->cli, job->model, NULL, err);
     }
     return status == LQ_OK ? name_outputs(job, err) : status;
 }
@@ -249,12 +250,10 @@ static enum lq_status write_job(const struct quantization *job, struct lq_recipe
         lq_recipe_text_word(text, "quantized", "[quantized]");
         lq_recipe_text_word(text, "text", "words");
         lq_recipe_text_string(text, "path", job->report);
-        if (lq_args_has(&job->cli->args, "coherence-check")) {
-            lq_recipe_text_word(text, "coherence", "true");
-        }
+        status = lq_quality_put_limits(job->cli, text, err);
         lq_recipe_text_end(text);
     }
-    return LQ_OK;
+    return status;
 }
 
 /* ---- the result ---- */

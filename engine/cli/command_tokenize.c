@@ -141,9 +141,10 @@ enum lq_status lq_command_tokenize(struct lq_cli *cli, struct lq_error *err)
     struct lq_token_list list;
     lq_buffer_init(&text);
     lq_token_list_init(&list);
-    enum lq_status status = lq_quick_check_model(cli->args.operands[0], err);
+    const char *path = NULL;
+    enum lq_status status = lq_quick_find_model(cli, cli->args.operands[0], &path, err);
     if (status == LQ_OK) {
-        status = lq_vocab_file_load(cli->args.operands[0], &vocab, err);
+        status = lq_vocab_file_load(path, &vocab, err);
     }
     if (status == LQ_OK) {
         status = read_stdin(&text, err);

@@ -87,7 +87,8 @@ static const struct lq_option quantize_options[] = {
 static const struct lq_option analyze_options[] = {
     {'o', "output", "FILE", NULL, false,
      "the file to write: .imatrix, .gguf or .dat (MODEL.imatrix)"},
-    {0, "calibration-data", "FILE", NULL, false, "text to run through the model"},
+    {0, "calibration-data", "FILE", NULL, false,
+     "text to run through the model (LQBUILD_CALIBRATION_DATA)"},
     {0, "calibration-samples", "N", NULL, false, "samples of it (512)"},
     {0, "sequence", "N", NULL, false, "tokens in a sample (the model's context, at most 512)"},
     {0, "method", "METHOD", "activation gradient fisher", false,
@@ -120,8 +121,10 @@ static const struct lq_option profile_create_options[] = {
 };
 
 static const struct lq_option quality_report_options[] = {
-    {0, "calibration-data", "FILE", NULL, false, "text for the perplexity (required)"},
-    {0, "calibration-samples", "N", NULL, false, "chunks of it to measure (all)"},
+    {0, "calibration-data", "FILE", NULL, false,
+     "text for the perplexity (LQBUILD_CALIBRATION_DATA)"},
+    {0, "calibration-samples", "N", NULL, false,
+     "chunks of it to measure at most, 0 for all (256)"},
     {0, "include-layers", NULL, NULL, false, "show the errors of every tensor"},
     {0, "coherence-check", NULL, NULL, false,
      "fail when what it writes makes no sense to the original"},
@@ -135,8 +138,10 @@ static const struct lq_option quality_report_options[] = {
 static const struct lq_option quality_compare_options[] = {
     {0, "metrics", "LIST", NULL, false,
      "what to compare: some of perplexity,divergence,size,bpw (all)"},
-    {0, "calibration-data", "FILE", NULL, false, "text for perplexity and divergence"},
-    {0, "calibration-samples", "N", NULL, false, "chunks of it to measure (all)"},
+    {0, "calibration-data", "FILE", NULL, false,
+     "text for perplexity and divergence (LQBUILD_CALIBRATION_DATA)"},
+    {0, "calibration-samples", "N", NULL, false,
+     "chunks of it to measure at most, 0 for all (256)"},
     {0, "fail-above", "X", NULL, false,
      "fail when a perplexity grows by more than this part, 20% perhaps"},
     {0, "format", "FORMAT", "human json csv", false, "language of the output (human)"},

@@ -8,6 +8,8 @@
 #include "engine/base/limits.h"
 #include "engine/cli/quick_recipe.h"
 
+enum { CHUNKS_DEFAULT = 256, WARN_PERCENT_DEFAULT = 20 };
+
 enum lq_status lq_quality_job_init(struct lq_quality_job *job, struct lq_cli *cli,
                                    struct lq_error *err)
 {
@@ -17,7 +19,7 @@ enum lq_status lq_quality_job_init(struct lq_quality_job *job, struct lq_cli *cl
                                    .quantized_count = cli->args.operand_count - 1};
     enum lq_status status = LQ_OK;
     for (size_t i = 0; status == LQ_OK && i < cli->args.operand_count; i++) {
-        status = lq_quick_check_model(cli->args.operands[i], err);
+        status = lq_quick_find_model(cli, cli->args.operands[i], NULL, err);
     }
     return status;
 }
@@ -89,8 +91,8 @@ enum lq_status lq_quality_job_write(const struct lq_quality_job *job, struct lq_
                                     struct lq_error *err)
 {
     const struct lq_args *args = &job->cli->args;
-    const char *words = lq_args_get(args, "calibration-data");
-    uint64_t chunks = 0; /* all */
+    const char *words = lq_quick_calibration_data(job->cli);
+    uint64_t chunks = CHUNKS_DEFAULT;
     const char **names =
         lq_arena_get_array(&job->cli->arena, job->quantized_count + 1, sizeof *names);
     if (names == NULL) {
@@ -98,10 +100,11 @@ enum lq_status lq_quality_job_write(const struct lq_quality_job *job, struct lq_
     }
     if (words == NULL) {
         return lq_error_set(err, LQ_EUSAGE,
-                            "no text to measure with; give --calibration-data FILE");
+                            "no text to measure with; give --calibration-data FILE, or name one in "
+                            "LQBUILD_CALIBRATION_DATA");
     }
     enum lq_status status =
-        lq_args_uint(args, "calibration-samples", 1, LQ_SAMPLES_MAX, &chunks, err);
+        lq_args_uint(args, "calibration-samples", 0, LQ_SAMPLES_MAX, &chunks, err);
     if (status == LQ_OK) {
         status = write_models(job, text, names, err);
     }
@@ -117,5 +120,52 @@ enum lq_status lq_quality_job_write(const struct lq_quality_job *job, struct lq_
     lq_recipe_text_word(text, "text", "words");
     lq_recipe_text_uint(text, "chunks", chunks);
     lq_recipe_text_string(text, "path", job->report);
+    return LQ_OK;
+}
+
+/* A number in the environment, "20" or "20%" where `percent`; *out keeps its value without it. */
+static enum lq_status read_variable(const char *name, bool percent, double max, double *out,
+                                    struct lq_error *err)
+{
+    const char *text = getenv(name);
+    if (text == NULL || text[0] == '\0') {
+        return LQ_OK;
+    }
+    char *end = NULL;
+    double value = strtod(text, &end);
+    bool whole = end != text && (*end == '\0' || (percent && strcmp(end, "%") == 0));
+    if (!whole || !(value >= 0.0) || value > max) {
+        return lq_error_set(err, LQ_EUSAGE, "%s expects a number from 0 to %g%s, got '%s'", name,
+                            max, percent ? " (percent)" : "", text);
+    }
+    *out = value;
+    return LQ_OK;
+}
+
+enum lq_status lq_quality_put_limits(const struct lq_cli *cli, struct lq_recipe_text *text,
+                                     struct lq_error *err)
+{
+    double limit = 0.0;
+    double percent = WARN_PERCENT_DEFAULT;
+    double coherence = -1.0;
+    bool has_limit = false;
+    enum lq_status status = lq_args_number(&cli->args, "fail-above", &limit, &has_limit, err);
+    if (status == LQ_OK) {
+        status = read_variable("LQBUILD_QUALITY_THRESHOLD", true, 1e6, &percent, err);
+    }
+    if (status == LQ_OK) {
+        status = read_variable("LQBUILD_COHERENCE_THRESHOLD", false, 1.0, &coherence, err);
+    }
+    if (status != LQ_OK) {
+        return status;
+    }
+    lq_recipe_text_number(text, has_limit ? "fail_above" : "warn_above",
+                          has_limit ? limit : percent / 100.0);
+    if (lq_args_has(&cli->args, "coherence-check")) {
+        lq_recipe_text_word(text, "coherence", "true");
+        if (coherence >= 0.0) {
+            lq_recipe_text_number(text, "min_coherence", coherence);
+        }
+    }
     return LQ_OK;
 }

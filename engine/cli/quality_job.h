@@ -32,5 +32,10 @@ void lq_quality_job_fini(struct lq_quality_job *job);
  * to its last attribute: the caller may add more and ends it. */
 enum lq_status lq_quality_job_write(const struct lq_quality_job *job, struct lq_recipe_text *text,
                                     struct lq_error *err);
+/* Attributes of a report: what counts as too much, out of --fail-above, LQBUILD_QUALITY_THRESHOLD
+ * (percent; more than that is said, 20 by default) and LQBUILD_COHERENCE_THRESHOLD, and whether
+ * --coherence-check was given. */
+enum lq_status lq_quality_put_limits(const struct lq_cli *cli, struct lq_recipe_text *text,
+                                     struct lq_error *err);
 
 #endif

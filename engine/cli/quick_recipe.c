@@ -9,6 +9,7 @@
 #include "engine/base/fs.h"
 #include "engine/base/limits.h"
 #include "engine/base/text.h"
+#include "rules/model/hub_cache.h"
 
 /* Long enough for any command's name in messages. */
 enum { RECIPE_NAME_BYTES = 64 };
@@ -16,7 +17,8 @@ enum { RECIPE_NAME_BYTES = 64 };
 enum lq_status lq_quick_base_name(struct lq_cli *cli, const char *model, const char **name,
                                   struct lq_error *err)
 {
-    size_t length = strlen(model);
+    model += lq_text_starts_with(model, "hf:") ? strlen("hf:") : 0;
+    size_t length = lq_path_exists(model) ? strlen(model) : strcspn(model, "@");
     while (length > 1 && model[length - 1] == '/') {
         length--;
     }
@@ -40,26 +42,35 @@ enum lq_status lq_quick_base_name(struct lq_cli *cli, const char *model, const c
     return *name == NULL ? lq_error_nomem(err, "the name of the model") : LQ_OK;
 }
 
-enum lq_status lq_quick_check_model(const char *model, struct lq_error *err)
+enum lq_status lq_quick_find_model(struct lq_cli *cli, const char *model, const char **path,
+                                   struct lq_error *err)
 {
-    if (lq_path_exists(model)) {
-        return LQ_OK;
+    struct lq_hub_place place;
+    enum lq_status status = lq_hub_resolve(model, model, &cli->arena, &place, err);
+    if (status == LQ_OK && path != NULL) {
+        *path = place.path;
     }
-    return lq_error_set(err, LQ_EMODEL,
-                        "%s: no such model; give a Hugging Face folder or a .gguf file", model);
+    return status;
+}
+
+const char *lq_quick_calibration_data(const struct lq_cli *cli)
+{
+    const char *given = lq_args_get(&cli->args, "calibration-data");
+    const char *usual = getenv("LQBUILD_CALIBRATION_DATA");
+    return given != NULL || usual == NULL || usual[0] == '\0' ? given : usual;
 }
 
 enum lq_status lq_quick_add_calibration(struct lq_cli *cli, struct lq_recipe_text *text,
                                         const char *model, uint64_t samples_default,
                                         struct lq_error *err)
 {
-    const char *path = lq_args_get(&cli->args, "calibration-data");
+    const char *path = lq_quick_calibration_data(cli);
     uint64_t samples = samples_default;
     uint64_t sequence = 0;
     if (path == NULL) {
         return lq_error_set(err, LQ_EUSAGE,
-                            "no text to calibrate with; give --calibration-data "
-                            "FILE (.txt, .json or .jsonl)");
+                            "no text to calibrate with; give --calibration-data FILE (.txt, .json "
+                            "or .jsonl), or name one in LQBUILD_CALIBRATION_DATA");
     }
     /* The schema knows the real ranges, and the exit codes that belong to them. */
     enum lq_status status =
@@ -189,6 +200,9 @@ uint64_t lq_quick_model_bytes(struct lq_cli *cli, const char *model)
     struct lq_file_sig sig;
     bool exists = false;
     uint64_t total = 0;
+    if (lq_quick_find_model(cli, model, &model, NULL) != LQ_OK) {
+        return 0;
+    }
     if (!lq_path_is_dir(model)) {
         return lq_file_sig_get(model, &sig, &exists, NULL) == LQ_OK && exists ? sig.size_bytes : 0;
     }

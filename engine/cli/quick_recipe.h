@@ -11,8 +11,12 @@
 /* "tiny-llama" for "models/tiny-llama/" and for "tiny-llama.gguf". */
 enum lq_status lq_quick_base_name(struct lq_cli *cli, const char *model, const char **name,
                                   struct lq_error *err);
-/* `model` must exist: a folder or a file; the message is better than that of a rule. */
-enum lq_status lq_quick_check_model(const char *model, struct lq_error *err);
+/* Where a model is: `model` itself, a folder or a file, or the folder of a name of the Hugging Face
+ * hub (hub_cache.h). The message is better than that of a rule. `path` may be NULL. */
+enum lq_status lq_quick_find_model(struct lq_cli *cli, const char *model, const char **path,
+                                   struct lq_error *err);
+/* --calibration-data, else LQBUILD_CALIBRATION_DATA; NULL without both. */
+const char *lq_quick_calibration_data(const struct lq_cli *cli);
 /* The artifacts `words` and `calib` out of --calibration-data, --calibration-samples and
  * --sequence; `model` is the name of the model artifact. */
 enum lq_status lq_quick_add_calibration(struct lq_cli *cli, struct lq_recipe_text *text,

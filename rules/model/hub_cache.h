@@ -1,0 +1,29 @@
+/* Models of the Hugging Face hub that were downloaded before: "org/name" or "hf:org/name@revision"
+ * is looked up in the cache that the hub's own tools keep (huggingface_hub, transformers), whose
+ * layout is documented there: models--org--name/refs/<branch> holds a commit, snapshots/<commit>
+ * the files. Nothing is ever downloaded. The cache is $HF_HUB_CACHE, else $HUGGINGFACE_HUB_CACHE,
+ * else $HF_HOME/hub, else $XDG_CACHE_HOME/huggingface/hub, else ~/.cache/huggingface/hub. Thread
+ * rule: pure besides reading files and the environment. Limits: LQ_NAME_BYTES_MAX a name. */
+#ifndef LQ_RULES_MODEL_HUB_CACHE_H
+#define LQ_RULES_MODEL_HUB_CACHE_H
+
+#include <stdbool.h>
+
+#include "engine/base/arena.h"
+#include "engine/base/error.h"
+
+/* Where a model is. */
+struct lq_hub_place {
+    const char *path; /* the file or folder itself, or the snapshot's folder */
+    const char *ref;  /* the file that names the commit; NULL: no such file has a say */
+};
+
+/* True for "hf:..." and for what has the form of a name of the hub, "org/name". */
+bool lq_hub_is_name(const char *text);
+/* `path` is where `text` would be if it were a file or folder; that wins, unless the text begins
+ * with "hf:". Errors: LQ_EMODEL when it is nowhere, with the command that downloads it; LQ_EUSAGE
+ * for a malformed "hf:" name. */
+enum lq_status lq_hub_resolve(const char *text, const char *path, struct lq_arena *arena,
+                              struct lq_hub_place *out, struct lq_error *err);
+
+#endif
