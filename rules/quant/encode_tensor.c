@@ -14,7 +14,9 @@
 #include "rules/quant/encode_gpu.h"
 #include "rules/quant/levels.h"
 
-enum { TILE_ELEMS = 64 * 1024, TILES_MAX = 16 };
+/* A tile is what a thread takes; it goes through it in strips that stay in the innermost caches
+ * from the source's bytes to the checked blocks. */
+enum { TILE_ELEMS = 64 * 1024, TILES_MAX = 16, STRIP_ELEMS = 8 * 1024 };
 
 /* The largest finite half-precision number. */
 #define HALF_MAX 65504.0F
@@ -23,13 +25,14 @@ struct geometry {
     uint64_t col_count;
     uint64_t row_count;
     size_t tile_rows;
+    size_t strip_rows;
     size_t row_bytes; /* encoded */
 };
 
 struct tile {
     uint64_t row;
     size_t row_count;
-    float *values;
+    float *values;     /* one strip */
     float *importance; /* one row; NULL when nothing is protected */
     unsigned char *blocks;
     enum lq_status status;
@@ -49,14 +52,14 @@ struct scale_place {
 };
 
 static const struct scale_place scale_places[LQ_DTYPE_COUNT] = {
-    [LQ_DTYPE_F16] = {1, {0}},       [LQ_DTYPE_Q4_0] = {1, {0}},    [LQ_DTYPE_Q4_1] = {2, {0, 2}},
-    [LQ_DTYPE_Q5_0] = {1, {0}},      [LQ_DTYPE_Q5_1] = {2, {0, 2}}, [LQ_DTYPE_Q8_0] = {1, {0}},
-    [LQ_DTYPE_Q2_K] = {2, {80, 82}}, [LQ_DTYPE_Q3_K] = {1, {108}},  [LQ_DTYPE_Q4_K] = {2, {0, 2}},
-    [LQ_DTYPE_Q5_K] = {2, {0, 2}},   [LQ_DTYPE_Q6_K] = {1, {208}},  [LQ_DTYPE_IQ2_XXS] = {1, {0}},
-    [LQ_DTYPE_IQ2_XS] = {1, {0}},    [LQ_DTYPE_IQ3_XXS] = {1, {0}}, [LQ_DTYPE_IQ1_S] = {1, {0}},
-    [LQ_DTYPE_IQ4_NL] = {1, {0}},    [LQ_DTYPE_IQ3_S] = {1, {0}},   [LQ_DTYPE_IQ2_S] = {1, {0}},
-    [LQ_DTYPE_IQ4_XS] = {1, {0}},    [LQ_DTYPE_TQ1_0] = {1, {52}},  [LQ_DTYPE_TQ2_0] = {1, {64}},
-    [LQ_DTYPE_Q1_0] = {1, {0}},      [LQ_DTYPE_Q2_0] = {1, {0}},
+    [LQ_DTYPE_Q4_0] = {1, {0}},    [LQ_DTYPE_Q4_1] = {2, {0, 2}}, [LQ_DTYPE_Q5_0] = {1, {0}},
+    [LQ_DTYPE_Q5_1] = {2, {0, 2}}, [LQ_DTYPE_Q8_0] = {1, {0}},    [LQ_DTYPE_Q2_K] = {2, {80, 82}},
+    [LQ_DTYPE_Q3_K] = {1, {108}},  [LQ_DTYPE_Q4_K] = {2, {0, 2}}, [LQ_DTYPE_Q5_K] = {2, {0, 2}},
+    [LQ_DTYPE_Q6_K] = {1, {208}},  [LQ_DTYPE_IQ2_XXS] = {1, {0}}, [LQ_DTYPE_IQ2_XS] = {1, {0}},
+    [LQ_DTYPE_IQ3_XXS] = {1, {0}}, [LQ_DTYPE_IQ1_S] = {1, {0}},   [LQ_DTYPE_IQ4_NL] = {1, {0}},
+    [LQ_DTYPE_IQ3_S] = {1, {0}},   [LQ_DTYPE_IQ2_S] = {1, {0}},   [LQ_DTYPE_IQ4_XS] = {1, {0}},
+    [LQ_DTYPE_TQ1_0] = {1, {52}},  [LQ_DTYPE_TQ2_0] = {1, {64}},  [LQ_DTYPE_Q1_0] = {1, {0}},
+    [LQ_DTYPE_Q2_0] = {1, {0}},
 };
 
 /* IQ1_M keeps its half in four pieces, the top four bits of the last four words. */
@@ -94,6 +97,25 @@ static size_t find_bad_bytes(const unsigned char *at, size_t block_count, size_t
     return block_count;
 }
 
+/* Numbers of 16 bits whose exponent is all ones. Nearly always there is none, so the first walk
+ * only asks for the largest, without a branch. */
+static size_t find_bad_halves(const unsigned char *at, size_t count, unsigned exponent)
+{
+    int16_t largest = 0;
+    for (size_t i = 0; i < count; i++) {
+        int16_t size = (int16_t)((at[2 * i] | at[2 * i + 1] << 8) & 0x7FFF);
+        largest = size > largest ? size : largest;
+    }
+    if ((unsigned)largest < exponent) {
+        return count;
+    }
+    size_t bad = 0;
+    while (((unsigned)(at[2 * bad] | at[2 * bad + 1] << 8) & 0x7FFF) < exponent) {
+        bad++;
+    }
+    return bad;
+}
+
 size_t lq_encode_find_bad_block(enum lq_dtype dtype, const void *blocks, size_t block_count)
 {
     const struct lq_dtype_info *info = lq_dtype_info((uint32_t)dtype);
@@ -110,9 +132,11 @@ size_t lq_encode_find_bad_block(enum lq_dtype dtype, const void *blocks, size_t 
     if (dtype == LQ_DTYPE_NVFP4) {
         return find_bad_bytes(at, block_count, info->block_bytes, 4, 0x7E);
     }
-    bool is_bf16 = dtype == LQ_DTYPE_BF16;
-    struct scale_place place = is_bf16 ? (struct scale_place){1, {0}} : scale_places[dtype];
-    unsigned exponent = is_bf16 ? 0x7F80 : 0x7C00;
+    if (dtype == LQ_DTYPE_F16 || dtype == LQ_DTYPE_BF16) {
+        return find_bad_halves(at, block_count, dtype == LQ_DTYPE_F16 ? 0x7C00 : 0x7F80);
+    }
+    struct scale_place place = scale_places[dtype];
+    const unsigned exponent = 0x7C00;
     for (size_t b = 0; place.count > 0 && b < block_count; b++, at += info->block_bytes) {
         for (uint8_t i = 0; i < place.count; i++) {
             const unsigned char *half = at + place.offset[i];
@@ -135,17 +159,19 @@ bool lq_encode_can_protect(enum lq_dtype dtype)
     return lq_encode_uses_importance(dtype) && dtype != LQ_DTYPE_TQ1_0 && dtype != LQ_DTYPE_TQ2_0;
 }
 
-static size_t tile_row_count(uint64_t col_count)
+static size_t row_count_within(uint64_t elems, uint64_t col_count)
 {
-    return col_count >= TILE_ELEMS ? 1 : (size_t)(TILE_ELEMS / (col_count > 0 ? col_count : 1));
+    return col_count >= elems ? 1 : (size_t)(elems / (col_count > 0 ? col_count : 1));
 }
 
 uint64_t lq_encode_memory(const struct lq_model_tensor *tensor, enum lq_dtype dtype)
 {
     (void)dtype;
-    uint64_t elems = tensor->ne[0] * tile_row_count(tensor->ne[0]);
+    uint64_t col_count = tensor->ne[0];
+    uint64_t elems = col_count * row_count_within(TILE_ELEMS, col_count);
+    uint64_t strip = col_count * row_count_within(STRIP_ELEMS, col_count);
     uint64_t tiles = (lq_level_tensor_elems(tensor) + elems - 1) / (elems > 0 ? elems : 1);
-    return (tiles < TILES_MAX ? tiles : TILES_MAX) * elems * 3 * sizeof(float);
+    return (tiles < TILES_MAX ? tiles : TILES_MAX) * (elems + strip + col_count) * sizeof(float);
 }
 
 /* ------------------------------------------------------------------- one tile ---- */
@@ -213,53 +239,53 @@ float lq_encode_limit(enum lq_dtype dtype)
     return dtype == LQ_DTYPE_F16 || lq_level_is_quantized_type(dtype) ? HALF_MAX : FLT_MAX;
 }
 
-static size_t find_too_large(enum lq_dtype dtype, const float *values, size_t count)
+/* Magnitudes have the order of their bits, and those of infinities and NaNs come last. */
+static bool all_within(const float *values, size_t count, float limit)
 {
-    float limit = lq_encode_limit(dtype);
-    if (limit > HALF_MAX) {
-        return count;
-    }
-    float largest = 0.0F;
+    int32_t largest = 0;
+    int32_t bound = 0;
+    memcpy(&bound, &limit, sizeof bound);
     for (size_t i = 0; i < count; i++) {
-        float size = fabsf(values[i]);
+        int32_t size = 0;
+        memcpy(&size, &values[i], sizeof size);
+        size &= 0x7FFFFFFF;
         largest = size > largest ? size : largest;
     }
-    if (largest <= limit) {
-        return count;
-    }
-    size_t at = 0;
-    while (fabsf(values[at]) <= limit) {
-        at++;
-    }
-    return at;
+    return largest <= bound;
 }
 
-static enum lq_status check_values(const struct lq_encode_job *job, struct tile *tile)
+/* The values of the rows from `row` on. */
+static enum lq_status check_values(const struct lq_encode_job *job, struct tile *tile, uint64_t row,
+                                   size_t count)
 {
     uint64_t col_count = job->tensor->ne[0];
-    size_t count = tile->row_count * (size_t)col_count;
+    float limit = lq_encode_limit(job->dtype);
+    if (all_within(tile->values, count, limit)) {
+        return LQ_OK;
+    }
     size_t bad = lq_kernels()->find_nonfinite(tile->values, count);
     const char *cause = "weights must be finite, so the model file is damaged or from a training "
                         "that diverged";
     if (bad == count) {
-        bad = find_too_large(job->dtype, tile->values, count);
+        bad = 0;
+        while (fabsf(tile->values[bad]) <= limit) {
+            bad++;
+        }
         cause = "that is too large for half precision; give this tensor the type BF16 or F32";
-    }
-    if (bad == count) {
-        return LQ_OK;
     }
     return lq_error_set(&tile->err, LQ_EFORMAT,
                         "tensor '%s' has the value %g in row %" PRIu64 ", column %" PRIu64 "; %s",
-                        job->tensor->name, (double)tile->values[bad], tile->row + bad / col_count,
+                        job->tensor->name, (double)tile->values[bad], row + bad / col_count,
                         (uint64_t)bad % col_count, cause);
 }
 
-static enum lq_status check_blocks(const struct lq_encode_job *job, struct tile *tile,
-                                   size_t row_bytes)
+/* The blocks of the rows from `row` on. */
+static enum lq_status check_blocks(const struct lq_encode_job *job, struct tile *tile, uint64_t row,
+                                   const unsigned char *blocks, size_t size_bytes)
 {
     const struct lq_dtype_info *info = lq_dtype_info((uint32_t)job->dtype);
-    size_t block_count = tile->row_count * row_bytes / info->block_bytes;
-    size_t bad = lq_encode_find_bad_block(job->dtype, tile->blocks, block_count);
+    size_t block_count = size_bytes / info->block_bytes;
+    size_t bad = lq_encode_find_bad_block(job->dtype, blocks, block_count);
     if (bad == block_count) {
         return LQ_OK;
     }
@@ -269,37 +295,51 @@ static enum lq_status check_blocks(const struct lq_encode_job *job, struct tile 
                         "%" PRIu64 " at column %" PRIu64
                         "; this is a mistake in lqbuild's encoder and nothing was published: "
                         "please report it, and give the tensor another type meanwhile",
-                        job->tensor->name, info->name, tile->row + elem / job->tensor->ne[0],
+                        job->tensor->name, info->name, row + elem / job->tensor->ne[0],
                         elem % job->tensor->ne[0]);
+}
+
+/* Rows [first, first + row_count) of the tile. */
+static enum lq_status run_strip(const struct batch *batch, struct tile *tile, size_t first,
+                                size_t row_count)
+{
+    const struct lq_encode_job *job = batch->job;
+    size_t col_count = (size_t)batch->geometry.col_count;
+    size_t row_bytes = batch->geometry.row_bytes;
+    uint64_t row = tile->row + first;
+    unsigned char *blocks = tile->blocks + first * row_bytes;
+    enum lq_status status =
+        lq_model_tensor_rows(job->tensor, job->data, row, row_count, tile->values, &tile->err);
+    if (status == LQ_OK) {
+        status = check_values(job, tile, row, row_count * col_count);
+    }
+    if (status != LQ_OK) {
+        return status;
+    }
+    /* All ones are no finite scale in any type: a block that the encoder leaves out is found. */
+    memset(blocks, 0xFF, row_count * row_bytes);
+    lq_encode_fn encode = lq_kernels()->encode[job->dtype];
+    bool weighted = lq_encode_uses_importance(job->dtype);
+    for (size_t r = 0; r < row_count; r++) {
+        const float *importance = NULL;
+        if (weighted) {
+            importance = lq_encode_row_importance(job, row + r, tile->importance);
+        }
+        encode(tile->values + r * col_count, blocks + r * row_bytes, col_count, importance);
+    }
+    return check_blocks(job, tile, row, blocks, row_count * row_bytes);
 }
 
 static void run_tile(void *user, size_t tile_index)
 {
     struct batch *batch = user;
-    const struct lq_encode_job *job = batch->job;
     struct tile *tile = &batch->tiles[tile_index];
-    size_t col_count = (size_t)batch->geometry.col_count;
-    size_t row_bytes = batch->geometry.row_bytes;
-    tile->status = lq_model_tensor_rows(job->tensor, job->data, tile->row, tile->row_count,
-                                        tile->values, &tile->err);
-    if (tile->status == LQ_OK) {
-        tile->status = check_values(job, tile);
+    size_t strip_rows = batch->geometry.strip_rows;
+    tile->status = LQ_OK;
+    for (size_t r = 0; r < tile->row_count && tile->status == LQ_OK; r += strip_rows) {
+        size_t left = tile->row_count - r;
+        tile->status = run_strip(batch, tile, r, left < strip_rows ? left : strip_rows);
     }
-    if (tile->status != LQ_OK) {
-        return;
-    }
-    /* All ones are no finite scale in any type: a block that the encoder leaves out is found. */
-    memset(tile->blocks, 0xFF, tile->row_count * row_bytes);
-    lq_encode_fn encode = lq_kernels()->encode[job->dtype];
-    bool weighted = lq_encode_uses_importance(job->dtype);
-    for (size_t r = 0; r < tile->row_count; r++) {
-        const float *importance = NULL;
-        if (weighted) {
-            importance = lq_encode_row_importance(job, tile->row + r, tile->importance);
-        }
-        encode(tile->values + r * col_count, tile->blocks + r * row_bytes, col_count, importance);
-    }
-    tile->status = check_blocks(job, tile, row_bytes);
 }
 
 /* ------------------------------------------------------------------ the tensor ---- */
@@ -340,8 +380,11 @@ static enum lq_status check_job(const struct lq_encode_job *job, struct geometry
                             name, job->positions[job->position_count - 1], elems);
     }
     *geometry =
-        (struct geometry){tensor->ne[0], elems / tensor->ne[0], tile_row_count(tensor->ne[0]),
-                          lq_dtype_row_bytes(job->dtype, (size_t)tensor->ne[0])};
+        (struct geometry){.col_count = tensor->ne[0],
+                          .row_count = elems / tensor->ne[0],
+                          .tile_rows = row_count_within(TILE_ELEMS, tensor->ne[0]),
+                          .strip_rows = row_count_within(STRIP_ELEMS, tensor->ne[0]),
+                          .row_bytes = lq_dtype_row_bytes(job->dtype, (size_t)tensor->ne[0])};
     return LQ_OK;
 }
 
@@ -350,7 +393,7 @@ static bool tiles_init(struct batch *batch, size_t tile_count)
     const struct geometry *g = &batch->geometry;
     size_t elems = 0;
     size_t bytes = 0;
-    if (!lq_mul_size(g->tile_rows, (size_t)g->col_count, &elems) ||
+    if (!lq_mul_size(g->strip_rows, (size_t)g->col_count, &elems) ||
         !lq_mul_size(g->tile_rows, g->row_bytes, &bytes) || elems > SIZE_MAX / sizeof(float)) {
         return false;
     }
