@@ -272,19 +272,25 @@ static enum lq_status read_some(struct lq_blob_reader *reader, uint64_t offset, 
     return status;
 }
 
+static enum lq_status check_range(const struct lq_blob_reader *reader, uint64_t offset,
+                                  uint64_t size_bytes, struct lq_error *err)
+{
+    char hex[LQ_DIGEST_HEX_BYTES];
+    if (offset <= reader->size_bytes && size_bytes <= reader->size_bytes - offset) {
+        return LQ_OK;
+    }
+    return lq_error_set(err, LQ_ECACHE,
+                        "cache folder %s: blob %s has %llu bytes, but %llu bytes at offset %llu "
+                        "were asked for",
+                        reader->cache->dir, lq_digest_to_hex(&reader->digest, hex),
+                        (unsigned long long)reader->size_bytes, (unsigned long long)size_bytes,
+                        (unsigned long long)offset);
+}
+
 enum lq_status lq_blob_read(struct lq_blob_reader *reader, uint64_t offset, void *out,
                             size_t size_bytes, struct lq_error *err)
 {
-    if (offset > reader->size_bytes || size_bytes > reader->size_bytes - offset) {
-        char hex[LQ_DIGEST_HEX_BYTES];
-        return lq_error_set(err, LQ_ECACHE,
-                            "cache folder %s: blob %s has %llu bytes, but %zu bytes at offset %llu "
-                            "were asked for",
-                            reader->cache->dir, lq_digest_to_hex(&reader->digest, hex),
-                            (unsigned long long)reader->size_bytes, size_bytes,
-                            (unsigned long long)offset);
-    }
-    enum lq_status status = LQ_OK;
+    enum lq_status status = check_range(reader, offset, size_bytes, err);
     for (size_t done = 0; done < size_bytes && status == LQ_OK;) {
         status = read_some(reader, offset, out, size_bytes, &done, err);
     }

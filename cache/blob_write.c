@@ -3,6 +3,7 @@
 
 #include "cache/cache_internal.h"
 #include "engine/base/checked.h"
+#include "engine/base/compiler.h"
 #include "engine/base/limits.h"
 
 struct lq_blob_writer;
@@ -31,7 +32,11 @@ struct lq_blob_writer {
     struct flush flush;
     struct lq_blob_part *parts;
     uint32_t part_count, part_capacity;
-    bool has_refs; /* some part is another blob */
+    bool has_refs;        /* some part is another blob */
+    struct lq_pool *pool; /* may be NULL */
+    lq_blob_take copy;    /* may be NULL */
+    void *copy_user;
+    size_t uncopied_bytes; /* the last ones of the buffer */
 };
 
 static const size_t flush_bytes = (size_t)LQ_FLUSH_CHUNKS * LQ_CHUNK_BYTES;
@@ -62,6 +67,17 @@ enum lq_status lq_blob_begin(struct lq_cache *cache, struct lq_blob_writer **out
     }
     *out = writer;
     return LQ_OK;
+}
+
+void lq_blob_use_pool(struct lq_blob_writer *writer, struct lq_pool *pool)
+{
+    writer->pool = pool;
+}
+
+void lq_blob_tee(struct lq_blob_writer *writer, lq_blob_take copy, void *user)
+{
+    writer->copy = copy;
+    writer->copy_user = user;
 }
 
 /* ---- chunks ---- */
@@ -183,10 +199,25 @@ static bool grow_buffer(struct lq_blob_writer *writer, size_t wanted)
     return true;
 }
 
+/* Bytes are copied when they leave the buffer, not with each small write. */
+static enum lq_status copy_buffered(struct lq_blob_writer *writer, struct lq_error *err)
+{
+    size_t size_bytes = writer->uncopied_bytes;
+    writer->uncopied_bytes = 0;
+    return writer->copy == NULL || size_bytes == 0
+               ? LQ_OK
+               : writer->copy(writer->copy_user,
+                              writer->buffer + writer->buffered_bytes - size_bytes, size_bytes,
+                              err);
+}
+
 /* A full buffer goes on its way while the other one is filled. */
 static enum lq_status turn_buffers(struct lq_blob_writer *writer, struct lq_error *err)
 {
-    enum lq_status status = flush_begin(writer, writer->buffer, flush_bytes, false, err);
+    enum lq_status status = copy_buffered(writer, err);
+    if (status == LQ_OK) {
+        status = flush_begin(writer, writer->buffer, flush_bytes, false, err);
+    }
     unsigned char *empty = writer->other;
     writer->other = writer->buffer;
     writer->buffer = empty;
@@ -205,7 +236,9 @@ static enum lq_status store_bytes(struct lq_blob_writer *writer, const unsigned 
             /* Whole chunks straight from the caller; never all, so that the last flush is the
              * one that publishes. */
             taken = flush_bytes;
-            status = flush_begin(writer, data, taken, true, err);
+            status =
+                writer->copy == NULL ? LQ_OK : writer->copy(writer->copy_user, data, taken, err);
+            status = status == LQ_OK ? flush_begin(writer, data, taken, true, err) : status;
         } else {
             size_t room = flush_bytes - writer->buffered_bytes;
             taken = size_bytes < room ? size_bytes : room;
@@ -216,6 +249,7 @@ static enum lq_status store_bytes(struct lq_blob_writer *writer, const unsigned 
             } else {
                 memcpy(writer->buffer + writer->buffered_bytes, data, taken);
                 writer->buffered_bytes += taken;
+                writer->uncopied_bytes += taken;
             }
         }
         /* Hashed beside the write. */
@@ -292,30 +326,17 @@ enum lq_status lq_blob_write(struct lq_blob_writer *writer, const void *data, si
     return status;
 }
 
-struct part_hashers {
-    struct lq_hasher *whole; /* of the concatenation */
-    struct lq_hasher *own;
-};
-
-static enum lq_status hash_span(void *user, const void *data, size_t size_bytes,
-                                struct lq_error *err)
-{
-    const struct part_hashers *hashers = user;
-    (void)err;
-    lq_hasher_update(hashers->own, data, size_bytes);
-    lq_hasher_update(hashers->whole, data, size_bytes);
-    return LQ_OK;
-}
-
 /* Reads a whole part, and hashes it twice: for the concatenation, and to see that it is what its
  * digest says. */
 static enum lq_status hash_part(struct lq_blob_writer *writer, const struct lq_digest *part,
                                 struct lq_blob_reader *reader, struct lq_error *err)
 {
     struct lq_hasher *own = lq_hasher_create();
-    struct part_hashers hashers = {.whole = writer->hasher, .own = own};
-    enum lq_status status = own == NULL ? lq_error_nomem(err, "a part of a blob")
-                                        : lq_blob_each(reader, hash_span, &hashers, err);
+    struct lq_hasher *const hashers[] = {writer->hasher, own};
+    enum lq_status status = own == NULL
+                                ? lq_error_nomem(err, "a part of a blob")
+                                : lq_blob_walk(reader, writer->pool, hashers, LQ_COUNT_OF(hashers),
+                                               writer->copy, writer->copy_user, err);
     if (status == LQ_OK) {
         struct lq_digest digest;
         lq_hasher_finish(own, &digest);
@@ -392,7 +413,8 @@ enum lq_status lq_blob_write_blob(struct lq_blob_writer *writer, const struct lq
     } else if (status == LQ_OK && joined) {
         status = write_joined(writer, reader, err);
     } else if (status == LQ_OK && lq_blob_size(reader) > 0) {
-        status = hash_part(writer, part, reader, err);
+        status = copy_buffered(writer, err);
+        status = status == LQ_OK ? hash_part(writer, part, reader, err) : status;
         if (status == LQ_OK) {
             status = add_part(writer, part, lq_blob_size(reader), err);
             writer->size_bytes += lq_blob_size(reader);
@@ -578,6 +600,7 @@ static enum lq_status commit(struct lq_blob_writer *writer, const struct lq_dige
                              struct lq_digest *own, struct lq_error *err)
 {
     enum lq_status status = usable(writer, err);
+    status = status == LQ_OK ? copy_buffered(writer, err) : status;
     status = status == LQ_OK ? flush_end(writer, err) : status;
     if (status != LQ_OK) {
         return status;

@@ -29,6 +29,7 @@
 #include "engine/base/fs.h"
 
 struct lq_cache;
+struct lq_pool;
 
 struct lq_cache_options {
     const char *dir; /* made when missing */
@@ -73,6 +74,15 @@ enum lq_status lq_blob_write(struct lq_blob_writer *writer, const void *data, si
  * digest) but not stored again. LQ_ECACHE when it is missing or corrupted. */
 enum lq_status lq_blob_write_blob(struct lq_blob_writer *writer, const struct lq_digest *part,
                                   struct lq_error *err);
+/* Large parts are hashed, for their own digest and the whole's, and copied by several threads. */
+void lq_blob_use_pool(struct lq_blob_writer *writer, struct lq_pool *pool);
+/* Before anything is appended: until the commit every byte is also given to `copy`, in order, so
+ * that the content gets into a file while it is hashed. `copy` must not keep the pointer nor write
+ * to the cache, and may be called on a thread of the pool; what it returns other than LQ_OK fails
+ * the writer. */
+typedef enum lq_status (*lq_blob_take)(void *user, const void *data, size_t size_bytes,
+                                       struct lq_error *err);
+void lq_blob_tee(struct lq_blob_writer *writer, lq_blob_take copy, void *user);
 /* Publishes and frees the writer, whether it succeeds or not. A blob that is already stored costs
  * nothing: the new copy is dropped. */
 enum lq_status lq_blob_commit(struct lq_blob_writer *writer, struct lq_digest *digest,
@@ -100,11 +110,16 @@ enum lq_status lq_blob_read(struct lq_blob_reader *reader, uint64_t offset, void
                             size_t size_bytes, struct lq_error *err);
 /* Gives the bytes of a whole blob in order where they lie in the map, a chunk or less at a time and
  * each in a transaction of its own: no copy. `take` must not keep the pointer nor write to the
- * cache; what it returns ends the walk unless it is LQ_OK. LQ_ECACHE when a chunk is gone. */
-typedef enum lq_status (*lq_blob_take)(void *user, const void *data, size_t size_bytes,
-                                       struct lq_error *err);
+ * cache; what it returns ends the walk unless it is LQ_OK. Several threads may walk over one reader
+ * at once. LQ_ECACHE when a chunk is gone. */
 enum lq_status lq_blob_each(struct lq_blob_reader *reader, lq_blob_take take, void *user,
                             struct lq_error *err);
+/* Reads a whole blob for everything that wants it: each of at most two hashers gets all of its
+ * bytes in order, and so does `copy`, which may be NULL. With a pool a large blob is read by two
+ * threads. */
+enum lq_status lq_blob_walk(struct lq_blob_reader *reader, struct lq_pool *pool,
+                            struct lq_hasher *const *hashers, size_t hasher_count,
+                            lq_blob_take copy, void *user, struct lq_error *err);
 void lq_blob_close(struct lq_blob_reader *reader);
 
 /* True when the blob and all its parts have records (content not checked). */

@@ -298,6 +298,9 @@ static void release(struct lq_build *build)
         }
     }
     lq_held_free(build);
+    for (size_t i = 0; i < build->node_count; i++) {
+        lq_place_forget(&build->nodes[i]);
+    }
     free(build->ready.items);
     (void)pthread_mutex_destroy(&build->mutex);
     lq_arena_fini(&build->arena);

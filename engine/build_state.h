@@ -198,6 +198,8 @@ void lq_run_perform(struct lq_work *work);
 /* What the run left in memory becomes the build's. */
 void lq_run_take_held(struct lq_run *run);
 void lq_run_destroy(struct lq_run *run);
+/* The step is done: files that were written with its outputs wait for their node to be placed. */
+void lq_run_keep_files(struct lq_run *run);
 /* Has the parts of model files that a task will read fetched in the background. */
 void lq_run_read_ahead(struct lq_build *build, const struct lq_task *task);
 /* Borrowed from the run. */
@@ -236,6 +238,21 @@ void lq_remember_take(struct lq_build *build, struct lq_job *job);
  */
 void lq_remember_settle(struct lq_build *build, bool wait);
 
+/* early.c: an output of a step that is written to its place while it is made */
+struct lq_early {
+    struct lq_place *place;      /* NULL: it is not */
+    struct lq_atomic_file *file; /* NULL: not begun, or kept */
+    bool failed;
+};
+/* For a task that is about to run and reads so much. */
+void lq_early_init(struct lq_early *early, const struct lq_build *build, const struct lq_task *task,
+                   const char *output, uint64_t read_bytes);
+/* Before the first byte. `early` stays where it is until the writer is gone. */
+void lq_early_begin(struct lq_early *early, struct lq_blob_writer *writer);
+/* The step is done: the file waits for its node to be placed. */
+void lq_early_keep(struct lq_early *early, const struct lq_digest *digest);
+void lq_early_abort(struct lq_early *early);
+
 /* place.c */
 /* True when the files at the node's places are known to be its outputs already. */
 bool lq_place_is_current(struct lq_build *build, const struct lq_node *node);
@@ -243,6 +260,8 @@ bool lq_place_is_current(struct lq_build *build, const struct lq_node *node);
 bool lq_place_check(struct lq_build *build, const struct lq_node *node,
                     const struct lq_place *place, struct lq_file_sig *sig);
 void lq_place_perform(struct lq_work *work);
+/* Removes what was written early and is not wanted after all. */
+void lq_place_forget(struct lq_node *node);
 
 /* snapshot.c: after a build that changed nothing, for the next one. */
 void lq_snapshot_save(struct lq_build *build);

@@ -198,6 +198,9 @@ struct lq_node_output {
 struct lq_place {
     const char *output; /* "main", "out2", … */
     const char *path;   /* joined to the recipe's folder */
+    /* What the step that made the content has written on the way, and its digest; NULL: nothing. */
+    struct lq_atomic_file *ready;
+    struct lq_digest ready_digest;
 };
 
 struct lq_node {

@@ -80,6 +80,7 @@ static void fail(struct lq_build *build, struct lq_node *node, enum lq_status st
 static void done(struct lq_build *build, struct lq_node *node)
 {
     node->state = LQ_NODE_DONE;
+    lq_place_forget(node);
     struct lq_event event = {.kind = LQ_EVENT_ARTIFACT_DONE,
                              .artifact = node->artifact->name,
                              .rule = node->artifact->rule->kind,

@@ -1,8 +1,9 @@
 /* Puts an output at the path that the recipe names: a stream out of the cache into a temporary file
- * that replaces the old one only when every byte has been checked. */
-#include <stdlib.h>
-
+ * that replaces the old one only when every byte has been checked. A large output is written there
+ * by the step that makes it, from the bytes that it hashes; then only the name is left to give. */
 #include "engine/build_state.h"
+
+enum { STREAM_BYTES_MIN = 16 << 20 };
 
 bool lq_place_check(struct lq_build *build, const struct lq_node *node,
                     const struct lq_place *place, struct lq_file_sig *sig)
@@ -67,31 +68,50 @@ static enum lq_status open_content(struct lq_job *job, const char *path,
     return status;
 }
 
-/* Copies everything and checks it against the digest on the way. */
+struct copying {
+    const struct lq_job *job;
+    struct lq_atomic_file *file;
+};
+
+static enum lq_status copy_bytes(void *user, const void *data, size_t size_bytes,
+                                 struct lq_error *err)
+{
+    const struct copying *copying = user;
+    return lq_build_cancelled(copying->job->build)
+               ? lq_error_set(err, LQ_ECANCELLED, "cancelled")
+               : lq_atomic_file_write(copying->file, data, size_bytes, err);
+}
+
+static enum lq_status copy_source(struct copying *copying, const struct content *content,
+                                  struct lq_hasher *hasher, struct lq_error *err)
+{
+    enum { PIECE_BYTES = 1 << 20 };
+    enum lq_status status = LQ_OK;
+    for (uint64_t at = 0; status == LQ_OK && at < content->size_bytes; at += PIECE_BYTES) {
+        uint64_t left = content->size_bytes - at;
+        size_t size_bytes = left < PIECE_BYTES ? (size_t)left : PIECE_BYTES;
+        lq_hasher_update(hasher, content->bytes + at, size_bytes);
+        status = copy_bytes(copying, content->bytes + at, size_bytes, err);
+    }
+    return status;
+}
+
+/* Copies everything and checks it against the digest. */
 static enum lq_status copy_content(struct lq_job *job, const char *path,
                                    const struct content *content, const struct lq_digest *digest,
                                    struct lq_atomic_file *file)
 {
-    enum { PIECE_BYTES = 1 << 20 };
+    struct copying copying = {job, file};
     struct lq_hasher *hasher = lq_hasher_create();
-    unsigned char *piece = malloc(PIECE_BYTES);
-    enum lq_status status =
-        hasher == NULL || piece == NULL ? lq_error_nomem(&job->err, "a copy buffer") : LQ_OK;
-    for (uint64_t at = 0; status == LQ_OK && at < content->size_bytes; at += PIECE_BYTES) {
-        uint64_t left = content->size_bytes - at;
-        size_t size_bytes = left < PIECE_BYTES ? (size_t)left : PIECE_BYTES;
-        const unsigned char *bytes = content->bytes == NULL ? piece : content->bytes + at;
-        if (content->bytes == NULL) {
-            status = lq_blob_read(content->reader, at, piece, size_bytes, &job->err);
-            job->lost = status == LQ_ECACHE;
-        }
-        if (status == LQ_OK) {
-            lq_hasher_update(hasher, bytes, size_bytes);
-            status = lq_atomic_file_write(file, bytes, size_bytes, &job->err);
-        }
-        if (status == LQ_OK && lq_build_cancelled(job->build)) {
-            status = lq_error_set(&job->err, LQ_ECANCELLED, "cancelled");
-        }
+    enum lq_status status = LQ_OK;
+    if (hasher == NULL) {
+        status = lq_error_nomem(&job->err, "a copy");
+    } else if (content->reader == NULL) {
+        status = copy_source(&copying, content, hasher, &job->err);
+    } else {
+        status = lq_blob_walk(content->reader, job->build->pool, &hasher, 1, copy_bytes, &copying,
+                              &job->err);
+        job->lost = status == LQ_ECACHE;
     }
     struct lq_digest copied;
     if (status == LQ_OK) {
@@ -102,7 +122,6 @@ static enum lq_status copy_content(struct lq_job *job, const char *path,
                                   "%s: the output in the cache does not have its digest", path);
         }
     }
-    free(piece);
     lq_hasher_destroy(hasher);
     return status;
 }
@@ -117,30 +136,50 @@ static void discard_altered(struct lq_job *job, const struct lq_digest *digest)
     }
 }
 
-static enum lq_status place_one(struct lq_job *job, const struct lq_place *place)
+/* Fills a temporary file with the content. */
+static enum lq_status write_content(struct lq_job *job, const char *path,
+                                    const struct lq_digest *digest, struct lq_atomic_file **file)
+{
+    struct content content;
+    enum lq_status status = open_content(job, path, digest, &content);
+    if (status == LQ_OK) {
+        status = lq_atomic_file_begin(file, path, &job->err);
+    }
+    if (status == LQ_OK && content.size_bytes >= STREAM_BYTES_MIN) {
+        status = lq_atomic_file_stream(*file, &job->err);
+    }
+    if (status == LQ_OK) {
+        status = copy_content(job, path, &content, digest, *file);
+    }
+    lq_blob_close(content.reader);
+    if (status != LQ_OK) {
+        lq_atomic_file_abort(*file);
+        *file = NULL;
+    }
+    if (status != LQ_OK && job->lost) {
+        discard_altered(job, digest);
+    }
+    return status;
+}
+
+static enum lq_status place_one(struct lq_job *job, struct lq_place *place)
 {
     const struct lq_node_output *output = lq_plan_output(job->node, place->output);
     if (output == NULL) {
         return lq_error_set(&job->err, LQ_EINTERNAL, "rule '%s' binds no output '%s'",
                             job->node->artifact->rule->kind, place->output);
     }
-    struct content content;
-    struct lq_atomic_file *file = NULL;
-    enum lq_status status = open_content(job, place->path, &output->digest, &content);
-    if (status == LQ_OK) {
-        status = lq_atomic_file_begin(&file, place->path, &job->err);
+    struct lq_atomic_file *file = place->ready;
+    enum lq_status status = LQ_OK;
+    place->ready = NULL;
+    if (file != NULL && !lq_digest_equal(&place->ready_digest, &output->digest)) {
+        lq_atomic_file_abort(file);
+        file = NULL;
     }
-    if (status == LQ_OK) {
-        status = copy_content(job, place->path, &content, &output->digest, file);
-    }
-    if (content.reader != NULL) {
-        lq_blob_close(content.reader);
+    if (file == NULL) {
+        status = write_content(job, place->path, &output->digest, &file);
     }
     if (status != LQ_OK) {
-        lq_atomic_file_abort(file);
-        if (job->lost) {
-            discard_altered(job, &output->digest);
-        }
         return status;
     }
     struct lq_file_sig sig;
@@ -154,12 +193,20 @@ static enum lq_status place_one(struct lq_job *job, const struct lq_place *place
 void lq_place_perform(struct lq_work *work)
 {
     struct lq_job *job = (struct lq_job *)(void *)work;
-    const struct lq_node *node = job->node;
+    struct lq_node *node = job->node;
     lq_error_clear(&job->err);
     job->status = LQ_OK;
     for (size_t i = 0; i < node->place_count && job->status == LQ_OK; i++) {
         if (!is_current(job->build, node, &node->places[i])) {
             job->status = place_one(job, &node->places[i]);
         }
+    }
+}
+
+void lq_place_forget(struct lq_node *node)
+{
+    for (size_t i = 0; i < node->place_count; i++) {
+        lq_atomic_file_abort(node->places[i].ready);
+        node->places[i].ready = NULL;
     }
 }

@@ -109,15 +109,17 @@ static enum lq_status collect_places(struct lq_build *build, struct lq_node *nod
         const struct lq_value *value = &artifact->values[i];
         if (type == LQ_ATTR_OUT_PATH && value->path != NULL) {
             node->places[node->place_count++] = (struct lq_place){
-                artifact->rule->attrs[i].output == NULL ? "main" : artifact->rule->attrs[i].output,
-                value->path};
+                .output = artifact->rule->attrs[i].output == NULL ? "main"
+                                                                  : artifact->rule->attrs[i].output,
+                .path = value->path};
         }
         for (size_t k = 0; type == LQ_ATTR_OUT_PATH_LIST && k < value->count; k++) {
             const char *name = k == 0 ? "main" : lq_arena_printf(&build->arena, "out%zu", k + 1);
             if (name == NULL) {
                 return lq_error_nomem(err, "the build graph");
             }
-            node->places[node->place_count++] = (struct lq_place){name, value->items[k].path};
+            node->places[node->place_count++] =
+                (struct lq_place){.output = name, .path = value->items[k].path};
         }
     }
     return LQ_OK;

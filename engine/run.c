@@ -36,6 +36,7 @@ struct run_output {
     const char *name;
     struct lq_blob_writer *writer;
     struct lq_held *held; /* it stays in memory so far */
+    struct lq_early early;
 };
 
 struct lq_run {
@@ -134,6 +135,7 @@ enum lq_status lq_run_create(struct lq_build *build, struct lq_task *task, struc
     lq_arena_init(&run->arena);
     run->build = build;
     run->task = task;
+    uint64_t read_bytes = 0;
     run->verdict = LQ_OK;
     run->numerics = "exact";
     run->inputs = calloc(spec->input_count + 1, sizeof *run->inputs);
@@ -151,10 +153,12 @@ enum lq_status lq_run_create(struct lq_build *build, struct lq_task *task, struc
         if (input->held != NULL && input->held->unsaved_seconds > run->unsaved_seconds) {
             run->unsaved_seconds = input->held->unsaved_seconds;
         }
+        read_bytes += input->size_bytes;
     }
     run->hold_bytes_left = room_to_hold(build, task);
     for (size_t i = 0; i < spec->output_count; i++) {
         run->outputs[i].name = spec->outputs[i].name;
+        lq_early_init(&run->outputs[i].early, build, task, spec->outputs[i].name, read_bytes);
     }
     task->run = run;
     return LQ_OK;
@@ -188,6 +192,14 @@ static void forget_output(struct run_output *output)
     output->writer = NULL;
     free_held(output->held);
     output->held = NULL;
+    lq_early_abort(&output->early);
+}
+
+void lq_run_keep_files(struct lq_run *run)
+{
+    for (size_t i = 0; i < run->task->spec.output_count; i++) {
+        lq_early_keep(&run->outputs[i].early, &run->task->outputs[i].digest);
+    }
 }
 
 void lq_run_take_held(struct lq_run *run)
@@ -547,6 +559,17 @@ enum lq_status lq_run_input_path(struct lq_run *run, const char *name, const cha
 
 /* ---- outputs ---- */
 
+static enum lq_status begin_output(struct lq_run *run, struct run_output *output,
+                                   struct lq_error *err)
+{
+    enum lq_status status = lq_blob_begin(run->build->cache, &output->writer, err);
+    if (status == LQ_OK) {
+        lq_blob_use_pool(output->writer, run->build->pool);
+        lq_early_begin(&output->early, output->writer);
+    }
+    return status;
+}
+
 static struct run_output *get_output(struct lq_run *run, const char *name, struct lq_error *err)
 {
     for (size_t i = 0; i < run->task->spec.output_count; i++) {
@@ -570,7 +593,7 @@ static enum lq_status open_writer(struct lq_run *run, struct run_output *output,
 {
     enum lq_status status = LQ_OK;
     if (output->writer == NULL) {
-        status = lq_blob_begin(run->build->cache, &output->writer, err);
+        status = begin_output(run, output, err);
     }
     if (status == LQ_OK && output->held != NULL) {
         const struct lq_buffer *bytes = &output->held->bytes;

@@ -653,6 +653,7 @@ void lq_task_ran(struct lq_build *build, struct lq_job *job)
         build->cost_ran += task->eta_cost;
         build->seconds_ran += job->seconds;
         lq_run_take_held(task->run);
+        lq_run_keep_files(task->run);
     }
     lq_run_destroy(task->run);
     task->run = NULL;

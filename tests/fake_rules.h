@@ -27,6 +27,9 @@ static bool fake_holds;
 static char fake_retry_label[64];
 static unsigned fake_retry_failures;
 static char fake_first_error[LQ_ERROR_BYTES];
+/* The step "lower" says at its end whether this file is there. */
+static char fake_watched_path[4096];
+static atomic_bool fake_watched_exists;
 
 static void fake_log(const char *op, const char *label)
 {
@@ -101,6 +104,7 @@ static enum lq_status lower_run(struct lq_run *run, struct lq_error *err)
         char c = (char)tolower(((const unsigned char *)data)[i]);
         status = lq_run_write(run, "out", &c, 1, err);
     }
+    atomic_store(&fake_watched_exists, access(fake_watched_path, F_OK) == 0);
     return status;
 }
 

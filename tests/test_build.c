@@ -438,6 +438,68 @@ Test(build, an_unwritable_output_loses_no_work)
     must_build(lines_recipe, 0, 4);
 }
 
+/* 17 MB of text, whose lower case goes to two places in one folder. */
+static void put_large_file(char letter)
+{
+    enum { SIZE = 17 * 1000 * 1000 };
+    char *text = malloc(SIZE + 1);
+    cr_assert_not_null(text);
+    memset(text, letter, SIZE);
+    text[SIZE] = '\0';
+    put_file("in.txt", text);
+    free(text);
+}
+
+static void expect_large_file(const char *name, char letter)
+{
+    char path[128];
+    struct lq_map map;
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    cr_assert_eq(lq_map_open(&map, path, LQ_EIO, &err), LQ_OK, "%s", err.message);
+    cr_expect_eq(map.size_bytes, 17 * 1000 * 1000);
+    for (uint64_t i = 0; i < map.size_bytes; i++) {
+        cr_assert_eq((char)map.data[i], letter, "at %lu", i);
+    }
+    lq_map_close(&map);
+    snprintf(path, sizeof path, "%s/%s.lqtmp.00000001", folder, name);
+    cr_expect_neq(access(path, F_OK), 0, "a temporary file is left");
+}
+
+Test(build, a_large_output_is_written_while_it_is_made)
+{
+    static const char recipe[] = "file f { path = \"in.txt\" }\n"
+                                 "lower s { input = f  path = \"out/s.txt\" }\n";
+    snprintf(fake_watched_path, sizeof fake_watched_path, "%s/out/s.txt.lqtmp.00000001", folder);
+    must_build(recipe, 1, 0);
+    cr_expect_not(atomic_load(&fake_watched_exists), "a small one is not");
+    put_large_file('A');
+    must_build(recipe, 1, 0);
+    cr_expect(atomic_load(&fake_watched_exists));
+    expect_large_file("out/s.txt", 'a');
+    must_build(recipe, 0, 1);
+    /* Out of the cache; and an equal output of a step that ran is left as it is. */
+    put_file("out/s.txt", "scribble");
+    must_build(recipe, 0, 1);
+    expect_large_file("out/s.txt", 'a');
+    put_large_file('a');
+    must_build(recipe, 1, 0);
+    expect_large_file("out/s.txt", 'a');
+}
+
+Test(build, a_large_output_that_can_not_be_written_loses_no_work)
+{
+    static const char good[] = "file f { path = \"in.txt\" }\n"
+                               "lower s { input = f  path = \"s.txt\" }\n";
+    static const char bad[] = "file f { path = \"in.txt\" }\n"
+                              "lower s { input = f  path = \"block/s.txt\" }\n";
+    put_file("block", "a file where a folder is needed");
+    put_large_file('A');
+    cr_assert_eq(build(bad), LQ_EIO);
+    cr_expect_eq(result.ran, 1);
+    must_build(good, 0, 1);
+    expect_large_file("s.txt", 'a');
+}
+
 Test(build, an_unknown_target_is_an_error_with_a_suggestion)
 {
     static const char *const targets[] = {"ll"};

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "cache/cache_internal.h"
+#include "engine/base/pool.h"
 #include "tests/cache_helpers.h"
 
 /* ---- blobs ---- */
@@ -296,6 +297,124 @@ Test(cache_joined, keeps_its_parts_and_lets_them_go)
     test_cache_close(&t);
 }
 
+struct copied {
+    struct bytes content;
+    size_t size;
+    size_t calls;
+    enum lq_status answer;
+};
+
+static enum lq_status take_copy(void *user, const void *data, size_t size, struct lq_error *err)
+{
+    struct copied *copied = user;
+    copied->calls++;
+    if (copied->answer != LQ_OK) {
+        return lq_error_set(err, copied->answer, "the copy was told to fail");
+    }
+    cr_assert_leq(copied->size + size, copied->content.size);
+    memcpy(copied->content.data + copied->size, data, size);
+    copied->size += size;
+    return LQ_OK;
+}
+
+static void expect_copy(struct copied *copied, const struct bytes *content)
+{
+    cr_assert_eq(copied->size, content->size, "%zu bytes instead of %zu", copied->size,
+                 content->size);
+    cr_assert_arr_eq(copied->content.data, content->data, content->size);
+    memset(copied->content.data, 0, copied->content.size);
+    copied->size = 0;
+    copied->calls = 0;
+}
+
+/* Small writes, one that goes to the disk from where it lies, a joined part with small, large and
+ * inline pieces, and a trailer; alone and with threads. */
+Test(cache_joined, is_copied_while_it_is_made)
+{
+    struct test_cache t;
+    struct joined joined;
+    test_cache_open(&t, 0);
+    make_joined(&t, &joined, 700);
+    struct bytes large = random_bytes(19 * (size_t)LQ_CHUNK_BYTES + 5, 701);
+    struct bytes all = {malloc(large.size + joined.content.size + 4000), 0};
+    struct copied copied = {.content = {malloc(large.size + joined.content.size + 4000),
+                                        large.size + joined.content.size + 4000}};
+    for (unsigned threads = 0; threads <= 3; threads += 3) {
+        struct lq_pool *pool = NULL;
+        if (threads > 0) {
+            cr_assert_eq(lq_pool_create(&pool, threads, &t.err), LQ_OK);
+        }
+        struct lq_blob_writer *writer = NULL;
+        struct lq_digest digest;
+        cr_assert_eq(lq_blob_begin(t.cache, &writer, &t.err), LQ_OK);
+        lq_blob_use_pool(writer, pool);
+        lq_blob_tee(writer, take_copy, &copied);
+        all.size = 0;
+        for (size_t i = 0; i < 2000; i++) {
+            unsigned char c = (unsigned char)(i * (7 + threads));
+            cr_assert_eq(lq_blob_write(writer, &c, 1, &t.err), LQ_OK);
+            all.data[all.size++] = c;
+        }
+        cr_assert_eq(copied.calls, 0, "a call for a byte");
+        cr_assert_eq(lq_blob_write_blob(writer, &joined.digest, &t.err), LQ_OK);
+        memcpy(all.data + all.size, joined.content.data, joined.content.size);
+        all.size += joined.content.size;
+        cr_assert_eq(lq_blob_write(writer, large.data, large.size, &t.err), LQ_OK);
+        memcpy(all.data + all.size, large.data, large.size);
+        all.size += large.size;
+        cr_assert_eq(lq_blob_write(writer, "tail", 4, &t.err), LQ_OK);
+        memcpy(all.data + all.size, "tail", 4);
+        all.size += 4;
+        cr_assert_eq(lq_blob_commit(writer, &digest, NULL, &t.err), LQ_OK, "%s", t.err.message);
+        expect_copy(&copied, &all);
+        expect_blob(&t, &digest, &all);
+        /* And out of the cache. */
+        struct lq_blob_reader *reader = NULL;
+        struct lq_hasher *hasher = lq_hasher_create();
+        struct lq_digest walked;
+        cr_assert_eq(lq_blob_open(t.cache, &digest, false, &reader, &t.err), LQ_OK);
+        cr_assert_eq(lq_blob_walk(reader, pool, &hasher, 1, take_copy, &copied, &t.err), LQ_OK);
+        lq_hasher_finish(hasher, &walked);
+        cr_assert(lq_digest_equal(&walked, &digest));
+        expect_copy(&copied, &all);
+        copied.answer = LQ_EIO;
+        cr_assert_eq(lq_blob_walk(reader, pool, &hasher, 1, take_copy, &copied, &t.err), LQ_EIO);
+        copied.answer = LQ_OK;
+        copied.calls = 0;
+        lq_hasher_destroy(hasher);
+        lq_blob_close(reader);
+        lq_pool_destroy(pool);
+    }
+    free(all.data);
+    free(large.data);
+    free(copied.content.data);
+    free(joined.content.data);
+    test_cache_close(&t);
+}
+
+Test(cache_joined, a_copy_that_fails_fails_the_writer)
+{
+    struct test_cache t;
+    test_cache_open(&t, 0);
+    struct bytes data = random_bytes(3 * (size_t)LQ_CHUNK_BYTES, 702);
+    struct lq_digest part = put_bytes(&t, &data);
+    struct copied copied = {.answer = LQ_EIO};
+    struct lq_blob_writer *writer = NULL;
+    struct lq_digest digest;
+    cr_assert_eq(lq_blob_begin(t.cache, &writer, &t.err), LQ_OK);
+    lq_blob_tee(writer, take_copy, &copied);
+    cr_assert_eq(lq_blob_write_blob(writer, &part, &t.err), LQ_EIO);
+    cr_assert_eq(lq_blob_commit(writer, &digest, NULL, &t.err), LQ_ECACHE);
+    cr_assert_eq(lq_blob_begin(t.cache, &writer, &t.err), LQ_OK);
+    lq_blob_tee(writer, take_copy, &copied);
+    cr_assert_eq(lq_blob_write(writer, "few", 3, &t.err), LQ_OK);
+    cr_assert_eq(lq_blob_commit(writer, &digest, NULL, &t.err), LQ_EIO);
+    expect_no_pending(&t);
+    expect_verify(&t, 1, 0);
+    free(data.data);
+    test_cache_close(&t);
+}
+
 Test(cache_joined, of_joined_is_taken_apart)
 {
     struct test_cache t;
@@ -491,14 +610,20 @@ Test(cache_heal, a_wrong_part_is_refused_while_joining)
     struct test_cache t;
     test_cache_open(&t, 0);
     struct bytes data = random_bytes(3 * (size_t)LQ_CHUNK_BYTES, 13);
-    struct lq_digest part = put_bytes(&t, &data);
-    flip_in_file(&t, data.data + 2000000, 64, 5);
-    struct lq_blob_writer *writer = NULL;
-    struct lq_digest digest;
-    cr_assert_eq(lq_blob_begin(t.cache, &writer, &t.err), LQ_OK);
-    cr_assert_eq(lq_blob_write_blob(writer, &part, &t.err), LQ_ECACHE);
-    cr_assert_eq(lq_blob_commit(writer, &digest, NULL, &t.err), LQ_ECACHE);
-    cr_assert_not(lq_blob_exists(t.cache, &part, NULL));
+    struct lq_pool *pool = NULL;
+    cr_assert_eq(lq_pool_create(&pool, 2, &t.err), LQ_OK);
+    for (int round = 0; round < 2; round++) {
+        struct lq_digest part = put_bytes(&t, &data);
+        flip_in_file(&t, data.data + 2000000, 64, 5);
+        struct lq_blob_writer *writer = NULL;
+        struct lq_digest digest;
+        cr_assert_eq(lq_blob_begin(t.cache, &writer, &t.err), LQ_OK);
+        lq_blob_use_pool(writer, round == 0 ? NULL : pool);
+        cr_assert_eq(lq_blob_write_blob(writer, &part, &t.err), LQ_ECACHE);
+        cr_assert_eq(lq_blob_commit(writer, &digest, NULL, &t.err), LQ_ECACHE);
+        cr_assert_not(lq_blob_exists(t.cache, &part, NULL));
+    }
+    lq_pool_destroy(pool);
     free(data.data);
     test_cache_close(&t);
 }

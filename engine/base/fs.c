@@ -12,6 +12,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "engine/base/file_stream.h"
+
 /* Time stamps move in steps of a kernel tick, 10 ms at the slowest; twice that is safe. */
 static const int64_t fresh_ns = 20 * 1000 * 1000;
 
@@ -178,6 +180,7 @@ enum {
 
 struct lq_atomic_file {
     int fd;
+    struct lq_file_stream *stream; /* NULL: the caller writes itself */
     char *path;
     char *temporary;
 };
@@ -327,6 +330,9 @@ enum lq_status lq_atomic_file_write(struct lq_atomic_file *file, const void *dat
                                     size_t size_bytes, struct lq_error *err)
 {
     const unsigned char *bytes = data;
+    if (file->stream != NULL) {
+        return lq_file_stream_write(file->stream, data, size_bytes, err);
+    }
     while (size_bytes > 0) {
         ssize_t wrote = write(file->fd, bytes, size_bytes);
         if (wrote < 0 && errno == EINTR) {
@@ -339,6 +345,18 @@ enum lq_status lq_atomic_file_write(struct lq_atomic_file *file, const void *dat
         size_bytes -= (size_t)wrote;
     }
     return LQ_OK;
+}
+
+enum lq_status lq_atomic_file_stream(struct lq_atomic_file *file, struct lq_error *err)
+{
+    return lq_file_stream_open(&file->stream, file->fd, file->path, err);
+}
+
+static enum lq_status end_stream(struct lq_atomic_file *file, struct lq_error *err)
+{
+    struct lq_file_stream *stream = file->stream;
+    file->stream = NULL;
+    return stream == NULL ? LQ_OK : lq_file_stream_close(stream, err);
 }
 
 static void sync_parent(const char *path)
@@ -358,6 +376,10 @@ enum lq_status lq_atomic_file_commit(struct lq_atomic_file *file, struct lq_file
                                      struct lq_error *err)
 {
     struct stat st;
+    if (end_stream(file, err) != LQ_OK) {
+        lq_atomic_file_abort(file);
+        return LQ_EIO;
+    }
     if (fsync(file->fd) != 0 || rename(file->temporary, file->path) != 0 ||
         fstat(file->fd, &st) != 0) {
         enum lq_status status = lq_error_errno(err, LQ_EIO, "%s: cannot write", file->path);
@@ -375,6 +397,7 @@ enum lq_status lq_atomic_file_commit(struct lq_atomic_file *file, struct lq_file
 void lq_atomic_file_abort(struct lq_atomic_file *file)
 {
     if (file != NULL) {
+        (void)end_stream(file, NULL);
         (void)unlink(file->temporary);
         free_atomic(file);
     }

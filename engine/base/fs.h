@@ -60,6 +60,9 @@ enum lq_status lq_atomic_file_begin(struct lq_atomic_file **out, const char *pat
                                     struct lq_error *err);
 enum lq_status lq_atomic_file_write(struct lq_atomic_file *file, const void *data,
                                     size_t size_bytes, struct lq_error *err);
+/* Before anything is written: the file is large, so its bytes go to the disk while the caller goes
+ * on (file_stream.h). */
+enum lq_status lq_atomic_file_stream(struct lq_atomic_file *file, struct lq_error *err);
 /* Frees `file` whether it succeeds or not. `sig` may be NULL. */
 enum lq_status lq_atomic_file_commit(struct lq_atomic_file *file, struct lq_file_sig *sig,
                                      struct lq_error *err);
