@@ -49,6 +49,9 @@ enum lq_status lq_store_fail(const struct lq_store *store, int code, const char 
     case MDB_INVALID:
     case MDB_CORRUPTED:
     case MDB_PAGE_NOTFOUND:
+    case MDB_PAGE_FULL:
+    case MDB_CURSOR_FULL:
+    case EINVAL:      /* of a page number that no file has */
     case MDB_BAD_TXN: /* after one of the others */
     case MDB_PANIC:
     case MDB_VERSION_MISMATCH:
@@ -442,7 +445,10 @@ static enum lq_status try_list(struct lq_store *store, struct lq_op *list, unsig
     if (txn.code != 0) {
         status = lq_store_fail(store, txn.code, "begin to write", &list->err);
     } else {
-        status = (flags & LQ_STORE_WITH_LATER) != 0 ? later_put(&txn, serial, &list->err) : LQ_OK;
+        status = lq_store_check_trees(store, (uint64_t)mdb_txn_id(txn.handle) - 1, &list->err);
+        if (status == LQ_OK && (flags & LQ_STORE_WITH_LATER) != 0) {
+            status = later_put(&txn, serial, &list->err);
+        }
         for (struct lq_op *op = list; op != NULL && status == LQ_OK; op = op->next) {
             status = op->change(&txn, op->user, &list->err);
         }
@@ -554,6 +560,10 @@ enum lq_status lq_txn_get(struct lq_txn *txn, enum lq_db db, const struct lq_byt
     int code = mdb_get(txn->handle, txn->store->dbis[db], &raw_key, &raw);
     *found = code == 0;
     *value = (struct lq_bytes){raw.mv_data, raw.mv_size};
+    if (code == MDB_NOTFOUND && db != LQ_DB_META) {
+        /* It may be missing because a page on the way to it is damaged; of counters many are. */
+        return lq_store_check_trees(txn->store, (uint64_t)mdb_txn_id(txn->handle), err);
+    }
     return code == 0 || code == MDB_NOTFOUND ? LQ_OK : txn_fail(txn, code, "read", err);
 }
 

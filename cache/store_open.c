@@ -84,18 +84,24 @@ static enum lq_status open_databases(struct lq_store *store, MDB_txn *handle, bo
     return code == 0 ? LQ_OK : lq_store_fail(store, code, "open its databases", err);
 }
 
+/* Before there are threads. */
+static int begin_first(struct lq_store *store, unsigned flags, MDB_txn **handle)
+{
+    int code = mdb_txn_begin(store->env, NULL, flags, handle);
+    if (code == MDB_MAP_RESIZED) {
+        code = mdb_env_set_mapsize(store->env, 0);
+        code = code != 0 ? code : mdb_txn_begin(store->env, NULL, flags, handle);
+    }
+    return code;
+}
+
 static enum lq_status open_all(struct lq_store *store, struct lq_error *err)
 {
     for (int attempt = 0; attempt < 2; attempt++) {
         bool create = attempt == 1;
         bool complete = false;
         MDB_txn *handle = NULL;
-        int code = mdb_txn_begin(store->env, NULL, create ? 0 : MDB_RDONLY, &handle);
-        if (code == MDB_MAP_RESIZED) {
-            code = mdb_env_set_mapsize(store->env, 0);
-            code = code != 0 ? code
-                             : mdb_txn_begin(store->env, NULL, create ? 0 : MDB_RDONLY, &handle);
-        }
+        int code = begin_first(store, create ? 0 : MDB_RDONLY, &handle);
         if (code != 0) {
             return lq_store_fail(store, code, "open it", err);
         }
@@ -115,43 +121,9 @@ static enum lq_status open_all(struct lq_store *store, struct lq_error *err)
     return lq_store_fail(store, MDB_CORRUPTED, "open its databases", err);
 }
 
-/* Reads every page of the trees, the one of free pages included. */
-static int walk_all(struct lq_store *store, MDB_txn *handle)
-{
-    int code = 0;
-    for (int i = -1; i < LQ_DB_COUNT && code == 0; i++) {
-        code = mdb_cursor_open(handle, i < 0 ? 0 : store->dbis[i], &store->walk_cursor);
-        MDB_val key;
-        MDB_val value;
-        while (code == 0) {
-            code = mdb_cursor_get(store->walk_cursor, &key, &value, MDB_NEXT);
-        }
-        mdb_cursor_close(store->walk_cursor);
-        store->walk_cursor = NULL;
-        code = code == MDB_NOTFOUND ? 0 : code;
-    }
-    return code;
-}
-
-/* LMDB asserts where it meets a page of zeros on its way to a neighbour; here, and only here,
- * nothing is at stake, and the walk ends with an error instead of the process. */
-static int walk_guarded(struct lq_store *store, MDB_txn *handle)
-{
-    int code = MDB_CORRUPTED;
-    if (setjmp(store->walk_escape) == 0) {
-        store->walking = true;
-        code = walk_all(store, handle);
-    } else {
-        mdb_cursor_close(store->walk_cursor);
-        store->walk_cursor = NULL;
-    }
-    store->walking = false;
-    return code;
-}
-
 /* A file that is shorter than its last page was cut, or ends in pages that were given back before
  * they were written. Touching what is missing through the map would be a signal: fill it with
- * zeros, which no page looks like, and see whether any tree needed it. */
+ * zeros, which no page of a tree looks like. */
 static enum lq_status check_length(struct lq_store *store, bool *cut, struct lq_error *err)
 {
     MDB_envinfo info;
@@ -181,26 +153,21 @@ static enum lq_status check_length(struct lq_store *store, bool *cut, struct lq_
     return code == 0 ? LQ_OK : lq_store_fail(store, code, "open it", err);
 }
 
-static enum lq_status check_trees(struct lq_store *store, bool cut, struct lq_error *err)
+static enum lq_status check_trees(struct lq_store *store, struct lq_error *err)
 {
-    if (!cut) {
-        return LQ_OK;
-    }
     MDB_txn *handle = NULL;
-    int code = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &handle);
-    if (code == 0) {
-        code = walk_guarded(store, handle);
-        mdb_txn_abort(handle);
+    int code = begin_first(store, MDB_RDONLY, &handle);
+    if (code != 0) {
+        return lq_store_fail(store, code, "open it", err);
     }
-    return code == 0 ? LQ_OK : lq_store_fail(store, code, "open it: the file was cut short", err);
+    enum lq_status status = lq_store_check_trees(store, (uint64_t)mdb_txn_id(handle), err);
+    mdb_txn_abort(handle);
+    return status;
 }
 
 static void on_assert(MDB_env *env, const char *message)
 {
     struct lq_store *store = mdb_env_get_userctx(env);
-    if (store != NULL && store->walking) {
-        longjmp(store->walk_escape, 1);
-    }
     if (store != NULL && store->guard.fatal != NULL) {
         store->guard.fatal(store->guard.message);
     }
@@ -250,10 +217,8 @@ static enum lq_status open_environment(struct lq_store *store, uint64_t map_byte
     (void)mdb_reader_check(store->env, &dead);
     bool cut = false;
     status = check_length(store, &cut, err);
-    if (status == LQ_OK) {
-        status = open_all(store, err);
-    }
-    return status == LQ_OK ? check_trees(store, cut, err) : status;
+    status = status == LQ_OK && cut ? check_trees(store, err) : status;
+    return status == LQ_OK ? open_all(store, err) : status;
 }
 
 static void destroy(struct lq_store *store)
@@ -268,6 +233,7 @@ static void destroy(struct lq_store *store)
     lq_folder_release(&store->claim);
     lq_later_fini(&store->later);
     (void)pthread_mutex_destroy(&store->mutex);
+    (void)pthread_mutex_destroy(&store->check_mutex);
     (void)pthread_cond_destroy(&store->changed);
     free(store->damage_text);
     free(store->dir);
@@ -308,6 +274,7 @@ enum lq_status lq_store_open(struct lq_store **out, const struct lq_store_option
     store->guard = (struct lq_guard){.fatal = options->fatal, .message = store->damage_text};
     lq_guard_install(&store->guard);
     (void)pthread_mutex_init(&store->mutex, NULL);
+    (void)pthread_mutex_init(&store->check_mutex, NULL);
     (void)pthread_cond_init(&store->changed, NULL);
     lq_batch_init(&store->batch, store, lq_store_run_list);
     status = lq_folder_claim(&store->claim, store->dir, err);

@@ -6,7 +6,6 @@
 
 #include <lmdb.h>
 #include <pthread.h>
-#include <setjmp.h>
 #include <stdatomic.h>
 
 #include "cache/store_batch.h"
@@ -29,9 +28,8 @@ struct lq_store {
     MDB_env *env;
     MDB_dbi dbis[LQ_DB_COUNT];
     struct lq_folder_claim claim;
-    bool walking; /* these three while a file that was cut is looked through, by one thread */
-    jmp_buf walk_escape;
-    MDB_cursor *walk_cursor;
+    pthread_mutex_t check_mutex; /* guards the next */
+    bool checked;                /* the trees were found sound */
 
     pthread_mutex_t mutex; /* guards all below */
     pthread_cond_t changed;
@@ -55,6 +53,11 @@ enum lq_status lq_store_run_list(struct lq_store *store, struct lq_op *list);
 /* Between the two this process does not change its map, so that transactions may be open. */
 enum lq_status lq_store_gate_enter(struct lq_store *store, struct lq_error *err);
 void lq_store_gate_leave(struct lq_store *store);
+/* Looks once, at the latest before this process writes, whether the trees that `snapshot` sees are
+ * sound; the caller has a transaction that sees it too, or writes the next. Nothing happens when
+ * the snapshot is too old to be found, which cannot be the newest. */
+enum lq_status lq_store_check_trees(struct lq_store *store, uint64_t snapshot,
+                                    struct lq_error *err);
 /* LMDB does not reuse what the newest transaction gave back: an empty step of history makes it the
  * second newest. */
 void lq_store_age_free_pages(struct lq_store *store);

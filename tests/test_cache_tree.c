@@ -1,0 +1,242 @@
+/* Pages of trees in the data file that were altered behind the cache's back: whatever bits are
+ * flipped there, a process that reads and writes the cache ends by itself, with success or with a
+ * sentence, and what it reads is right. Each trial is a process of its own. */
+#define _GNU_SOURCE
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "cache/store_tree.h"
+#include "cache/upkeep.h"
+#include "engine/base/fs.h"
+#include "tests/cache_helpers.h"
+
+enum {
+    PAGE = 4096,
+    BLOBS = 300,
+    DAMAGED = 8,
+    WRONG = 9,
+};
+
+static struct bytes content_of(int number)
+{
+    return random_bytes((size_t)(200 + number * 37 % 9000), (uint64_t)number);
+}
+
+static void put_content(struct test_cache *t, int number)
+{
+    struct bytes data = content_of(number);
+    struct lq_digest digest = put_bytes(t, &data);
+    struct lq_action_record record = {0};
+    cr_assert_eq(lq_action_put(t->cache, &digest, &record, "label", "manifest", &t->err), LQ_OK);
+    free(data.data);
+}
+
+/* A cache with some history: contents that came, and some that went. */
+static struct bytes make_data(struct test_cache *t)
+{
+    struct bytes data;
+    test_cache_open(t, 0);
+    for (int i = 0; i < BLOBS; i++) {
+        put_content(t, i);
+    }
+    struct lq_gc_options options = {.size_bytes_max = 500000};
+    struct lq_gc_result result;
+    cr_assert_eq(lq_cache_gc(t->cache, &options, &result, &t->err), LQ_OK, "%s", t->err.message);
+    for (int i = 0; i < BLOBS; i += 2) {
+        put_content(t, i);
+    }
+    lq_cache_close(t->cache);
+    t->cache = NULL;
+    (void)close(open_data(t, &data));
+    return data;
+}
+
+static bool is_tree_page(const struct bytes *data, size_t page)
+{
+    uint64_t number;
+    uint16_t flags;
+    memcpy(&number, data->data + page * PAGE, sizeof number);
+    memcpy(&flags, data->data + page * PAGE + 10, sizeof flags);
+    return number == page && (flags == 1 || flags == 2);
+}
+
+static void end_damaged(const char *message)
+{
+    (void)message;
+    _exit(DAMAGED);
+}
+
+/* Reads and writes; the exit code says how it went. */
+static int use_cache(struct test_cache *t)
+{
+    struct lq_cache_options options = {
+        .dir = t->dir, .warn = test_warn, .warn_user = t, .fatal = end_damaged};
+    enum lq_status status = lq_cache_open_sized(&t->cache, &options, 0, &t->err);
+    for (int i = BLOBS; i < BLOBS + 100 && status == LQ_OK; i++) {
+        struct bytes data = content_of(i);
+        struct lq_digest digest;
+        status = lq_blob_put(t->cache, data.data, data.size, &digest, &t->err);
+        free(data.data);
+    }
+    for (int i = 0; i < BLOBS + 100 && status == LQ_OK; i++) {
+        struct bytes data = content_of(i);
+        unsigned char *got = calloc(data.size, 1);
+        struct lq_digest digest;
+        struct lq_blob_reader *reader = NULL;
+        lq_digest_of(data.data, data.size, &digest);
+        if (lq_blob_open(t->cache, &digest, true, &reader, &t->err) == LQ_OK && reader != NULL &&
+            lq_blob_read(reader, 0, got, data.size, &t->err) == LQ_OK &&
+            memcmp(got, data.data, data.size) != 0) {
+            return WRONG;
+        }
+        lq_blob_close(reader);
+        free(got);
+        free(data.data);
+    }
+    struct lq_gc_options gc_options = {.size_bytes_max = 300000};
+    struct lq_gc_result result;
+    status = status == LQ_OK ? lq_cache_gc(t->cache, &gc_options, &result, &t->err) : status;
+    uint64_t checked = 0;
+    uint64_t removed = 0;
+    status = status == LQ_OK ? lq_cache_verify(t->cache, &checked, &removed, &t->err) : status;
+    lq_cache_close(t->cache);
+    return status == LQ_OK ? 0 : status == LQ_ECACHE ? DAMAGED : 1;
+}
+
+/* In a process of its own, which gets a minute. */
+static int try_use(struct test_cache *t, int *signal_number)
+{
+    int status = 0;
+    (void)fflush(NULL);
+    pid_t child = fork();
+    cr_assert_geq(child, 0);
+    if (child == 0) {
+        (void)alarm(60);
+        _exit(use_cache(t));
+    }
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    *signal_number = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+Test(cache_tree, flipped_bits_never_crash)
+{
+    enum { TRIALS = 150 };
+    struct test_cache t;
+    struct bytes data = make_data(&t);
+    size_t tree_pages[512];
+    size_t tree_count = 0;
+    uint64_t state = 7;
+    int counts[DAMAGED + 1] = {0};
+    char path[512];
+    (void)snprintf(path, sizeof path, "%s/data.mdb", t.dir);
+    for (size_t page = 2; page < data.size / PAGE && tree_count < 512; page++) {
+        if (is_tree_page(&data, page)) {
+            tree_pages[tree_count++] = page;
+        }
+    }
+    cr_assert_gt(tree_count, 20);
+    for (int trial = 0; trial < TRIALS; trial++) {
+        struct bytes altered = {malloc(data.size), data.size};
+        memcpy(altered.data, data.data, data.size);
+        for (uint64_t flips = 1 + next_random(&state) % 4; flips > 0; flips--) {
+            /* Heads and pointers of pages are where it hurts. */
+            uint64_t within = next_random(&state) % 3 == 0 ? PAGE : 120;
+            size_t at = tree_pages[next_random(&state) % tree_count] * PAGE +
+                        (size_t)(next_random(&state) % within);
+            altered.data[at] ^= (unsigned char)(1u << (next_random(&state) % 8));
+        }
+        cr_assert_eq(lq_file_write(path, altered.data, altered.size, &t.err), LQ_OK);
+        int signal_number = 0;
+        int code = try_use(&t, &signal_number);
+        cr_assert(code == 0 || code == DAMAGED, "trial %d: exit %d, signal %d", trial, code,
+                  signal_number);
+        counts[code]++;
+        free(altered.data);
+    }
+    printf("%d went on, %d ended with a sentence\n", counts[0], counts[DAMAGED]);
+    cr_assert_gt(counts[0], 0);
+    cr_assert_gt(counts[DAMAGED], 0);
+    free(data.data);
+    test_cache_close(&t);
+}
+
+/* ---- what the check finds ---- */
+
+static const char *check(const struct bytes *data)
+{
+    unsigned char metas[2][LQ_TREE_META_BYTES];
+    bool no_memory = false;
+    for (size_t i = 0; i < 2; i++) {
+        memcpy(metas[i], data->data + i * PAGE + LQ_TREE_META_AT, LQ_TREE_META_BYTES);
+    }
+    size_t newest = lq_tree_snapshot(metas[1]) > lq_tree_snapshot(metas[0]) ? 1 : 0;
+    int fd = memfd_create("data", MFD_CLOEXEC);
+    cr_assert_eq(write(fd, data->data, data->size), (ssize_t)data->size);
+    const struct lq_tree_file file = {fd, data->size, PAGE};
+    const char *why = lq_tree_check(&file, metas[newest], &no_memory);
+    (void)close(fd);
+    cr_assert(!no_memory);
+    return why;
+}
+
+static size_t find_leaf(const struct bytes *data)
+{
+    /* The largest leaf in use: one of records. */
+    for (size_t page = data->size / PAGE - 1; page >= 2; page--) {
+        struct bytes altered = {malloc(data->size), data->size};
+        memcpy(altered.data, data->data, data->size);
+        altered.data[page * PAGE] ^= 1;
+        bool used = is_tree_page(data, page) && data->data[page * PAGE + 10] == 2 &&
+                    check(&altered) != NULL;
+        free(altered.data);
+        if (used) {
+            return page;
+        }
+    }
+    return 0;
+}
+
+Test(cache_tree, findings)
+{
+    struct test_cache t;
+    struct bytes data = make_data(&t);
+    cr_assert_null(check(&data));
+    size_t leaf = find_leaf(&data) * PAGE;
+    cr_assert_gt(leaf, 0);
+    uint16_t first;
+    memcpy(&first, data.data + leaf + 16, sizeof first);
+    const struct {
+        size_t at;
+        unsigned char flip;
+        const char *text;
+    } cases[] = {
+        {leaf, 1, "not what points to it says"},
+        {leaf + 10, 3, "not what points to it says"},
+        {leaf + 12, 1, "bounds"},
+        {leaf + 13, 0x80, "bounds"},
+        {leaf + 15, 0x80, "bounds"},
+        {leaf + 14, 2, "as long as its bounds say"},
+        {leaf + 16, 1, "does not fit"},
+        {leaf + 17, 0x80, "does not fit"},
+        {leaf + first + 3, 0x80, "does not fit"},
+        {leaf + first + 7, 0x80, "does not fit"},
+        {leaf + first + 4, 8, "does not fit"},
+        {leaf + first + 4, 2, "where none belongs"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        data.data[cases[i].at] ^= cases[i].flip;
+        const char *why = check(&data);
+        cr_assert(why != NULL && strstr(why, cases[i].text) != NULL, "case %zu: %s", i,
+                  why == NULL ? "nothing" : why);
+        data.data[cases[i].at] ^= cases[i].flip;
+    }
+    cr_assert_null(check(&data));
+    free(data.data);
+    test_cache_close(&t);
+}
