@@ -6,6 +6,9 @@
 const struct lq_matmul_tiles *lq_matmul_tiles(void)
 {
 #if defined(__x86_64__)
+    if (lq_kernels()->level >= LQ_CPU_AVX512) {
+        return &lq_matmul_tiles_avx512;
+    }
     if (lq_kernels()->level >= LQ_CPU_AVX2) {
         return &lq_matmul_tiles_avx2;
     }
@@ -16,6 +19,9 @@ const struct lq_matmul_tiles *lq_matmul_tiles(void)
 const struct lq_short_tiles *lq_short_tiles(void)
 {
 #if defined(__x86_64__)
+    if (lq_kernels()->level >= LQ_CPU_AVX512) {
+        return __builtin_cpu_supports("avx512vnni") ? &lq_short_tiles_vnni : &lq_short_tiles_avx512;
+    }
     if (lq_kernels()->level >= LQ_CPU_AVX2) {
         return &lq_short_tiles_avx2;
     }

@@ -36,5 +36,6 @@ struct lq_matmul_tiles {
 const struct lq_matmul_tiles *lq_matmul_tiles(void);
 
 extern const struct lq_matmul_tiles lq_matmul_tiles_avx2;
+extern const struct lq_matmul_tiles lq_matmul_tiles_avx512;
 
 #endif

@@ -1,8 +1,11 @@
 /* The body of every table in matmul.h; included once by each file that compiles it for one CPU
  * level, after it has defined MATMUL_TABLE (the table's name), VEC (a vector of floats), VEC_LANES,
  * VEC_ZERO, VEC_LOAD, VEC_STORE (unaligned), VEC_SET (all lanes equal), VEC_FMA (a * b + c),
- * VEC_MUL, VEC_ADD and SLIVER_ROWS: SLIVER_ROWS x 2 sums, two vectors of B and one of A must fit
- * the registers. Thread rule: pure functions. Limits: those of matmul.h. */
+ * VEC_MUL, VEC_ADD, PREFETCH (of one cache line) and SLIVER_ROWS: SLIVER_ROWS x 2 sums, two vectors
+ * of B and one of A must fit the registers. Where vectors turn matrices, it also defines TURN_DEPTH
+ * and turn_rows(from, k, out): out[j * SLIVER_ROWS + i] = from[i][k + j] for j below TURN_DEPTH;
+ * SLIVER_SLACK floats behind these may be written. Thread rule: pure functions. Limits: those of
+ * matmul.h. */
 #ifndef LQ_KERNELS_MATMUL_BODY_H
 #define LQ_KERNELS_MATMUL_BODY_H
 
@@ -10,9 +13,14 @@
 
 #include "kernels/matmul.h"
 
+#if !defined(SLIVER_SLACK)
+#define SLIVER_SLACK 0
+#endif
+
 enum {
     PANEL_COLS = 2 * VEC_LANES,
     SLIVERS = LQ_MATMUL_ROWS / SLIVER_ROWS,
+    CACHE_LINE_BYTES = 64,
     TRANSPOSE_DEPTH = 16, /* depth of B that is turned at a time: a cache line of each column */
 };
 
@@ -77,7 +85,13 @@ static void pack_left(const struct lq_sgemm_args *args, size_t row, size_t rows,
             /* Rows beyond the matrix repeat the last one; their sums are dropped. */
             from[i] = args->a + (row + smaller(r + i, rows - 1)) * args->lda + k0;
         }
-        for (size_t k = 0; k < depth; k++) {
+        size_t k = 0;
+#if defined(TURN_DEPTH)
+        for (; k + TURN_DEPTH <= depth; k += TURN_DEPTH) {
+            turn_rows(from, k, sliver + k * SLIVER_ROWS);
+        }
+#endif
+        for (; k < depth; k++) {
             for (size_t i = 0; i < SLIVER_ROWS; i++) {
                 sliver[k * SLIVER_ROWS + i] = from[i][k];
             }
@@ -158,57 +172,87 @@ static void multiply_sliver(const float *sliver, const float *panel, size_t dept
     }
 }
 
-/* All slivers of packed rows against one panel. */
-static void multiply_panel(const struct lq_sgemm_args *args, const float *slivers,
-                           const float *panel, size_t row, size_t rows, size_t col, size_t k0,
-                           size_t depth)
+/* Rows of A that are packed, LQ_MATMUL_DEPTH factors deep at most. */
+struct left_block {
+    size_t row;
+    size_t rows;
+    size_t k0;
+    size_t depth;
+    const float *slivers;
+};
+
+/* What comes after sliver `r`: its share of the panel behind this one, and where its own sums go.
+ */
+static inline void prefetch_next(const float *next, size_t r, size_t depth,
+                                 const struct finish *finish)
 {
-    for (size_t r = 0; r < rows; r += SLIVER_ROWS) {
+    const char *from = (const char *)(next + r * depth * PANEL_COLS / LQ_MATMUL_ROWS);
+    size_t size_bytes = depth * PANEL_COLS * sizeof *next * SLIVER_ROWS / LQ_MATMUL_ROWS;
+    for (size_t i = 0; i < size_bytes; i += CACHE_LINE_BYTES) {
+        PREFETCH(from + i);
+    }
+    for (size_t i = 0; i < SLIVER_ROWS; i++) {
+        PREFETCH((const char *)(finish->c + i * finish->ldc));
+    }
+}
+
+/* All slivers of a block against one panel; `next` is the panel that follows, or this one. */
+static void multiply_panel(const struct lq_sgemm_args *args, const struct left_block *left,
+                           const float *panel, const float *next, size_t col)
+{
+    for (size_t r = 0; r < left->rows; r += SLIVER_ROWS) {
         struct finish finish = {
-            .c = args->c + (row + r) * args->ldc + col,
+            .c = args->c + (left->row + r) * args->ldc + col,
             .ldc = args->ldc,
             .alpha = args->alpha,
-            .keep = k0 == 0 ? args->beta : 1.0f,
+            .keep = left->k0 == 0 ? args->beta : 1.0f,
         };
-        multiply_sliver(slivers + r * depth, panel, depth, smaller(SLIVER_ROWS, rows - r),
-                        smaller(PANEL_COLS, args->n - col), &finish);
+        prefetch_next(next, r, left->depth, &finish);
+        multiply_sliver(left->slivers + r * left->depth, panel, left->depth,
+                        smaller(SLIVER_ROWS, left->rows - r), smaller(PANEL_COLS, args->n - col),
+                        &finish);
     }
 }
 
 static void multiply(bool transpose_a, const struct lq_sgemm_args *args, const float *panels)
 {
-    float slivers[SLIVERS * SLIVER_ROWS * LQ_MATMUL_DEPTH];
-    for (size_t row = 0; row < args->m; row += LQ_MATMUL_ROWS) {
-        size_t rows = smaller(LQ_MATMUL_ROWS, args->m - row);
-        size_t k0 = 0;
+    float slivers[SLIVERS * SLIVER_ROWS * LQ_MATMUL_DEPTH + SLIVER_SLACK];
+    struct left_block left = {.slivers = slivers};
+    for (left.row = 0; left.row < args->m; left.row += LQ_MATMUL_ROWS) {
+        left.rows = smaller(LQ_MATMUL_ROWS, args->m - left.row);
+        left.k0 = 0;
         do {
-            size_t depth = smaller(LQ_MATMUL_DEPTH, args->k - k0);
-            (transpose_a ? pack_left_turned : pack_left)(args, row, rows, k0, depth, slivers);
+            left.depth = smaller(LQ_MATMUL_DEPTH, args->k - left.k0);
+            (transpose_a ? pack_left_turned : pack_left)(args, left.row, left.rows, left.k0,
+                                                         left.depth, slivers);
             for (size_t col = 0; col < args->n; col += PANEL_COLS) {
-                const float *panel = panels + col * args->k + k0 * PANEL_COLS;
-                multiply_panel(args, slivers, panel, row, rows, col, k0, depth);
+                const float *panel = panels + col * args->k + left.k0 * PANEL_COLS;
+                bool is_last = args->n - col <= PANEL_COLS;
+                multiply_panel(args, &left, panel, panel + (is_last ? 0 : PANEL_COLS * args->k),
+                               col);
             }
-            k0 += depth;
-        } while (k0 < args->k);
+            left.k0 += left.depth;
+        } while (left.k0 < args->k);
     }
 }
 
 static void sgemm(bool transpose_b, const struct lq_sgemm_args *args)
 {
-    float slivers[SLIVERS * SLIVER_ROWS * LQ_MATMUL_DEPTH];
+    float slivers[SLIVERS * SLIVER_ROWS * LQ_MATMUL_DEPTH + SLIVER_SLACK];
     float panel[LQ_MATMUL_DEPTH * PANEL_COLS];
-    for (size_t row = 0; row < args->m; row += LQ_MATMUL_ROWS) {
-        size_t rows = smaller(LQ_MATMUL_ROWS, args->m - row);
-        size_t k0 = 0;
+    struct left_block left = {.slivers = slivers};
+    for (left.row = 0; left.row < args->m; left.row += LQ_MATMUL_ROWS) {
+        left.rows = smaller(LQ_MATMUL_ROWS, args->m - left.row);
+        left.k0 = 0;
         do {
-            size_t depth = smaller(LQ_MATMUL_DEPTH, args->k - k0);
-            pack_left(args, row, rows, k0, depth, slivers);
+            left.depth = smaller(LQ_MATMUL_DEPTH, args->k - left.k0);
+            pack_left(args, left.row, left.rows, left.k0, left.depth, slivers);
             for (size_t col = 0; col < args->n; col += PANEL_COLS) {
-                pack_depth(transpose_b, args, col, k0, depth, panel);
-                multiply_panel(args, slivers, panel, row, rows, col, k0, depth);
+                pack_depth(transpose_b, args, col, left.k0, left.depth, panel);
+                multiply_panel(args, &left, panel, panel, col);
             }
-            k0 += depth;
-        } while (k0 < args->k);
+            left.k0 += left.depth;
+        } while (left.k0 < args->k);
     }
 }
 

@@ -8,9 +8,9 @@
  *
  * Error: rounding a block costs at most max / (2 LQ_SHORT_MAX) a value, in the mean square max /
  * (3.46 LQ_SHORT_MAX), and the maximum of 128 values is at most 11.3 times their root mean square:
- * 8e-4 of it where rounding errors are spread evenly, for normally distributed values 2e-4. Both sides together stay at or
- * below the 1.1e-3 that rounding one side to bf16 costs. A block whose maximum is below
- * LQ_SHORT_TINY counts as zero; one with NaN or infinity makes its products NaN.
+ * 8e-4 of it where rounding errors are spread evenly, for normally distributed values 2e-4. Both
+ * sides together stay at or below the 1.1e-3 that rounding one side to bf16 costs. A block whose
+ * maximum is below LQ_SHORT_TINY counts as zero; one with NaN or infinity makes its products NaN.
  *
  * Thread rule: pure functions. Limits: none. */
 #ifndef LQ_KERNELS_MATMUL_SHORT_H
@@ -67,5 +67,7 @@ static inline size_t lq_short_values(size_t k)
 const struct lq_short_tiles *lq_short_tiles(void);
 
 extern const struct lq_short_tiles lq_short_tiles_avx2;
+extern const struct lq_short_tiles lq_short_tiles_avx512;
+extern const struct lq_short_tiles lq_short_tiles_vnni; /* AVX-512 with AVX512_VNNI */
 
 #endif

@@ -142,7 +142,7 @@ display_library: rfb, options="timeout=0"
 plugin_ctrl: unmapped=1, biosdev=1, speaker=0, extfpuirq=1, parallel=0, serial=1, gameport=0
 romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
-cpu: model=corei7_skylake_x, count=1, ips=100000000, reset_on_triple_fault=0
+cpu: model=corei7_icelake_u, count=1, ips=100000000, reset_on_triple_fault=0
 memory: guest=256, host=256
 ata0: enabled=1
 ata0-master: type=cdrom, path=boot.iso, status=inserted

@@ -1,5 +1,6 @@
 /* Checks every kernel of every CPU level against the reference, bit for bit, on random and
- * adversarial input; --bench measures them instead, --bench --json prints one object per line. With
+ * adversarial input, products of matrices included; --bench measures them instead, --bench --json
+ * prints one object per line. With
  * --gpu a GPU is checked or measured too. */
 #include <math.h>
 #include <stdbool.h>
@@ -11,6 +12,7 @@
 
 #include "kernels/kernels.h"
 #include "tests/checkkern_gpu.h"
+#include "tests/checkkern_products.h"
 
 #define COLS_MAX 4096
 
@@ -369,6 +371,9 @@ static int check_levels(const struct request *request, struct buffers *b)
         int count = check_variant(&variant, request->only, b);
         printf("%s: %d types\n", variant.name, count);
         checked += count;
+        if (request->only == NULL) {
+            failures += check_products((enum lq_cpu_level)level, random_normal);
+        }
     }
     return checked;
 }
