@@ -5,7 +5,6 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
@@ -23,6 +22,7 @@
 #include "engine/base/compiler.h"
 #include "engine/base/fs.h"
 #include "engine/base/limits.h"
+#include "engine/base/scratch.h"
 #include "engine/base/text.h"
 #include "rules/registry.h"
 
@@ -32,11 +32,7 @@ enum {
     POLL_NS_MIN = 200 * 1000,
     POLL_NS_MAX = 10 * 1000 * 1000,
     POLL_MS = 10,
-    OPEN_FOLDERS_MAX = 16,
 };
-
-/* The environment of helpers, which need none. */
-static char *const no_environment[] = {NULL};
 
 static const struct lq_attr_spec attrs[] = {
     {.name = "run",
@@ -404,53 +400,10 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 /* --------------------------------------------------------------------- run ---- */
 
-/* The folder of one run. Its path has no meaning for the command: it works with relative names. */
-struct place {
-    char path[4096];
-};
+/* The folder of one run has a path without meaning for the command: it works with relative names.
+ */
 
-static enum lq_status place_make(struct place *place, struct lq_error *err)
-{
-    const char *folder = getenv("TMPDIR");
-    (void)snprintf(place->path, sizeof place->path, "%s/lqbuild-command-XXXXXX",
-                   folder == NULL || folder[0] == '\0' ? "/tmp" : folder);
-    if (mkdtemp(place->path) == NULL) {
-        return lq_error_errno(err, LQ_EIO, "%s: cannot create", place->path);
-    }
-    return LQ_OK;
-}
-
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *where)
-{
-    (void)st;
-    (void)type;
-    (void)where;
-    (void)remove(path);
-    return 0;
-}
-
-/* What can not be removed by walking, such as paths longer than PATH_MAX, is left to a program that
- * exists everywhere this rule works: /bin/sh is needed too. */
-static void place_remove(const struct place *place)
-{
-    if (nftw(place->path, remove_entry, OPEN_FOLDERS_MAX, FTW_DEPTH | FTW_PHYS) == 0 &&
-        !lq_path_exists(place->path)) {
-        return;
-    }
-    static char rm[] = "rm";
-    static char option[] = "-rf";
-    static char end[] = "--";
-    char path[sizeof place->path];
-    memcpy(path, place->path, sizeof path);
-    char *argv[] = {rm, option, end, path, NULL};
-    pid_t pid = 0;
-    if (posix_spawn(&pid, "/bin/rm", NULL, NULL, argv, no_environment) == 0) {
-        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {
-        }
-    }
-}
-
-static enum lq_status place_inputs(struct lq_run *run, const struct place *place,
+static enum lq_status place_inputs(struct lq_run *run, const struct lq_scratch *place,
                                    struct lq_error *err)
 {
     struct lq_arena *arena = lq_run_arena(run);
@@ -476,7 +429,7 @@ static enum lq_status place_inputs(struct lq_run *run, const struct place *place
     }
 }
 
-static enum lq_status place_files(struct lq_run *run, const struct place *place,
+static enum lq_status place_files(struct lq_run *run, const struct lq_scratch *place,
                                   struct lq_error *err)
 {
     struct lq_arena *arena = lq_run_arena(run);
@@ -506,7 +459,7 @@ static enum lq_status place_files(struct lq_run *run, const struct place *place,
     }
 }
 
-static enum lq_status place_outputs(struct lq_run *run, const struct place *place,
+static enum lq_status place_outputs(struct lq_run *run, const struct lq_scratch *place,
                                     struct lq_error *err)
 {
     struct lq_arena *arena = lq_run_arena(run);
@@ -551,9 +504,9 @@ static int set_attributes(posix_spawnattr_t *attributes)
 
 /* posix_spawn and not fork: the child does not copy our page tables, which are large in a large
  * build. */
-static enum lq_status start(const struct place *place, const char *out_path, const char *err_path,
-                            char *const argv[], char *const envp[], pid_t *pid,
-                            struct lq_error *err)
+static enum lq_status start(const struct lq_scratch *place, const char *out_path,
+                            const char *err_path, char *const argv[], char *const envp[],
+                            pid_t *pid, struct lq_error *err)
 {
     posix_spawn_file_actions_t files;
     posix_spawnattr_t attributes;
@@ -678,7 +631,8 @@ static enum lq_status judge(int result, const char *tail, struct lq_error *err)
                      : lq_error_set(err, LQ_ECOMMAND, "the command exited with %d: %s", code, tail);
 }
 
-static enum lq_status spawn(struct lq_run *run, const struct place *place, struct lq_error *err)
+static enum lq_status spawn(struct lq_run *run, const struct lq_scratch *place,
+                            struct lq_error *err)
 {
     struct lq_arena *arena = lq_run_arena(run);
     const char *out_path = lq_path_join(arena, place->path, ".stdout");
@@ -698,7 +652,8 @@ static enum lq_status spawn(struct lq_run *run, const struct place *place, struc
     return status == LQ_OK ? judge(result, stderr_tail(arena, err_path), err) : status;
 }
 
-static enum lq_status collect(struct lq_run *run, const struct place *place, struct lq_error *err)
+static enum lq_status collect(struct lq_run *run, const struct lq_scratch *place,
+                              struct lq_error *err)
 {
     struct lq_arena *arena = lq_run_arena(run);
     for (size_t i = 1; i <= LQ_STEP_OUTPUTS_MAX; i++) {
@@ -733,8 +688,8 @@ static enum lq_status collect(struct lq_run *run, const struct place *place, str
 
 static enum lq_status run_command(struct lq_run *run, struct lq_error *err)
 {
-    struct place place;
-    enum lq_status status = place_make(&place, err);
+    struct lq_scratch place;
+    enum lq_status status = lq_scratch_make(&place, err);
     if (status != LQ_OK) {
         return status;
     }
@@ -751,7 +706,7 @@ static enum lq_status run_command(struct lq_run *run, struct lq_error *err)
     if (status == LQ_OK) {
         status = collect(run, &place, err);
     }
-    place_remove(&place);
+    lq_scratch_remove(&place);
     return status;
 }
 
