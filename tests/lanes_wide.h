@@ -175,18 +175,25 @@ LANE_INLINE lane_f lane_level(lane_levels levels, lane_i a)
     return out;
 }
 
-LANE_INLINE lane_f lane_load_tile(float *out, const float *in, size_t stride, size_t count,
-                                  size_t lanes)
+struct lane_ends {
+    lane_f low, high;
+};
+
+LANE_INLINE struct lane_ends lane_load_tile(float *out, const float *in, size_t stride,
+                                            size_t count, size_t lanes)
 {
-    lane_f peak = lane_set(0.0f);
     for (size_t i = 0; i < count; i++) {
         for (size_t lane = 0; lane < LANES; lane++) {
-            float value = lane < lanes ? in[lane * stride + i] : 0.0f;
-            out[i * LANES + lane] = value;
-            peak[lane] = fabsf(value) > peak[lane] ? fabsf(value) : peak[lane];
+            out[i * LANES + lane] = lane < lanes ? in[lane * stride + i] : 0.0f;
         }
     }
-    return peak;
+    struct lane_ends ends = {lane_load(out), lane_load(out)};
+    for (size_t i = 0; i < count; i++) {
+        lane_f value = lane_load(out + i * LANES);
+        ends.low = lane_min(ends.low, value);
+        ends.high = lane_max(ends.high, value);
+    }
+    return ends;
 }
 
 #endif

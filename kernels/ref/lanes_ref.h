@@ -171,19 +171,25 @@ LANE_INLINE lane_f lane_level(lane_levels levels, lane_i a)
     return levels[a & 7u];
 }
 
+/* The smallest and the largest value of each lane. */
+struct lane_ends {
+    lane_f low, high;
+};
+
 /* out[i * LANES + lane] = in[lane * stride + i]; count is a multiple of 8. Of the lanes, `lanes`
- * are in use: 8 at least, or all; the others become zero. Returns the largest magnitudes. */
-LANE_INLINE lane_f lane_load_tile(float *out, const float *in, size_t stride, size_t count,
-                                  size_t lanes)
+ * are in use: 8 at least, or all; the others become zero. */
+LANE_INLINE struct lane_ends lane_load_tile(float *out, const float *in, size_t stride,
+                                            size_t count, size_t lanes)
 {
     (void)stride;
     (void)lanes;
-    float peak = 0.0f;
+    struct lane_ends ends = {in[0], in[0]};
     for (size_t i = 0; i < count; i++) {
         out[i] = in[i];
-        peak = lane_max(peak, lane_abs(in[i]));
+        ends.low = lane_min(ends.low, in[i]);
+        ends.high = lane_max(ends.high, in[i]);
     }
-    return peak;
+    return ends;
 }
 
 #endif

@@ -8,6 +8,8 @@
 
 #include "kernels/search/tile.h"
 
+#define AFFINE_ELEMS_MAX 32 /* of a problem */
+
 /* Weighted sums over the elements of a problem. Values and codes are counted from their weighted
  * middle: then a single dominating weight does not drown the others in rounding. */
 struct affine_sums {
@@ -17,17 +19,40 @@ struct affine_sums {
 
 struct affine_fit {
     lane_f scale, offset;
-    lane_f error; /* without the constant part */
+    lane_f error;  /* without the constant part */
+    lane_f weight; /* sum of the weights */
 };
+
+/* Two trials: the range of values is put on code_max + beyond levels, and its lower end by either
+ * of `at` beside the lowest level. */
+struct affine_place {
+    float beyond, at[2];
+};
+
+/* The places that a greedy search over 735 was left with: ends that are clamped, low (at < -1/2) or
+ * high, are worth more than finer steps between. The narrowest levels come first:
+ * where several fit alike (a lone outlier), the smallest scale leaves most to its neighbours. */
+LQ_DEVICE_TABLE static const struct affine_place affine_places[] = {
+    {1.125f, {-0.8125f, -0.3125f}}, {1.0f, {-0.375f, 0.125f}},      {0.5f, {-0.75f, -0.25f}},
+    {0.5f, {-0.3125f, 0.1875f}},    {0.25f, {-0.4375f, 0.0625f}},   {0.0f, {-0.125f, 0.125f}},
+    {-0.5f, {-0.25f, 0.25f}},       {-0.875f, {-0.1875f, 0.0625f}}, {-1.75f, {-0.25f, 0.0f}},
+};
+
+#define AFFINE_PLACE_COUNT (sizeof affine_places / sizeof affine_places[0])
 
 struct affine_trials {
     float code_max;
-    bool free_offset;  /* else the offset is at most 0 */
-    float first, step; /* trials put the range of values on code_max + first + step * k */
-    size_t step_count;
-    size_t phase_count;  /* trials of the lowest level per step, around the smallest value; even */
+    bool free_offset;    /* else the offset is at most 0 */
     size_t repeat_count; /* codes and fit again from the best so far */
 };
+
+/* 1 / scale, or 0 where the scale is too small to divide by; scales are not negative. */
+LANE_FN lane_f affine_inverse(lane_f scale)
+{
+    lane_m usable = lane_less(lane_set(0x1p-80f), scale);
+    return lane_select(usable, lane_set(1.0f) / lane_select(usable, scale, lane_set(1.0f)),
+                       lane_set(0.0f));
+}
 
 /* The code nearest to `value` (already divided by the scale). */
 LANE_INLINE lane_f affine_code(lane_f value, lane_f code_max)
@@ -68,21 +93,24 @@ LANE_FN struct affine_fit affine_solve(const struct affine_sums *s, bool free_of
     return fit;
 }
 
-/* One way to number the values: codes are (value - value_middle) * inverse + code_middle. */
+/* One way to number the values. A code is round(t * inverse + rest) + code_middle with t the
+ * value and code_middle the whole code at the weighted middle: counting codes from a whole one
+ * costs nothing. */
 struct affine_codes {
-    lane_f inverse, code_middle;
+    lane_f code_middle, rest;
     lane_f l, ll, tl;
 };
 
-LANE_INLINE struct affine_codes affine_codes_of(lane_f inverse, lane_f code_middle)
+/* `middle` is the code at the weighted middle, not rounded. */
+LANE_INLINE struct affine_codes affine_codes_of(lane_f middle)
 {
     lane_f zero = lane_set(0.0f);
-    return (struct affine_codes){inverse, code_middle, zero, zero, zero};
+    lane_f whole = lane_round(middle);
+    return (struct affine_codes){whole, middle - whole, zero, zero, zero};
 }
 
-LANE_INLINE void affine_count(struct affine_codes *codes, lane_f t, lane_f weight, lane_f top)
+LANE_INLINE void affine_count(struct affine_codes *codes, lane_f l, lane_f t, lane_f weight)
 {
-    lane_f l = affine_code(t * codes->inverse + codes->code_middle, top) - codes->code_middle;
     lane_f wl = weight * l;
     codes->l = codes->l + wl;
     codes->ll = codes->ll + wl * l;
@@ -100,37 +128,38 @@ LANE_FN struct affine_fit affine_fit_of(const struct affine_codes *codes,
     return affine_solve(sums, trials->free_offset, offset);
 }
 
-LANE_FN struct affine_fit affine_try(const float *x, const float *w, size_t elem_count,
+/* `t` are the values minus their weighted middle. */
+LANE_FN struct affine_fit affine_try(const float *t, const float *w, size_t elem_count,
                                      const struct affine_trials *trials, struct affine_sums *sums,
                                      lane_f inverse, lane_f offset)
 {
-    lane_f top = lane_set(trials->code_max);
-    lane_f value_middle = sums->value_middle;
-    struct affine_codes codes = affine_codes_of(inverse, (value_middle - offset) * inverse);
+    struct affine_codes codes = affine_codes_of((sums->value_middle - offset) * inverse);
+    lane_f bottom = lane_set(0.0f) - codes.code_middle;
+    lane_f top = lane_set(trials->code_max) - codes.code_middle;
     for (size_t i = 0; i < elem_count * LANES; i += LANES) {
-        affine_count(&codes, lane_load(x + i) - value_middle, lane_load(w + i), top);
+        lane_f value = lane_load(t + i);
+        lane_f l = lane_max(lane_min(value * inverse + codes.rest, top), bottom);
+        affine_count(&codes, lane_round(l), value, lane_load(w + i));
     }
     return affine_fit_of(&codes, trials, sums, offset);
 }
 
-/* Two offsets with the same distance of levels, side by side: their sums do not wait for each
- * other. */
-LANE_FN void affine_try_pair(const float *x, const float *w, size_t elem_count,
-                             const struct affine_trials *trials, struct affine_sums *sums,
-                             lane_f inverse, const lane_f offset[2], struct affine_fit fit[2])
+/* Two numberings with the same distance of levels, side by side: their sums do not wait for each
+ * other. `top` is the largest t * inverse of any code. */
+LANE_FN void affine_try_pair(const float *t, const float *w, size_t elem_count, lane_f inverse,
+                             lane_f bottom, lane_f top, struct affine_codes pair[2])
 {
-    lane_f top = lane_set(trials->code_max);
-    lane_f value_middle = sums->value_middle;
-    struct affine_codes first = affine_codes_of(inverse, (value_middle - offset[0]) * inverse);
-    struct affine_codes second = affine_codes_of(inverse, (value_middle - offset[1]) * inverse);
+    struct affine_codes first = pair[0];
+    struct affine_codes second = pair[1];
     for (size_t i = 0; i < elem_count * LANES; i += LANES) {
-        lane_f t = lane_load(x + i) - value_middle;
+        lane_f value = lane_load(t + i);
         lane_f weight = lane_load(w + i);
-        affine_count(&first, t, weight, top);
-        affine_count(&second, t, weight, top);
+        lane_f level = lane_max(lane_min(value * inverse, top), bottom);
+        affine_count(&first, lane_round(level + first.rest), value, weight);
+        affine_count(&second, lane_round(level + second.rest), value, weight);
     }
-    fit[0] = affine_fit_of(&first, trials, sums, offset[0]);
-    fit[1] = affine_fit_of(&second, trials, sums, offset[1]);
+    pair[0] = first;
+    pair[1] = second;
 }
 
 LANE_FN void affine_keep(struct affine_fit *best, const struct affine_fit *fit)
@@ -141,62 +170,133 @@ LANE_FN void affine_keep(struct affine_fit *best, const struct affine_fit *fit)
     best->error = lane_select(better, fit->error, best->error);
 }
 
-LANE_FN struct affine_fit affine_search(const float *x, const float *w, size_t elem_count,
-                                        const struct affine_trials *trials)
+/* What the trials of a problem share. */
+struct affine_problem {
+    struct affine_sums sums;
+    lane_f low, range, range_inverse;
+    float t[AFFINE_ELEMS_MAX * LANES]; /* the values minus their weighted middle */
+};
+
+LANE_FN void affine_prepare(struct affine_problem *problem, const struct tile *tile, size_t p,
+                            bool free_offset)
 {
+    const float *x = tile->x + p * tile->elem_count;
+    const float *w = tile->w + p * tile->elem_count;
+    size_t elem_count = tile->elem_count;
     lane_f zero = lane_set(0.0f);
-    lane_f high = lane_load(x);
-    lane_f low = high;
-    if (!trials->free_offset) {
-        low = lane_min(high, zero);
-    }
-    struct affine_sums sums = {.w = zero, .t = zero};
-    lane_f sum_x = zero;
+    lane_f sum_w = zero, sum_x = zero, sum_t = zero;
     for (size_t i = 0; i < elem_count * LANES; i += LANES) {
-        lane_f value = lane_load(x + i);
         lane_f weight = lane_load(w + i);
-        low = lane_min(low, value);
-        high = lane_max(high, value);
-        sums.w = sums.w + weight;
-        sum_x = sum_x + weight * value;
+        sum_w = sum_w + weight;
+        sum_x = sum_x + weight * lane_load(x + i);
     }
-    sums.value_middle = sum_x / sums.w;
+    lane_f middle = sum_x / sum_w;
     for (size_t i = 0; i < elem_count * LANES; i += LANES) {
+        lane_f t = lane_load(x + i) - middle;
+        lane_store(problem->t + i, t);
         /* Zero but for rounding. */
-        sums.t = sums.t + lane_load(w + i) * (lane_load(x + i) - sums.value_middle);
+        sum_t = sum_t + lane_load(w + i) * t;
     }
-    lane_f range = high - low;
+    problem->sums = (struct affine_sums){.w = sum_w, .t = sum_t, .value_middle = middle};
+    lane_f low = lane_load(tile->scale.low + p);
+    low = free_offset ? low : lane_min(low, zero);
+    lane_f range = lane_load(tile->scale.high + p) - low;
     lane_m flat = lane_less(range, lane_set(0x1p-60f));
-    lane_f range_inverse =
-        lane_select(flat, zero, lane_set(1.0f) / lane_max(range, lane_set(0x1p-60f)));
-    /* To begin with everything is `low`. */
-    lane_f middle = low - sums.value_middle;
-    struct affine_fit best = {.scale = zero, .offset = low};
-    best.error = middle * (middle * sums.w - lane_set(2.0f) * sums.t);
-    for (size_t k = 0; k < trials->step_count; k++) {
-        float span = trials->code_max + trials->first + trials->step * (float)k;
-        lane_f inverse = lane_set(span) * range_inverse;
-        /* Where the levels lie between the ends matters as much as their distance. */
-        for (size_t j = 0; j < trials->phase_count; j += 2) {
-            lane_f offset[2];
-            struct affine_fit fit[2];
-            for (size_t i = 0; i < 2; i++) {
-                float phase = ((float)(j + i) + 0.5f) / (float)trials->phase_count - 0.5f;
-                offset[i] = low - lane_set(phase / span) * range;
-            }
-            affine_try_pair(x, w, elem_count, trials, &sums, inverse, offset, fit);
-            affine_keep(&best, &fit[0]);
-            affine_keep(&best, &fit[1]);
+    lane_f range_inverse = lane_set(1.0f) / lane_max(range, lane_set(0x1p-60f));
+    problem->low = low;
+    problem->range = range;
+    problem->range_inverse = lane_select(flat, zero, range_inverse);
+}
+
+/* How far a code may lie from the end it is clamped to: less than half a level, so that it is
+ * rounded there, in both trials of a place. */
+#define AFFINE_CLAMP 0.49f
+
+LANE_FN void affine_try_all(struct affine_problem *problem, const float *w, size_t elem_count,
+                            const struct affine_trials *trials, struct affine_fit *best)
+{
+    for (size_t k = 0; k < AFFINE_PLACE_COUNT; k++) {
+        const struct affine_place *place = &affine_places[k];
+        float span = trials->code_max + place->beyond;
+        lane_f inverse = lane_set(span) * problem->range_inverse;
+        lane_f middle = (problem->sums.value_middle - problem->low) * inverse;
+        lane_f bottom = lane_set(-AFFINE_CLAMP - place->at[0]) - middle;
+        lane_f top = lane_set(trials->code_max + AFFINE_CLAMP - place->at[1]) - middle;
+        struct affine_codes codes[2];
+        for (size_t i = 0; i < 2; i++) {
+            codes[i] = affine_codes_of(middle + lane_set(place->at[i]));
+        }
+        affine_try_pair(problem->t, w, elem_count, inverse, bottom, top, codes);
+        for (size_t i = 0; i < 2; i++) {
+            lane_f offset = problem->low - lane_set(place->at[i] / span) * problem->range;
+            struct affine_fit fit = affine_fit_of(&codes[i], trials, &problem->sums, offset);
+            affine_keep(best, &fit);
         }
     }
+}
+
+/* The problems of `tile` from `p` on. */
+LANE_FN struct affine_fit affine_search(const struct tile *tile, size_t p,
+                                        const struct affine_trials *trials)
+{
+    const float *w = tile->w + p * tile->elem_count;
+    size_t elem_count = tile->elem_count;
+    struct affine_problem problem;
+    affine_prepare(&problem, tile, p, trials->free_offset);
+    struct affine_sums *sums = &problem.sums;
+    /* To begin with everything is the lowest value. */
+    lane_f middle = problem.low - sums->value_middle;
+    struct affine_fit best = {.scale = lane_set(0.0f), .offset = problem.low, .weight = sums->w};
+    best.error = middle * (middle * sums->w - lane_set(2.0f) * sums->t);
+    affine_try_all(&problem, w, elem_count, trials, &best);
     for (size_t k = 0; k < trials->repeat_count; k++) {
-        lane_m usable = lane_less(lane_set(0x1p-80f), best.scale);
-        lane_f inverse = lane_set(1.0f) / lane_select(usable, best.scale, lane_set(1.0f));
-        inverse = lane_select(usable, inverse, zero);
-        struct affine_fit fit = affine_try(x, w, elem_count, trials, &sums, inverse, best.offset);
+        lane_f inverse = affine_inverse(best.scale);
+        struct affine_fit fit =
+            affine_try(problem.t, w, elem_count, trials, sums, inverse, best.offset);
         affine_keep(&best, &fit);
     }
     return best;
+}
+
+/* A scale under trial: with one offset given, the sums of the residuals of the nearest codes. */
+struct affine_misses {
+    lane_f scale, inverse;
+    lane_f r, rr;
+};
+
+LANE_INLINE struct affine_misses affine_misses_of(lane_f scale)
+{
+    return (struct affine_misses){scale, affine_inverse(scale), lane_set(0.0f), lane_set(0.0f)};
+}
+
+LANE_INLINE void affine_miss(struct affine_misses *misses, lane_f shifted, lane_f weight,
+                             lane_f top)
+{
+    lane_f residual = shifted - misses->scale * affine_code(shifted * misses->inverse, top);
+    lane_f weighted = weight * residual;
+    misses->r = misses->r + weighted;
+    misses->rr = misses->rr + weighted * residual;
+}
+
+#define AFFINE_ABREAST 3
+
+LANE_FN void affine_miss_abreast(const float *x, const float *w, size_t elem_count, lane_f offset,
+                                 float code_max, struct affine_misses misses[AFFINE_ABREAST])
+{
+    struct affine_misses first = misses[0];
+    struct affine_misses second = misses[1];
+    struct affine_misses third = misses[2];
+    lane_f top = lane_set(code_max);
+    for (size_t i = 0; i < elem_count * LANES; i += LANES) {
+        lane_f shifted = lane_load(x + i) - offset;
+        lane_f weight = lane_load(w + i);
+        affine_miss(&first, shifted, weight, top);
+        affine_miss(&second, shifted, weight, top);
+        affine_miss(&third, shifted, weight, top);
+    }
+    misses[0] = first;
+    misses[1] = second;
+    misses[2] = third;
 }
 
 #endif

@@ -25,7 +25,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq4_nl)(const float *row, void *blocks, si
         .search = small_symmetric_search,
         .put = put_iq4_nl,
         .share_max = 0.0312f,
-        .range = {-127.0f, 113.0f, -24.0f, 6.0f, 9, 3, true, &lq_book_iq4, false},
+        .range = {-127.0f, 113.0f, -24.0f, 8.0f, 7, 2, true, &lq_book_iq4, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }
@@ -42,7 +42,7 @@ LANE_FN void small_power_search(struct small_batch *batch, const struct small_ty
     for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
         const float *x = batch->tile.x + p * type->elem_count;
         const float *w = batch->tile.w + p * type->elem_count;
-        lane_f unit = lane_load(batch->tile.unit + p);
+        lane_f unit = lane_load(batch->tile.scale.unit + p);
         lane_f best = lane_set(0.0f);
         lane_f best_error = lane_set(0x1p100f);
         for (int k = 0; k < 4; k += 2) {
@@ -111,20 +111,17 @@ LANE_FN void small_float_search(struct small_batch *batch, const struct small_ty
     for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
         const float *x = batch->tile.x + p * type->elem_count;
         const float *w = batch->tile.w + p * type->elem_count;
-        lane_f peak = lane_set(0.0f);
-        for (size_t i = 0; i < type->elem_count * LANES; i += LANES) {
-            peak = lane_max(peak, lane_abs(lane_load(x + i)));
-        }
+        lane_f peak = lane_abs(tile_peak(&batch->tile, p));
         float peaks[LANES];
         float starts[LANES];
         lane_store(peaks, peak);
         for (size_t k = 0; k < LANES; k++) {
-            int code = ue4m3_floor(peaks[k] / batch->tile.unit[p + k] * (1.0f / 6.0f));
+            int code = ue4m3_floor(peaks[k] / batch->tile.scale.unit[p + k] * (1.0f / 6.0f));
             starts[k] = (float)(code - UE4M3_BEFORE);
         }
         lane_f start = lane_load(starts);
         /* Half, because the levels are doubled. */
-        lane_f half_unit = lane_load(batch->tile.unit + p) * lane_set(0.5f);
+        lane_f half_unit = lane_load(batch->tile.scale.unit + p) * lane_set(0.5f);
         lane_f best = lane_set(0.0f);
         lane_f best_error = lane_set(0x1p100f);
         for (int trial = 0; trial < UE4M3_TRIALS; trial += SYMMETRIC_ABREAST) {
@@ -140,7 +137,7 @@ LANE_FN void small_float_search(struct small_batch *batch, const struct small_ty
             best = lane_select(better, scale, best);
             best_error = lane_select(better, error, best_error);
         }
-        lane_store(batch->scale + p, best / lane_load(batch->tile.unit + p));
+        lane_store(batch->scale + p, best / lane_load(batch->tile.scale.unit + p));
     }
     small_symmetric_codes(batch, type);
 }
@@ -208,7 +205,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_tq1_0)(const float *row, void *blocks, siz
         .block_bytes = 54,
         .search = small_coarse_search,
         .put = put_tq1_0,
-        .range = {-1.0f, 1.0f, 0.9f, 1.6f, 7, 3, false, NULL, false},
+        .range = {-1.0f, 1.0f, 0.8f, 2.0f, 5, 2, false, NULL, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }
@@ -231,7 +228,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_tq2_0)(const float *row, void *blocks, siz
         .block_bytes = 66,
         .search = small_coarse_search,
         .put = put_tq2_0,
-        .range = {-1.0f, 1.0f, 0.9f, 1.6f, 7, 3, false, NULL, false},
+        .range = {-1.0f, 1.0f, 0.8f, 2.0f, 5, 2, false, NULL, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }
@@ -254,7 +251,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q2_0)(const float *row, void *blocks, size
         .block_bytes = 18,
         .search = small_coarse_search,
         .put = put_q2_0,
-        .range = {-1.0f, 2.0f, 0.5f, 1.5f, 6, 3, true, NULL, false},
+        .range = {-1.0f, 2.0f, 0.7f, 1.7f, 5, 2, true, NULL, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }
@@ -272,7 +269,7 @@ LANE_FN void small_sign_search(struct small_batch *batch, const struct small_typ
             sum = sum + weight * lane_abs(lane_load(x + i));
             sum_w = sum_w + weight;
         }
-        lane_f unit = lane_load(batch->tile.unit + p);
+        lane_f unit = lane_load(batch->tile.scale.unit + p);
         lane_store(batch->scale + p, small_half(sum / sum_w, unit) / unit);
     }
     for (size_t i = 0; i < batch->tile.problem_count * type->elem_count; i++) {

@@ -28,13 +28,34 @@ LANE_FN size_t k_affine_encode(const struct k_affine_shape *shape, const float *
     for (size_t s = 0; s < super_count; s++) {
         struct super_half *d = &fit->d[s];
         struct super_half *dmin = &fit->dmin[s];
-        float unit = tile.unit[s * shape->problem_count];
+        float unit = tile.scale.unit[s * shape->problem_count];
         if (stretch_applies(d->bits) && (dmin->bits == 0 || stretch_applies(dmin->bits))) {
             *d = super_half_of(d->value * factors[s], unit);
             *dmin = super_half_of(dmin->value * factors[s], unit);
         }
     }
     return super_count;
+}
+
+/* The lower four bits of two codes in a byte. */
+LANE_FN void k_put_nibbles(unsigned char *out, const uint8_t *low, const uint8_t *high,
+                           size_t count)
+{
+    for (size_t j = 0; j < count; j++) {
+        out[j] = (unsigned char)((low[j] & 15) | high[j] << 4);
+    }
+}
+
+/* One bit of 256 codes, which is their highest: byte j has value j lowest, then j + 32 ... */
+LANE_FN void k_put_high_bits(unsigned char *out, const uint8_t *codes, int bit)
+{
+    uint8_t high[32] = {0};
+    for (size_t p = 0; p < 8; p++) {
+        for (size_t j = 0; j < 32; j++) {
+            high[j] = (uint8_t)(high[j] | codes[p * 32 + j] >> bit << p);
+        }
+    }
+    memcpy(out, high, sizeof high);
 }
 
 /* The scales and mins of Q4_K and Q5_K, behind d and dmin. */
@@ -55,9 +76,8 @@ LANE_FN void k_put_q4_k(unsigned char *out, const struct k_affine *fit, size_t s
                         const uint8_t *codes)
 {
     k_affine_put_head(out, fit, super);
-    for (size_t j = 0; j < 128; j++) {
-        size_t at = j / 32 * 64 + j % 32;
-        out[16 + j] = (unsigned char)(codes[at] | codes[at + 32] << 4);
+    for (size_t p = 0; p < 8; p += 2) {
+        k_put_nibbles(out + 16 + 16 * p, codes + 32 * p, codes + 32 * p + 32, 32);
     }
 }
 
@@ -68,9 +88,8 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q4_k)(const float *row, void *blocks, size
         .problem_count = 8,
         .elem_count = 32,
         .small_max = 63.0f,
-        .trials = {15.0f, false, -1.5f, 0.333f, 8, 4, 3},
-        .min_reach = 1,
-        .round_count = 1,
+        .trials = {15.0f, false, 2},
+        .min_reach = {1, 0},
         .share_max = 0.0312f,
     };
     unsigned char *out = (unsigned char *)blocks;
@@ -89,16 +108,9 @@ LANE_FN void k_put_q5_k(unsigned char *out, const struct k_affine *fit, size_t s
                         const uint8_t *codes)
 {
     k_affine_put_head(out, fit, super);
-    for (size_t j = 0; j < 32; j++) {
-        unsigned high = 0;
-        for (size_t p = 0; p < 8; p++) {
-            high |= (unsigned)(codes[p * 32 + j] >> 4) << p;
-        }
-        out[16 + j] = (unsigned char)high;
-    }
-    for (size_t j = 0; j < 128; j++) {
-        size_t at = j / 32 * 64 + j % 32;
-        out[48 + j] = (unsigned char)((codes[at] & 15) | codes[at + 32] << 4);
+    k_put_high_bits(out + 16, codes, 4);
+    for (size_t p = 0; p < 8; p += 2) {
+        k_put_nibbles(out + 48 + 16 * p, codes + 32 * p, codes + 32 * p + 32, 32);
     }
 }
 
@@ -109,9 +121,8 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q5_k)(const float *row, void *blocks, size
         .problem_count = 8,
         .elem_count = 32,
         .small_max = 63.0f,
-        .trials = {31.0f, false, -1.5f, 0.333f, 8, 4, 3},
-        .min_reach = 2,
-        .round_count = 1,
+        .trials = {31.0f, false, 2},
+        .min_reach = {0, 3},
         .share_max = 0.0078f,
     };
     unsigned char *out = (unsigned char *)blocks;
@@ -129,10 +140,13 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q5_k)(const float *row, void *blocks, size
 /* Bit pairs of 256 codes: 128 values share 32 bytes, the first 32 of them the lowest pairs. */
 LANE_FN void k_put_pairs(unsigned char *out, const uint8_t *codes)
 {
-    for (size_t j = 0; j < 64; j++) {
-        const uint8_t *from = codes + j / 32 * 128 + j % 32;
-        out[j] = (unsigned char)((from[0] & 3) | (from[32] & 3) << 2 | (from[64] & 3) << 4 |
-                                 (from[96] & 3) << 6);
+    for (size_t half = 0; half < 2; half++) {
+        const uint8_t *from = codes + 128 * half;
+        unsigned char *pairs = out + 32 * half;
+        for (size_t j = 0; j < 32; j++) {
+            pairs[j] = (unsigned char)((from[j] & 3) | (from[32 + j] & 3) << 2 |
+                                       (from[64 + j] & 3) << 4 | (from[96 + j] & 3) << 6);
+        }
     }
 }
 
@@ -155,9 +169,8 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q2_k)(const float *row, void *blocks, size
         .problem_count = 16,
         .elem_count = 16,
         .small_max = 15.0f,
-        .trials = {3.0f, false, -1.5f, 0.333f, 8, 4, 3},
-        .min_reach = 1,
-        .round_count = 1,
+        .trials = {3.0f, false, 2},
+        .min_reach = {0, 1},
         .share_max = 0.42f,
     };
     unsigned char *out = (unsigned char *)blocks;
@@ -188,8 +201,8 @@ LANE_FN size_t k_symmetric_encode(const struct k_symmetric_shape *shape, const f
     stretch_tile(&tile, fit->error, shape->share_max, factors);
     for (size_t s = 0; s < super_count; s++) {
         if (stretch_applies(fit->d[s].bits)) {
-            fit->d[s] =
-                super_half_of(fit->d[s].value * factors[s], tile.unit[s * shape->problem_count]);
+            fit->d[s] = super_half_of(fit->d[s].value * factors[s],
+                                      tile.scale.unit[s * shape->problem_count]);
         }
     }
     return super_count;
@@ -202,13 +215,7 @@ LANE_FN void k_put_q3_k(unsigned char *out, const struct k_symmetric *fit, size_
     for (size_t p = 0; p < 16; p++) {
         scales[p] = (int8_t)fit->scale[16 * super + p];
     }
-    for (size_t j = 0; j < 32; j++) {
-        unsigned high = 0;
-        for (size_t p = 0; p < 8; p++) {
-            high |= (unsigned)(codes[p * 32 + j] >> 2) << p;
-        }
-        out[j] = (unsigned char)high;
-    }
+    k_put_high_bits(out, codes, 2);
     k_put_pairs(out + 32, codes);
     lq_pack_scales_q3_k(out + 96, scales);
     lq_store_u16(out + 108, fit->d[super].bits);
@@ -220,7 +227,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q3_k)(const float *row, void *blocks, size
     static const struct k_symmetric_shape shape = {
         .problem_count = 16,
         .elem_count = 16,
-        .codes = {-4.0f, 3.0f, -0.9f, 0.18f, 11, 2, true, NULL, false},
+        .codes = {-4.0f, 3.0f, -0.9f, 0.36f, 6, 2, true, NULL, false},
         .small_low = -32.0f,
         .small_high = 31.0f,
         .round_count = 1,
@@ -241,14 +248,14 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q3_k)(const float *row, void *blocks, size
 LANE_FN void k_put_q6_k(unsigned char *out, const struct k_symmetric *fit, size_t super,
                         const uint8_t *codes)
 {
-    for (size_t j = 0; j < 128; j++) {
-        size_t at = j / 64 * 128 + j % 64;
-        out[j] = (unsigned char)((codes[at] & 15) | codes[at + 64] << 4);
-    }
-    for (size_t j = 0; j < 64; j++) {
-        const uint8_t *from = codes + j / 32 * 128 + j % 32;
-        out[128 + j] = (unsigned char)(from[0] >> 4 | from[32] >> 4 << 2 | from[64] >> 4 << 4 |
-                                       from[96] >> 4 << 6);
+    for (size_t half = 0; half < 2; half++) {
+        const uint8_t *from = codes + 128 * half;
+        k_put_nibbles(out + 64 * half, from, from + 64, 64);
+        unsigned char *high = out + 128 + 32 * half;
+        for (size_t j = 0; j < 32; j++) {
+            high[j] = (unsigned char)(from[j] >> 4 | (from[32 + j] & 48) >> 2 |
+                                      (from[64 + j] & 48) | (from[96 + j] & 48) << 2);
+        }
     }
     for (size_t p = 0; p < 16; p++) {
         out[192 + p] = (unsigned char)(int8_t)fit->scale[16 * super + p];
@@ -262,7 +269,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q6_k)(const float *row, void *blocks, size
     static const struct k_symmetric_shape shape = {
         .problem_count = 16,
         .elem_count = 16,
-        .codes = {-32.0f, 31.0f, -1.0f, 0.2f, 10, 1, false, NULL, false},
+        .codes = {-32.0f, 31.0f, -5.0f, 1.0f, 6, 0, false, NULL, false},
         .small_low = -128.0f,
         .small_high = 127.0f,
         .round_count = 1,
@@ -293,9 +300,8 @@ LANE_FN void k_put_iq4_xs(unsigned char *out, const struct k_symmetric *fit, siz
     lq_store_u16(out, fit->d[super].bits);
     lq_store_u16(out + 2, (uint16_t)high);
     lq_store_u32(out + 4, low);
-    for (size_t j = 0; j < 128; j++) {
-        size_t at = j / 16 * 32 + j % 16;
-        out[8 + j] = (unsigned char)(codes[at] | codes[at + 16] << 4);
+    for (size_t p = 0; p < 8; p++) {
+        k_put_nibbles(out + 8 + 16 * p, codes + 32 * p, codes + 32 * p + 16, 16);
     }
 }
 
@@ -305,7 +311,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq4_xs)(const float *row, void *blocks, si
     static const struct k_symmetric_shape shape = {
         .problem_count = 8,
         .elem_count = 32,
-        .codes = {-127.0f, 113.0f, -24.0f, 6.0f, 9, 2, true, &lq_book_iq4, false},
+        .codes = {-127.0f, 113.0f, -24.0f, 8.0f, 7, 1, true, &lq_book_iq4, false},
         .small_low = -32.0f,
         .small_high = 31.0f,
         .round_count = 1,

@@ -38,7 +38,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q4_0)(const float *row, void *blocks, size
         .search = small_symmetric_search,
         .put = put_q4_0,
         .share_max = 0.0312f,
-        .range = {-8.0f, 7.0f, -0.9f, 0.2f, 10, 2, true, NULL, false},
+        .range = {-8.0f, 7.0f, -1.0f, 0.4f, 6, 2, true, NULL, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }
@@ -61,7 +61,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q5_0)(const float *row, void *blocks, size
         .search = small_symmetric_search,
         .put = put_q5_0,
         .share_max = 0.0078f,
-        .range = {-16.0f, 15.0f, -0.9f, 0.2f, 10, 2, true, NULL, false},
+        .range = {-16.0f, 15.0f, -2.0f, 0.6f, 6, 2, true, NULL, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }
@@ -83,9 +83,9 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q8_0)(const float *row, void *blocks, size
         .elem_count = 32,
         .problems = 1,
         .block_bytes = 34,
-        .search = small_symmetric_search,
+        .search = small_fine_search,
         .put = put_q8_0,
-        .range = {-127.0f, 127.0f, 0.0f, 0.2f, 3, 0, false, NULL, false},
+        .range = {-127.0f, 127.0f, -5.0f, 1.0f, 6, 0, false, NULL, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }
@@ -107,7 +107,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q4_1)(const float *row, void *blocks, size
         .search = small_affine_search,
         .put = put_q4_1,
         .share_max = 0.0156f,
-        .trials = {15.0f, true, -1.5f, 0.333f, 8, 4, 3},
+        .trials = {15.0f, true, 3},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }
@@ -131,7 +131,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q5_1)(const float *row, void *blocks, size
         .search = small_affine_search,
         .put = put_q5_1,
         .share_max = 0.0039f,
-        .trials = {31.0f, true, -1.5f, 0.333f, 8, 4, 3},
+        .trials = {31.0f, true, 3},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }

@@ -319,7 +319,7 @@ LANE_FN void grid_start(const struct tile *tile, const struct grid_shape *shape,
     size_t count = shape->problem_count;
     for (size_t s = 0; s * count < tile->problem_count; s++) {
         float step = grid_step(fit->odd + s * count, weight + s * count, count, shape->small_max);
-        fit->d[s] = grid_half(shape, step, tile->unit[s * count]);
+        fit->d[s] = grid_half(shape, step, tile->scale.unit[s * count]);
     }
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
         lane_f inverse = symmetric_inverse(super_lanes(tile, p, fit->d));
@@ -424,8 +424,8 @@ LANE_FN struct grid_fit grid_fit_scales(const struct tile *tile, const struct gr
     struct grid_fit best = fit;
     for (int round = 0; round < shape->round_count; round++) {
         for (size_t s = 0; s * shape->problem_count < tile->problem_count; s++) {
-            fit.d[s] =
-                grid_half(shape, fit.d[s].value + moves[s], tile->unit[s * shape->problem_count]);
+            fit.d[s] = grid_half(shape, fit.d[s].value + moves[s],
+                                 tile->scale.unit[s * shape->problem_count]);
         }
         grid_round(tile, shape, near, &fit, moves);
         grid_keep(tile, shape, &best, &fit);
@@ -501,7 +501,8 @@ LANE_FN size_t grid_encode(const struct grid_shape *shape, const struct lq_near 
         size_t first = s * shape->problem_count;
         block->d_bits = fit.d[s].bits;
         if (stretch_applies(block->d_bits)) {
-            block->d_bits = grid_half(shape, fit.d[s].value * factors[s], tile.unit[first]).bits;
+            block->d_bits =
+                grid_half(shape, fit.d[s].value * factors[s], tile.scale.unit[first]).bits;
         }
         for (size_t p = 0; p < shape->problem_count; p++) {
             block->small[p] = (uint8_t)((int)fit.odd[first + p] / 2);

@@ -8,14 +8,16 @@
 #include "kernels/search/affine.h"
 #include "kernels/search/super.h"
 
+/* Trials of integers; between two rounds d and dmin are refitted. */
+#define K_AFFINE_ROUNDS 2
+
 struct k_affine_shape {
     size_t problem_count; /* of a super-block */
     size_t elem_count;
     float small_max; /* largest integer scale and min */
     struct affine_trials trials;
-    int min_reach;   /* integer mins tried on either side */
-    int round_count; /* refits of d and dmin */
-    float share_max; /* of stretch_factor */
+    int min_reach[K_AFFINE_ROUNDS]; /* integer mins tried on either side */
+    float share_max;                /* of stretch_factor */
 };
 
 /* The parameters of a tile's super-blocks; scales, mins and errors per problem. */
@@ -24,6 +26,7 @@ struct k_affine {
     float scale[TILE_PROBLEMS_MAX]; /* integers in floats */
     float min[TILE_PROBLEMS_MAX];
     float error[TILE_PROBLEMS_MAX];
+    float weight[TILE_PROBLEMS_MAX]; /* sum of the weights */
 };
 
 /* Sums that the refit of d and dmin needs. */
@@ -38,61 +41,61 @@ struct k_affine_best {
     lane_f scale, min, error;
 };
 
-/* One trial: codes for the integers `small` and `start_min`, then the min that suits those codes,
- * and the true error with it. */
+/* Trials of the integers `start_scale` and its neighbours with `start_min`: codes for each, then
+ * the min that suits those codes, and the true error with it. */
 LANE_FN void k_affine_trial(const struct tile *tile, const struct k_affine_shape *shape, size_t p,
-                            lane_f small, lane_f start_min, struct k_affine_best *best)
+                            lane_f sum_w, lane_f start_scale, lane_f start_min,
+                            struct k_affine_best *best)
 {
     const float *x = tile->x + p * shape->elem_count;
     const float *w = tile->w + p * shape->elem_count;
     lane_f dmin = best->dmin;
     lane_f zero = lane_set(0.0f);
-    lane_f one = lane_set(1.0f);
-    lane_f top = lane_set(shape->trials.code_max);
-    lane_f scale = best->d * small;
-    lane_m usable = lane_less(lane_set(0x1p-80f), scale);
-    lane_f inverse = lane_select(usable, one / lane_select(usable, scale, one), zero);
-    lane_f min = dmin * start_min;
-    lane_f sum_w = zero, sum_r = zero, sum_rr = zero;
-    for (size_t i = 0; i < shape->elem_count * LANES; i += LANES) {
-        lane_f weight = lane_load(w + i);
-        lane_f shifted = lane_load(x + i) + min;
-        lane_f residual = shifted - scale * affine_code(shifted * inverse, top);
-        lane_f weighted = weight * residual;
-        sum_w = sum_w + weight;
-        sum_r = sum_r + weighted;
-        sum_rr = sum_rr + weighted * residual;
+    lane_f small_max = lane_set(shape->small_max);
+    static const float deltas[AFFINE_ABREAST] = {0.0f, -1.0f, 1.0f};
+    struct affine_misses misses[AFFINE_ABREAST];
+    lane_f small[AFFINE_ABREAST];
+    for (size_t k = 0; k < AFFINE_ABREAST; k++) {
+        small[k] = lane_max(lane_min(start_scale + lane_set(deltas[k]), small_max), zero);
+        misses[k] = affine_misses_of(best->d * small[k]);
     }
-    /* With these codes the error is a parabola in the min. */
+    affine_miss_abreast(x, w, shape->elem_count, zero - dmin * start_min, shape->trials.code_max,
+                        misses);
     lane_m has_min = lane_less(lane_set(0x1p-80f), dmin);
     lane_f limit = lane_set(64.0f);
-    lane_f move = zero - sum_r / (sum_w * lane_select(has_min, dmin, one));
-    move = lane_round(lane_max(lane_min(move, limit), zero - limit));
-    move = lane_select(has_min, move, zero);
-    lane_f new_min = lane_max(lane_min(start_min + move, lane_set(shape->small_max)), zero);
-    lane_f shift = (new_min - start_min) * dmin;
-    lane_f error = sum_rr + shift * (sum_r + sum_r + shift * sum_w);
-    lane_m better = lane_less(error, best->error);
-    best->scale = lane_select(better, small, best->scale);
-    best->min = lane_select(better, new_min, best->min);
-    best->error = lane_select(better, error, best->error);
+    lane_f curvature = sum_w * lane_select(has_min, dmin, lane_set(1.0f));
+    for (size_t k = 0; k < AFFINE_ABREAST; k++) {
+        /* With these codes the error is a parabola in the min. */
+        lane_f sum_r = misses[k].r;
+        lane_f move = zero - sum_r / curvature;
+        move = lane_round(lane_max(lane_min(move, limit), zero - limit));
+        move = lane_select(has_min, move, zero);
+        lane_f new_min = lane_max(lane_min(start_min + move, small_max), zero);
+        lane_f shift = (new_min - start_min) * dmin;
+        lane_f error = misses[k].rr + shift * (sum_r + sum_r + shift * sum_w);
+        lane_m better = lane_less(error, best->error);
+        best->scale = lane_select(better, small[k], best->scale);
+        best->min = lane_select(better, new_min, best->min);
+        best->error = lane_select(better, error, best->error);
+    }
 }
 
 /* Tries the integers next to the present ones. */
 LANE_FN void k_affine_trials(const struct tile *tile, const struct k_affine_shape *shape,
-                             struct k_affine *fit, size_t p)
+                             struct k_affine *fit, size_t p, int min_reach)
 {
     lane_f zero = lane_set(0.0f);
     lane_f small_max = lane_set(shape->small_max);
     lane_f start_scale = lane_load(fit->scale + p);
     lane_f start_min = lane_load(fit->min + p);
+    lane_f sum_w = lane_load(fit->weight + p);
     struct k_affine_best best = {super_lanes(tile, p, fit->d), super_lanes(tile, p, fit->dmin),
-                                 start_scale, start_min, lane_load(fit->error + p)};
-    for (int step = -shape->min_reach; step <= shape->min_reach; step++) {
+                                 start_scale, start_min, lane_set(0x1p100f)};
+    k_affine_trial(tile, shape, p, sum_w, start_scale, start_min, &best);
+    for (int step = -min_reach; step <= min_reach; step++) {
         lane_f min = lane_max(lane_min(start_min + lane_set((float)step), small_max), zero);
-        for (int delta = -1; delta <= 1; delta++) {
-            lane_f small = lane_min(start_scale + lane_set((float)delta), small_max);
-            k_affine_trial(tile, shape, p, lane_max(small, zero), min, &best);
+        if (step != 0) {
+            k_affine_trial(tile, shape, p, sum_w, start_scale, min, &best);
         }
     }
     lane_store(fit->scale + p, best.scale);
@@ -100,29 +103,27 @@ LANE_FN void k_affine_trials(const struct tile *tile, const struct k_affine_shap
     lane_store(fit->error + p, best.error);
 }
 
-/* Error of the present integers, with the sums for the refit. */
+/* The sums for the refit, with the codes of the present integers. */
 LANE_FN void k_affine_measure(const struct tile *tile, const struct k_affine_shape *shape,
                               struct k_affine *fit, struct k_affine_normal *normal, size_t p)
 {
     const float *x = tile->x + p * shape->elem_count;
     const float *w = tile->w + p * shape->elem_count;
     lane_f zero = lane_set(0.0f);
-    lane_f one = lane_set(1.0f);
+    lane_f top = lane_set(shape->trials.code_max);
     lane_f small_scale = lane_load(fit->scale + p);
     lane_f small_min = lane_load(fit->min + p);
     lane_f scale = super_lanes(tile, p, fit->d) * small_scale;
     lane_f min = super_lanes(tile, p, fit->dmin) * small_min;
-    lane_m usable = lane_less(lane_set(0x1p-80f), scale);
-    lane_f inverse = lane_select(usable, one / lane_select(usable, scale, one), zero);
-    lane_f sum_w = zero, sum_l = zero, sum_ll = zero, sum_r = zero, sum_rl = zero, sum_rr = zero;
+    lane_f inverse = affine_inverse(scale);
+    lane_f sum_l = zero, sum_ll = zero, sum_r = zero, sum_rl = zero, sum_rr = zero;
     for (size_t i = 0; i < shape->elem_count * LANES; i += LANES) {
         lane_f weight = lane_load(w + i);
         lane_f shifted = lane_load(x + i) + min;
-        lane_f code = affine_code(shifted * inverse, lane_set(shape->trials.code_max));
+        lane_f code = affine_code(shifted * inverse, top);
         lane_f residual = shifted - scale * code;
         lane_f weighted = weight * residual;
         lane_f weighted_code = weight * code;
-        sum_w = sum_w + weight;
         sum_l = sum_l + weighted_code;
         sum_ll = sum_ll + weighted_code * code;
         sum_r = sum_r + weighted;
@@ -132,7 +133,7 @@ LANE_FN void k_affine_measure(const struct tile *tile, const struct k_affine_sha
     lane_store(fit->error + p, sum_rr);
     lane_store(normal->ss + p, small_scale * small_scale * sum_ll);
     lane_store(normal->sm + p, zero - small_scale * small_min * sum_l);
-    lane_store(normal->mm + p, small_min * small_min * sum_w);
+    lane_store(normal->mm + p, small_min * small_min * lane_load(fit->weight + p));
     lane_store(normal->xs + p, small_scale * sum_rl);
     lane_store(normal->xm + p, zero - small_min * sum_r);
 }
@@ -178,28 +179,21 @@ LANE_FN void k_affine_refit(const struct k_affine_shape *shape,
 LANE_FN void k_affine_start(const struct tile *tile, const struct k_affine_shape *shape,
                             struct k_affine *fit)
 {
-    float weight[TILE_PROBLEMS_MAX];
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
-        const float *x = tile->x + p * shape->elem_count;
-        const float *w = tile->w + p * shape->elem_count;
-        struct affine_fit real = affine_search(x, w, shape->elem_count, &shape->trials);
+        struct affine_fit real = affine_search(tile, p, &shape->trials);
         lane_store(fit->scale + p, real.scale);
         lane_store(fit->min + p, lane_set(0.0f) - real.offset);
-        lane_f sum_w = lane_set(0.0f);
-        for (size_t i = 0; i < shape->elem_count * LANES; i += LANES) {
-            sum_w = sum_w + lane_load(w + i);
-        }
-        lane_store(weight + p, sum_w);
+        lane_store(fit->weight + p, real.weight);
     }
     size_t count = shape->problem_count;
     float d_inverse[TILE_SUPERS_MAX] = {0.0f};
     float dmin_inverse[TILE_SUPERS_MAX] = {0.0f};
     for (size_t s = 0; s * count < tile->problem_count; s++) {
-        const float *weights = weight + s * count;
+        const float *weights = fit->weight + s * count;
         float d = super_step(fit->scale + s * count, weights, count, 0.0f, shape->small_max);
         float dmin = super_step(fit->min + s * count, weights, count, 0.0f, shape->small_max);
-        fit->d[s] = super_half_of(d, tile->unit[s * count]);
-        fit->dmin[s] = super_half_of(dmin, tile->unit[s * count]);
+        fit->d[s] = super_half_of(d, tile->scale.unit[s * count]);
+        fit->dmin[s] = super_half_of(dmin, tile->scale.unit[s * count]);
         d_inverse[s] = fit->d[s].value > 0.0f ? 1.0f / fit->d[s].value : 0.0f;
         dmin_inverse[s] = fit->dmin[s].value > 0.0f ? 1.0f / fit->dmin[s].value : 0.0f;
     }
@@ -232,19 +226,21 @@ LANE_FN struct k_affine k_affine_search(const struct tile *tile, const struct k_
     size_t count = shape->problem_count;
     k_affine_start(tile, shape, &fit);
     struct k_affine best = fit;
-    for (int round = 0; round <= shape->round_count; round++) {
+    for (int round = 0; round < K_AFFINE_ROUNDS; round++) {
+        bool last = round == K_AFFINE_ROUNDS - 1;
         for (size_t p = 0; p < tile->problem_count; p += LANES) {
-            k_affine_measure(tile, shape, &fit, &normal, p);
-            k_affine_trials(tile, shape, &fit, p);
-            k_affine_measure(tile, shape, &fit, &normal, p);
+            k_affine_trials(tile, shape, &fit, p, shape->min_reach[round]);
+            if (!last) {
+                k_affine_measure(tile, shape, &fit, &normal, p);
+            }
         }
         for (size_t s = 0; s * count < tile->problem_count; s++) {
             float total = k_affine_total(&fit, s * count, count);
             if (round == 0 || total < k_affine_total(&best, s * count, count)) {
                 k_affine_keep(&best, &fit, s, count);
             }
-            if (round < shape->round_count) {
-                k_affine_refit(shape, &normal, &fit, s, tile->unit[s * count]);
+            if (!last) {
+                k_affine_refit(shape, &normal, &fit, s, tile->scale.unit[s * count]);
             }
         }
     }
@@ -260,7 +256,7 @@ LANE_FN void k_affine_codes(const struct tile *tile, const struct k_affine_shape
         float min = fit->dmin[p / shape->problem_count].value * fit->min[p];
         float inverse = scale > 0x1p-80f ? 1.0f / scale : 0.0f;
         for (size_t i = p * shape->elem_count; i < (p + 1) * shape->elem_count; i += LANES) {
-            lane_f value = lane_load(row + i) * lane_set(tile->unit[p]) + lane_set(min);
+            lane_f value = lane_load(row + i) * lane_set(tile->scale.unit[p]) + lane_set(min);
             lane_store_bytes(codes + i, affine_code(value * lane_set(inverse),
                                                     lane_set(shape->trials.code_max)));
         }

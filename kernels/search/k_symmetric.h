@@ -29,9 +29,7 @@ LANE_FN void k_symmetric_start(const struct tile *tile, const struct k_symmetric
 {
     float weight[TILE_PROBLEMS_MAX];
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
-        const float *x = tile->x + p * shape->elem_count;
-        const float *w = tile->w + p * shape->elem_count;
-        struct symmetric_fit real = symmetric_search(x, w, shape->elem_count, &shape->codes);
+        struct symmetric_fit real = symmetric_search(tile, p, &shape->codes);
         lane_f scale = real.scale;
         lane_store(fit->scale + p, scale);
         /* The gain is scale^2 * sum w code^2, so this is the curvature of the error. */
@@ -42,7 +40,7 @@ LANE_FN void k_symmetric_start(const struct tile *tile, const struct k_symmetric
     for (size_t s = 0; s * count < tile->problem_count; s++) {
         float step = super_step(fit->scale + s * count, weight + s * count, count, shape->small_low,
                                 shape->small_high);
-        fit->d[s] = super_half_of(step, tile->unit[s * count]);
+        fit->d[s] = super_half_of(step, tile->scale.unit[s * count]);
     }
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
         lane_f inverse = symmetric_inverse(super_lanes(tile, p, fit->d));
@@ -150,8 +148,8 @@ LANE_FN struct k_symmetric k_symmetric_search(const struct tile *tile,
         float moves[TILE_SUPERS_MAX];
         k_symmetric_move(tile, shape, &fit, moves);
         for (size_t s = 0; s * shape->problem_count < tile->problem_count; s++) {
-            fit.d[s] =
-                super_half_of(fit.d[s].value + moves[s], tile->unit[s * shape->problem_count]);
+            fit.d[s] = super_half_of(fit.d[s].value + moves[s],
+                                     tile->scale.unit[s * shape->problem_count]);
         }
         for (size_t p = 0; p < tile->problem_count; p += LANES) {
             k_symmetric_trials(tile, shape, &fit, p);
@@ -172,8 +170,8 @@ LANE_FN void k_symmetric_codes(const struct tile *tile, const struct k_symmetric
     }
     for (size_t p = 0; p < tile->problem_count; p++) {
         size_t at = p * shape->elem_count;
-        symmetric_put_codes(&shape->codes, inverse[p], row + at, tile->unit[p], shape->elem_count,
-                            codes + at);
+        symmetric_put_codes(&shape->codes, inverse[p], row + at, tile->scale.unit[p],
+                            shape->elem_count, codes + at);
     }
 }
 

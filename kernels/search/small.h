@@ -81,12 +81,12 @@ LANE_FN void small_symmetric_codes(struct small_batch *batch, const struct small
 {
     float inverse[TILE_PROBLEMS_MAX];
     for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
-        lane_f scale = lane_load(batch->scale + p) * lane_load(batch->tile.unit + p);
+        lane_f scale = lane_load(batch->scale + p) * lane_load(batch->tile.scale.unit + p);
         lane_store(inverse + p, symmetric_inverse(scale));
     }
     for (size_t p = 0; p < batch->tile.problem_count; p++) {
         size_t at = p * type->elem_count;
-        symmetric_put_codes(&type->range, inverse[p], batch->row + at, batch->tile.unit[p],
+        symmetric_put_codes(&type->range, inverse[p], batch->row + at, batch->tile.scale.unit[p],
                             type->elem_count, batch->codes + at);
     }
 }
@@ -118,35 +118,43 @@ LANE_FN void small_stretch(struct small_batch *batch, const struct small_type *t
     }
 }
 
-/* Rounds a real scale to the best half near it. */
+/* Rounds a real scale to a half: the nearest is the best one for its codes, and its neighbours
+ * would hardly change those. The error is what the fit leaves. */
 LANE_FN void small_keep_half(struct small_batch *batch, const struct small_type *type, size_t p,
-                             lane_f scale)
+                             const struct symmetric_fit *fit)
 {
-    const float *x = batch->tile.x + p * type->elem_count;
-    const float *w = batch->tile.w + p * type->elem_count;
-    lane_f unit = lane_load(batch->tile.unit + p);
-    lane_f middle = small_half(scale, unit);
-    lane_f halves[SYMMETRIC_ABREAST] = {middle};
-    halves[1] = small_half(middle * lane_set(1.0f - 0x1p-11f), unit);
-    halves[2] = small_half(middle * lane_set(1.0f + 0x1p-10f), unit);
-    lane_f error;
-    lane_f best = symmetric_best(x, w, type->elem_count, halves, &type->range, &error);
-    lane_store(batch->scale + p, best / unit);
+    lane_f unit = lane_load(batch->tile.scale.unit + p);
+    lane_store(batch->scale + p, lane_to_half(fit->scale / unit));
     lane_store(batch->offset + p, lane_set(0.0f));
-    lane_store(batch->error + p, error);
+    if (type->share_max > 0.0f) {
+        size_t at = p * type->elem_count;
+        lane_f square = stretch_square(batch->tile.x + at, batch->tile.w + at, type->elem_count);
+        lane_store(batch->error + p, square - fit->gain);
+    }
 }
 
 LANE_FN void small_symmetric_search(struct small_batch *batch, const struct small_type *type)
 {
     for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
-        const float *x = batch->tile.x + p * type->elem_count;
-        const float *w = batch->tile.w + p * type->elem_count;
-        struct symmetric_fit fit = symmetric_search(x, w, type->elem_count, &type->range);
-        small_keep_half(batch, type, p, fit.scale);
+        struct symmetric_fit fit = symmetric_search(&batch->tile, p, &type->range);
+        small_keep_half(batch, type, p, &fit);
     }
     small_symmetric_codes(batch, type);
     small_stretch(batch, type);
 }
+
+/* Many levels, as many on either side. */
+LANE_FN void small_fine_search(struct small_batch *batch, const struct small_type *type)
+{
+    for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
+        struct symmetric_fit fit = symmetric_search_inside(&batch->tile, p, &type->range);
+        small_keep_half(batch, type, p, &fit);
+    }
+    small_symmetric_codes(batch, type);
+}
+
+/* Of scales with either sign so many are tried; the better sign is kept for the others. */
+#define SMALL_SIGN_STEPS 2
 
 /* Few levels: trials from range.first times the weighted mean magnitude up, each range.step times
  * the one before, rather than down from the peak. */
@@ -155,8 +163,8 @@ LANE_FN void small_coarse_search(struct small_batch *batch, const struct small_t
     for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
         const float *x = batch->tile.x + p * type->elem_count;
         const float *w = batch->tile.w + p * type->elem_count;
-        lane_f sum = lane_set(0.0f);
-        lane_f sum_w = lane_set(0.0f);
+        lane_f zero = lane_set(0.0f);
+        lane_f sum = zero, sum_w = zero;
         for (size_t i = 0; i < type->elem_count * LANES; i += LANES) {
             lane_f weight = lane_load(w + i);
             sum = sum + weight * lane_abs(lane_load(x + i));
@@ -166,14 +174,19 @@ LANE_FN void small_coarse_search(struct small_batch *batch, const struct small_t
         struct symmetric_queue queue = symmetric_queue_of(x, w, type->elem_count, &type->range);
         float factor = type->range.first;
         for (size_t k = 0; k < type->range.step_count; k++, factor *= type->range.step) {
+            if (type->range.both_signs && k == SMALL_SIGN_STEPS) {
+                symmetric_flush(&queue);
+                lane_m negative = lane_less(queue.best.scale, zero);
+                mean_inverse = lane_select(negative, zero - mean_inverse, mean_inverse);
+            }
             lane_f inverse = mean_inverse * lane_set(1.0f / factor);
             symmetric_add(&queue, inverse);
-            if (type->range.both_signs) {
-                symmetric_add(&queue, lane_set(0.0f) - inverse);
+            if (type->range.both_signs && k < SMALL_SIGN_STEPS) {
+                symmetric_add(&queue, zero - inverse);
             }
         }
         struct symmetric_fit best = symmetric_repeat(&queue);
-        small_keep_half(batch, type, p, best.scale);
+        small_keep_half(batch, type, p, &best);
     }
     small_symmetric_codes(batch, type);
 }
@@ -182,7 +195,7 @@ LANE_FN void small_affine_codes(struct small_batch *batch, const struct small_ty
 {
     lane_f top = lane_set(type->trials.code_max);
     for (size_t p = 0; p < batch->tile.problem_count; p++) {
-        lane_f factor = lane_set(batch->tile.unit[p]);
+        lane_f factor = lane_set(batch->tile.scale.unit[p]);
         lane_f inverse = symmetric_inverse(lane_set(batch->scale[p]) * factor);
         lane_f offset = lane_set(batch->offset[p]) * factor;
         for (size_t i = p * type->elem_count; i < (p + 1) * type->elem_count; i += LANES) {
@@ -198,32 +211,25 @@ LANE_FN void small_keep_halves(struct small_batch *batch, const struct small_typ
 {
     const float *x = batch->tile.x + p * type->elem_count;
     const float *w = batch->tile.w + p * type->elem_count;
-    lane_f unit = lane_load(batch->tile.unit + p);
-    lane_f zero = lane_set(0.0f);
-    lane_f top = lane_set(type->trials.code_max);
+    lane_f unit = lane_load(batch->tile.scale.unit + p);
     lane_f middle = small_half(fit->scale, unit);
     lane_f start_offset = small_half(fit->offset, unit);
+    static const float nearby[AFFINE_ABREAST] = {1.0f, 1.0f - 0x1p-11f, 1.0f + 0x1p-10f};
+    struct affine_misses misses[AFFINE_ABREAST];
+    for (size_t k = 0; k < AFFINE_ABREAST; k++) {
+        misses[k] = affine_misses_of(small_half(middle * lane_set(nearby[k]), unit));
+    }
+    affine_miss_abreast(x, w, type->elem_count, start_offset, type->trials.code_max, misses);
+    lane_f zero = lane_set(0.0f);
     lane_f best = zero, best_offset = zero, best_error = lane_set(0x1p100f);
-    static const float nearby[3] = {1.0f, 1.0f - 0x1p-11f, 1.0f + 0x1p-10f};
-    for (size_t k = 0; k < 3; k++) {
-        lane_f scale = small_half(middle * lane_set(nearby[k]), unit);
-        lane_f inverse = symmetric_inverse(scale);
-        lane_f sum_w = zero, sum_r = zero, sum_rr = zero;
-        for (size_t i = 0; i < type->elem_count * LANES; i += LANES) {
-            lane_f weight = lane_load(w + i);
-            lane_f shifted = lane_load(x + i) - start_offset;
-            lane_f residual = shifted - scale * affine_code(shifted * inverse, top);
-            lane_f weighted = weight * residual;
-            sum_w = sum_w + weight;
-            sum_r = sum_r + weighted;
-            sum_rr = sum_rr + weighted * residual;
-        }
+    for (size_t k = 0; k < AFFINE_ABREAST; k++) {
         /* With these codes the error is a parabola in the offset. */
-        lane_f offset = small_half(start_offset + sum_r / sum_w, unit);
+        lane_f sum_r = misses[k].r;
+        lane_f offset = small_half(start_offset + sum_r / fit->weight, unit);
         lane_f shift = start_offset - offset;
-        lane_f error = sum_rr + shift * (sum_r + sum_r + shift * sum_w);
+        lane_f error = misses[k].rr + shift * (sum_r + sum_r + shift * fit->weight);
         lane_m better = lane_less(error, best_error);
-        best = lane_select(better, scale, best);
+        best = lane_select(better, misses[k].scale, best);
         best_offset = lane_select(better, offset, best_offset);
         best_error = lane_select(better, error, best_error);
     }
@@ -235,9 +241,7 @@ LANE_FN void small_keep_halves(struct small_batch *batch, const struct small_typ
 LANE_FN void small_affine_search(struct small_batch *batch, const struct small_type *type)
 {
     for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
-        const float *x = batch->tile.x + p * type->elem_count;
-        const float *w = batch->tile.w + p * type->elem_count;
-        struct affine_fit fit = affine_search(x, w, type->elem_count, &type->trials);
+        struct affine_fit fit = affine_search(&batch->tile, p, &type->trials);
         small_keep_halves(batch, type, p, &fit);
     }
     small_affine_codes(batch, type);

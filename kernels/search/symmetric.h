@@ -31,8 +31,9 @@ LANE_FN lane_f symmetric_inverse(lane_f scale)
                        lane_set(0.0f));
 }
 
-/* The kinds of levels. Loops over elements are built once for each. */
-enum symmetric_levels { SYMMETRIC_WHOLE, SYMMETRIC_FP4, SYMMETRIC_BOOK };
+/* The kinds of levels. Loops over elements are built once for each. SYMMETRIC_INSIDE are whole
+ * numbers where no value lies beyond the ends. */
+enum symmetric_levels { SYMMETRIC_WHOLE, SYMMETRIC_INSIDE, SYMMETRIC_FP4, SYMMETRIC_BOOK };
 
 LANE_FN enum symmetric_levels symmetric_levels_of(const struct symmetric_range *range)
 {
@@ -45,6 +46,9 @@ LANE_INLINE lane_f symmetric_level(lane_f value, const struct symmetric_range *r
 {
     if (levels == SYMMETRIC_BOOK) {
         return lane_nearest(value, range->book);
+    }
+    if (levels == SYMMETRIC_INSIDE) {
+        return lane_round(value);
     }
     lane_f inside = lane_max(lane_min(value, lane_set(range->high)), lane_set(range->low));
     return levels == SYMMETRIC_FP4 ? lane_round_fp4(inside) : lane_round(inside);
@@ -232,17 +236,14 @@ LANE_FN struct symmetric_fit symmetric_repeat(struct symmetric_queue *queue)
     return queue->best;
 }
 
-LANE_FN struct symmetric_fit symmetric_search(const float *x, const float *w, size_t elem_count,
+/* The problems of `tile` from `p` on. */
+LANE_FN struct symmetric_fit symmetric_search(const struct tile *tile, size_t p,
                                               const struct symmetric_range *range)
 {
-    lane_f zero = lane_set(0.0f);
-    lane_f peak = zero;
-    for (size_t i = 0; i < elem_count * LANES; i += LANES) {
-        lane_f value = lane_load(x + i);
-        peak = lane_select(lane_less(lane_abs(peak), lane_abs(value)), value, peak);
-    }
-    lane_f peak_inverse = symmetric_inverse(peak);
-    struct symmetric_queue queue = symmetric_queue_of(x, w, elem_count, range);
+    const float *x = tile->x + p * tile->elem_count;
+    const float *w = tile->w + p * tile->elem_count;
+    lane_f peak_inverse = symmetric_inverse(tile_peak(tile, p));
+    struct symmetric_queue queue = symmetric_queue_of(x, w, tile->elem_count, range);
     for (size_t k = 0; k < range->step_count; k++) {
         float beyond = range->first + range->step * (float)k;
         symmetric_add(&queue, lane_set(range->low - beyond) * peak_inverse);
@@ -251,6 +252,40 @@ LANE_FN struct symmetric_fit symmetric_search(const float *x, const float *w, si
         }
     }
     return symmetric_repeat(&queue);
+}
+
+/* As symmetric_search for ends that differ in the sign alone and trials that put the peak less than
+ * half a level beyond them, SYMMETRIC_ABREAST of them side by side. */
+LANE_FN struct symmetric_fit symmetric_search_inside(const struct tile *tile, size_t p,
+                                                     const struct symmetric_range *range)
+{
+    const float *x = tile->x + p * tile->elem_count;
+    const float *w = tile->w + p * tile->elem_count;
+    lane_f peak_inverse = symmetric_inverse(tile_peak(tile, p));
+    struct symmetric_fit best = {lane_set(0.0f), lane_set(0.0f)};
+    for (size_t k = 0; k < range->step_count; k += SYMMETRIC_ABREAST) {
+        struct symmetric_sums sums[SYMMETRIC_ABREAST];
+        for (size_t j = 0; j < SYMMETRIC_ABREAST; j++) {
+            float beyond = range->first + range->step * (float)(k + j);
+            sums[j] = symmetric_sums_of(lane_set(range->high + beyond) * peak_inverse);
+        }
+        struct symmetric_sums first = sums[0];
+        struct symmetric_sums second = sums[1];
+        struct symmetric_sums third = sums[2];
+        for (size_t i = 0; i < tile->elem_count * LANES; i += LANES) {
+            lane_f value = lane_load(x + i);
+            lane_f weight = lane_load(w + i);
+            symmetric_count(&first, value, weight, range, SYMMETRIC_INSIDE);
+            symmetric_count(&second, value, weight, range, SYMMETRIC_INSIDE);
+            symmetric_count(&third, value, weight, range, SYMMETRIC_INSIDE);
+        }
+        struct symmetric_fit fit[SYMMETRIC_ABREAST] = {
+            symmetric_fit_of(&first), symmetric_fit_of(&second), symmetric_fit_of(&third)};
+        for (size_t j = 0; j < SYMMETRIC_ABREAST; j++) {
+            symmetric_keep(&best, &fit[j]);
+        }
+    }
+    return best;
 }
 
 /* A scale under trial: the true weighted squared error when every value takes the nearest code. */

@@ -15,13 +15,19 @@
 #define TILE_PROBLEMS_MAX 16
 #define TILE_SUPERS_MAX 2 /* super-blocks in a tile */
 
+/* A power of two for each problem, and the ends of its values times that. */
+struct tile_scale {
+    float unit[TILE_PROBLEMS_MAX];
+    float low[TILE_PROBLEMS_MAX], high[TILE_PROBLEMS_MAX];
+};
+
 struct tile {
     size_t problem_count; /* a multiple of LANES, or 8: the other lanes then idle on zeros */
     size_t elem_count;    /* per problem, a multiple of 8 */
     size_t group_size;    /* problems that share one power of two: divides problem_count */
     float x[TILE_ELEMS_MAX];
     float w[TILE_ELEMS_MAX];
-    float unit[TILE_PROBLEMS_MAX]; /* the power of two that x was multiplied by */
+    struct tile_scale scale; /* of x, which has been multiplied by the units */
 };
 
 /* How many super-blocks of `problem_count` problems go into a tile when `left` of them follow: as
@@ -65,30 +71,35 @@ LANE_FN float tile_unit(float magnitude)
     return unit;
 }
 
-/* Loads problems, multiplies the values of each group by its unit and adds `floor`. `unit` gets the
- * units. */
+/* Loads problems, multiplies the values of each group by its unit and adds `floor`. */
 LANE_FN void tile_load_values(const struct tile *tile, const float *in, lane_f floor, float *values,
-                              float *unit)
+                              struct tile_scale *scale)
 {
     size_t elems = tile->elem_count;
     size_t lanes = tile->problem_count < LANES ? tile->problem_count : LANES;
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
         size_t at = p * elems;
-        lane_store(unit + p, lane_load_tile(values + at, in + at, elems, elems, lanes));
+        struct lane_ends ends = lane_load_tile(values + at, in + at, elems, elems, lanes);
+        lane_store(scale->unit + p, lane_set(0.0f));
+        lane_store(scale->low + p, ends.low);
+        lane_store(scale->high + p, ends.high);
     }
     for (size_t g = 0; g < tile->problem_count; g += tile->group_size) {
         float peak = 0.0f;
         for (size_t p = g; p < g + tile->group_size; p++) {
-            peak = unit[p] > peak ? unit[p] : peak;
+            peak = scale->high[p] > peak ? scale->high[p] : peak;
+            peak = -scale->low[p] > peak ? -scale->low[p] : peak;
         }
         float group_unit = tile_unit(peak);
         for (size_t p = g; p < g + tile->group_size; p++) {
-            unit[p] = group_unit;
+            scale->unit[p] = group_unit;
         }
     }
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
         float *batch = values + p * elems;
-        lane_f factor = lane_load(unit + p);
+        lane_f factor = lane_load(scale->unit + p);
+        lane_store(scale->low + p, lane_load(scale->low + p) * factor);
+        lane_store(scale->high + p, lane_load(scale->high + p) * factor);
         for (size_t i = 0; i < elems * LANES; i += LANES) {
             lane_store(batch + i, lane_load(batch + i) * factor + floor);
         }
@@ -98,16 +109,24 @@ LANE_FN void tile_load_values(const struct tile *tile, const float *in, lane_f f
 /* Loads values and weights. */
 LANE_FN void tile_load(struct tile *tile, const float *row, const float *importance)
 {
-    tile_load_values(tile, row, lane_set(-0.0f), tile->x, tile->unit);
+    tile_load_values(tile, row, lane_set(-0.0f), tile->x, &tile->scale);
     if (importance == NULL) {
         size_t total = tile->problem_count * tile->elem_count;
         for (size_t i = 0; i < total || i < tile->elem_count * LANES; i += LANES) {
             lane_store(tile->w + i, lane_set(1.0f));
         }
     } else {
-        float weight_unit[TILE_PROBLEMS_MAX];
-        tile_load_values(tile, importance, lane_set(TILE_WEIGHT_FLOOR), tile->w, weight_unit);
+        struct tile_scale weights;
+        tile_load_values(tile, importance, lane_set(TILE_WEIGHT_FLOOR), tile->w, &weights);
     }
+}
+
+/* The value of the largest magnitude of each problem from `p` on, with its sign. */
+LANE_FN lane_f tile_peak(const struct tile *tile, size_t p)
+{
+    lane_f low = lane_load(tile->scale.low + p);
+    lane_f high = lane_load(tile->scale.high + p);
+    return lane_select(lane_less(high, lane_set(0.0f) - low), low, high);
 }
 
 #endif

@@ -7,6 +7,7 @@
 
 #include <immintrin.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -183,15 +184,20 @@ LANE_INLINE lane_f lane_level(lane_levels levels, lane_i a)
     return _mm256_permutevar8x32_ps(levels, a);
 }
 
-LANE_INLINE lane_f lane_load_tile(float *out, const float *in, size_t stride, size_t count,
-                                  size_t lanes)
+struct lane_ends {
+    lane_f low, high;
+};
+
+LANE_INLINE struct lane_ends lane_load_tile(float *out, const float *in, size_t stride,
+                                            size_t count, size_t lanes)
 {
     (void)lanes;
-    lane_f peak = lane_set(0.0f);
-    for (size_t i = 0; i < count; i += 8) {
-        peak = lane_max(peak, lane_transpose(out + i * LANES, LANES, in + i, stride));
+    struct lane_ends ends;
+    lane_transpose_ends(out, LANES, in, stride, &ends.low, &ends.high, true);
+    for (size_t i = 8; i < count; i += 8) {
+        lane_transpose_ends(out + i * LANES, LANES, in + i, stride, &ends.low, &ends.high, false);
     }
-    return peak;
+    return ends;
 }
 
 #endif

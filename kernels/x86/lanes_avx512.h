@@ -8,6 +8,7 @@
 
 #include <immintrin.h>
 #include <math.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -182,24 +183,33 @@ LANE_INLINE lane_f lane_level(lane_levels levels, lane_i a)
     return _mm512_permutexvar_ps(a, levels);
 }
 
-LANE_INLINE lane_f lane_load_tile(float *out, const float *in, size_t stride, size_t count,
-                                  size_t lanes)
+struct lane_ends {
+    lane_f low, high;
+};
+
+LANE_INLINE lane_f lane_join(__m256 lower, __m256 upper)
 {
-    __m256 low = _mm256_setzero_ps();
-    __m256 high = _mm256_setzero_ps();
+    return _mm512_insertf32x8(_mm512_castps256_ps512(lower), upper, 1);
+}
+
+LANE_INLINE struct lane_ends lane_load_tile(float *out, const float *in, size_t stride,
+                                            size_t count, size_t lanes)
+{
+    __m256 low[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    __m256 high[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (size_t i = 0; i < count; i += 8) {
         float *to = out + i * LANES;
-        low = _mm256_max_ps(low, lane_transpose(to, LANES, in + i, stride));
+        lane_transpose_ends(to, LANES, in + i, stride, &low[0], &high[0], i == 0);
         if (lanes == LANES) {
             const float *upper = in + 8 * stride + i;
-            high = _mm256_max_ps(high, lane_transpose(to + 8, LANES, upper, stride));
+            lane_transpose_ends(to + 8, LANES, upper, stride, &low[1], &high[1], i == 0);
             continue;
         }
         for (size_t j = 0; j < 8; j++) {
             _mm256_storeu_ps(to + j * LANES + 8, _mm256_setzero_ps());
         }
     }
-    return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+    return (struct lane_ends){lane_join(low[0], low[1]), lane_join(high[0], high[1])};
 }
 
 #endif

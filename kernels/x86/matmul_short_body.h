@@ -79,7 +79,7 @@ static void interleave(const int32_t (*pairs)[PAIRS], size_t rows, size_t strip_
         _mm256_loadu_si256((const __m256i *)(const void *)(all + PACK_LANES - rows));
     for (size_t p = 0; p < PAIRS; p += PACK_LANES) {
         float turned[PACK_LANES * PACK_LANES];
-        (void)lane_transpose(turned, PACK_LANES, (const float *)(const void *)&pairs[0][p], PAIRS);
+        lane_transpose(turned, PACK_LANES, (const float *)(const void *)&pairs[0][p], PAIRS);
         for (size_t j = 0; j < PACK_LANES; j++) {
             __m256i column = _mm256_castps_si256(_mm256_loadu_ps(turned + j * PACK_LANES));
             _mm256_maskstore_epi32((int32_t *)(void *)(values + (p + j) * strip_rows * 2), mask,

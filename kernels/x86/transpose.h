@@ -5,15 +5,14 @@
 #if defined(__AVX2__)
 
 #include <immintrin.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "kernels/lane_inline.h"
 
-/* out[j * out_stride + i] = in[i * stride + j] for i and j below 8. Returns the largest magnitude
- * of each row. */
-LANE_INLINE __m256 lane_transpose(float *out, size_t out_stride, const float *in, size_t stride)
+/* Turns eight rows of eight, read from in[i * stride], into columns. */
+LANE_INLINE void lane_turn(__m256 rows[8], const float *in, size_t stride)
 {
-    __m256 rows[8];
     for (size_t i = 0; i < 8; i++) {
         rows[i] = _mm256_loadu_ps(in + i * stride);
     }
@@ -33,12 +32,34 @@ LANE_INLINE __m256 lane_transpose(float *out, size_t out_stride, const float *in
         rows[i] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x20);
         rows[i + 4] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x31);
     }
-    __m256 peak = _mm256_setzero_ps();
+}
+
+/* out[j * out_stride + i] = in[i * stride + j] for i and j below 8. */
+LANE_INLINE void lane_transpose(float *out, size_t out_stride, const float *in, size_t stride)
+{
+    __m256 rows[8];
+    lane_turn(rows, in, stride);
     for (size_t j = 0; j < 8; j++) {
         _mm256_storeu_ps(out + j * out_stride, rows[j]);
-        peak = _mm256_max_ps(peak, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), rows[j]));
     }
-    return peak;
+}
+
+/* The same, and `low` and `high` take in the smallest and the largest value of each row, or begin
+ * with them. */
+LANE_INLINE void lane_transpose_ends(float *out, size_t out_stride, const float *in, size_t stride,
+                                     __m256 *low, __m256 *high, bool begin)
+{
+    __m256 rows[8];
+    lane_turn(rows, in, stride);
+    __m256 least = begin ? rows[0] : *low;
+    __m256 most = begin ? rows[0] : *high;
+    for (size_t j = 0; j < 8; j++) {
+        _mm256_storeu_ps(out + j * out_stride, rows[j]);
+        least = _mm256_min_ps(least, rows[j]);
+        most = _mm256_max_ps(most, rows[j]);
+    }
+    *low = least;
+    *high = most;
 }
 
 #endif
