@@ -670,6 +670,7 @@ enum lq_status lq_run_write_input(struct lq_run *run, const char *output, const 
     return status;
 }
 
+/* Outputs and the record that names them are made durable together. */
 static enum lq_status commit_outputs(struct lq_run *run, double seconds, struct lq_error *err)
 {
     struct lq_task *task = run->task;
@@ -688,15 +689,24 @@ static enum lq_status commit_outputs(struct lq_run *run, double seconds, struct 
         if (status != LQ_OK) {
             return status;
         }
-        struct lq_blob_writer *writer = output->writer;
-        output->writer = NULL;
-        status =
-            lq_blob_commit(writer, &task->outputs[i].digest, &task->outputs[i].size_bytes, err);
+        status = lq_blob_commit_begin(output->writer, &task->outputs[i].digest,
+                                      &task->outputs[i].size_bytes, err);
         if (status != LQ_OK) {
             return status;
         }
     }
     return LQ_OK;
+}
+
+static enum lq_status end_commits(struct lq_run *run, struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
+    for (size_t i = 0; i < run->task->spec.output_count && status == LQ_OK; i++) {
+        struct lq_blob_writer *writer = run->outputs[i].writer;
+        run->outputs[i].writer = NULL;
+        status = writer == NULL ? LQ_OK : lq_blob_commit_end(writer, err);
+    }
+    return status;
 }
 
 /* A file that changed under the step may have given it anything. */
@@ -779,6 +789,9 @@ void lq_run_perform(struct lq_work *work)
     }
     if (status == LQ_OK) {
         status = publish(run, duration_ns / 1000, err);
+    }
+    if (status == LQ_OK) {
+        status = end_commits(run, err);
     }
     job->status = status;
     job->lost = run->lost;
