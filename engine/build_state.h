@@ -173,6 +173,10 @@ struct lq_held *lq_held_find(const struct lq_build *build, const struct lq_diges
 /* Takes it. */
 void lq_held_add(struct lq_build *build, struct lq_held *held);
 void lq_held_release(struct lq_build *build, struct lq_held *held);
+/* Forgets those that a worker found lost. */
+void lq_held_bury(struct lq_build *build);
+/* One that the build does not have yet. */
+void lq_held_destroy(struct lq_held *held);
 void lq_held_free(struct lq_build *build);
 
 /* share.c: remotes */

@@ -5,6 +5,7 @@
 #ifndef LQ_ENGINE_GRAPH_H
 #define LQ_ENGINE_GRAPH_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -119,6 +120,8 @@ struct lq_held {
     struct lq_held *next;
     struct lq_digest digest; /* lq_transient_name */
     struct lq_buffer bytes;
+    struct lq_object *object; /* instead of bytes; or NULL */
+    atomic_bool is_lost;      /* a worker could not read the object */
     double unsaved_seconds; /* what it costs to make it again */
     unsigned users;         /* runs that read it */
     bool dropped;           /* goes with its last user */

@@ -37,6 +37,17 @@ struct lq_held *lq_held_find(const struct lq_build *build, const struct lq_diges
     return held;
 }
 
+void lq_held_destroy(struct lq_held *held)
+{
+    if (held != NULL) {
+        if (held->object != NULL) {
+            held->object->destroy(held->object);
+        }
+        lq_buffer_fini(&held->bytes);
+        free(held);
+    }
+}
+
 static void free_held(struct lq_build *build, struct lq_held *held)
 {
     struct lq_held **link = &build->held;
@@ -45,8 +56,7 @@ static void free_held(struct lq_build *build, struct lq_held *held)
     }
     *link = held->next;
     build->held_bytes -= held->bytes.size_bytes;
-    lq_buffer_fini(&held->bytes);
-    free(held);
+    lq_held_destroy(held);
 }
 
 void lq_held_add(struct lq_build *build, struct lq_held *held)
@@ -73,6 +83,17 @@ static void drop_held(struct lq_build *build, const struct lq_digest *digest)
     held->dropped = true;
     if (held->users == 0) {
         free_held(build, held);
+    }
+}
+
+void lq_held_bury(struct lq_build *build)
+{
+    struct lq_held *next = NULL;
+    for (struct lq_held *held = build->held; held != NULL; held = next) {
+        next = held->next;
+        if (!held->dropped && atomic_load(&held->is_lost)) {
+            drop_held(build, &held->digest);
+        }
     }
 }
 

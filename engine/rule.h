@@ -253,6 +253,20 @@ enum lq_status lq_run_write(struct lq_run *run, const char *output, const void *
  * a killed build would lose much work with it: for steps that are faster than the cache. Before the
  * first write to it. */
 void lq_run_hold(struct lq_run *run, const char *output);
+/* What a step leaves somewhere else, on a device, instead of bytes: `read` gives a part of them, on
+ * any thread, one at a time; when it fails they are lost. `destroy` is called once, on any thread.
+ * Rules embed it in an object of their own. */
+struct lq_object {
+    uint64_t size_bytes;
+    enum lq_status (*read)(struct lq_object *object, uint64_t offset, void *out, size_t size_bytes,
+                           struct lq_error *err);
+    void (*destroy)(struct lq_object *object);
+};
+/* As lq_run_hold, for a transient output that is an object and is not written to. Takes it; false
+ * when it was destroyed at once, because the output cannot be held. */
+bool lq_run_hold_object(struct lq_run *run, const char *output, struct lq_object *object);
+/* The object that an input is, until the run ends; NULL for bytes. All inputs can be read, too. */
+struct lq_object *lq_run_input_object(const struct lq_run *run, const char *name);
 /* Appends a whole input to an output without copying it (assembling a file from finished parts). */
 enum lq_status lq_run_write_input(struct lq_run *run, const char *output, const char *input,
                                   struct lq_error *err);

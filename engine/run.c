@@ -10,58 +10,17 @@
 #include <unistd.h>
 
 #include "engine/base/pool.h"
-#include "engine/build_state.h"
 #include "engine/label.h"
+#include "engine/run_parts.h"
 
 enum {
     CHECKED_BYTES_MIN = 1 << 20, /* smaller blobs are checked whenever they are opened */
     AHEAD_BYTES_MIN = 1 << 20,   /* parts of files worth reading ahead */
 };
 
-struct run_input {
-    const char *name;
-    struct lq_digest digest;
-    uint64_t size_bytes;
-    struct lq_source *source; /* bytes come from a file, at `offset` */
-    uint64_t offset;
-    const void *bytes; /* bytes in memory */
-    pthread_mutex_t mutex;
-    struct lq_blob_reader *reader;
-    void *loaded;
-    char *path;
-    struct lq_held *held; /* bytes in memory are those of a transient output */
-};
-
-struct run_output {
-    const char *name;
-    struct lq_blob_writer *writer;
-    struct lq_held *held; /* it stays in memory so far */
-    struct lq_early early;
-};
-
-struct lq_run {
-    struct lq_build *build;
-    struct lq_task *task;
-    struct lq_arena arena;
-    struct run_input *inputs;
-    struct run_output *outputs;
-    enum lq_status verdict;
-    char *verdict_text;
-    const char *numerics;
-    uint64_t hold_bytes_left;
-    double unsaved_seconds; /* what it costs to make the inputs again that are in memory only */
-    bool lost;
-    bool may_retry;
-    bool is_retry;
-    struct lq_error first_error;
-    _Atomic uint64_t done;
-    _Atomic uint64_t total;
-    _Atomic(const char *) unit;
-};
-
 /* ---- set up and tear down, on the build's thread ---- */
 
-static void resolve_blob(struct lq_build *build, struct run_input *input,
+static void resolve_blob(struct lq_build *build, struct lq_run_input *input,
                          const struct lq_digest *digest, uint64_t size_bytes)
 {
     uint64_t stored = 0;
@@ -70,7 +29,9 @@ static void resolve_blob(struct lq_build *build, struct run_input *input,
     input->held = lq_held_find(build, digest);
     if (input->held != NULL) {
         input->held->users++;
-        input->bytes = size_bytes == 0 ? (const void *)"" : input->held->bytes.data;
+        if (input->held->object == NULL) {
+            input->bytes = size_bytes == 0 ? (const void *)"" : input->held->bytes.data;
+        }
         return;
     }
     if (!lq_blob_exists(build->cache, digest, &stored)) {
@@ -79,7 +40,7 @@ static void resolve_blob(struct lq_build *build, struct run_input *input,
 }
 
 static void resolve_input(struct lq_build *build, const struct lq_node *node,
-                          const struct lq_step_input *spec, struct run_input *input)
+                          const struct lq_step_input *spec, struct lq_run_input *input)
 {
     const struct lq_ref *ref = &spec->ref;
     input->name = spec->name;
@@ -148,7 +109,7 @@ enum lq_status lq_run_create(struct lq_build *build, struct lq_task *task, struc
     }
     for (size_t i = 0; i < spec->input_count; i++) {
         (void)pthread_mutex_init(&run->inputs[i].mutex, NULL);
-        struct run_input *input = &run->inputs[i];
+        struct lq_run_input *input = &run->inputs[i];
         resolve_input(build, task->node, &spec->inputs[i], input);
         if (input->held != NULL && input->held->unsaved_seconds > run->unsaved_seconds) {
             run->unsaved_seconds = input->held->unsaved_seconds;
@@ -178,47 +139,13 @@ void lq_run_read_ahead(struct lq_build *build, const struct lq_task *task)
     }
 }
 
-static void free_held(struct lq_held *held)
-{
-    if (held != NULL) {
-        lq_buffer_fini(&held->bytes);
-        free(held);
-    }
-}
-
-static void forget_output(struct run_output *output)
-{
-    lq_blob_abort(output->writer);
-    output->writer = NULL;
-    free_held(output->held);
-    output->held = NULL;
-    lq_early_abort(&output->early);
-}
-
-void lq_run_keep_files(struct lq_run *run)
-{
-    for (size_t i = 0; i < run->task->spec.output_count; i++) {
-        lq_early_keep(&run->outputs[i].early, &run->task->outputs[i].digest);
-    }
-}
-
-void lq_run_take_held(struct lq_run *run)
-{
-    for (size_t i = 0; i < run->task->spec.output_count; i++) {
-        if (run->outputs[i].held != NULL && run->task->outputs[i].readers_left > 0) {
-            lq_held_add(run->build, run->outputs[i].held);
-            run->outputs[i].held = NULL;
-        }
-    }
-}
-
 void lq_run_destroy(struct lq_run *run)
 {
     if (run == NULL) {
         return;
     }
     for (size_t i = 0; i < run->task->spec.input_count; i++) {
-        struct run_input *input = &run->inputs[i];
+        struct lq_run_input *input = &run->inputs[i];
         lq_blob_close(input->reader);
         if (input->source != NULL) {
             lq_source_release(run->build, input->source, input->offset, input->size_bytes);
@@ -234,7 +161,7 @@ void lq_run_destroy(struct lq_run *run)
         (void)pthread_mutex_destroy(&input->mutex);
     }
     for (size_t i = 0; i < run->task->spec.output_count; i++) {
-        forget_output(&run->outputs[i]);
+        lq_run_forget_output(&run->outputs[i]);
     }
     free(run->inputs);
     free(run->outputs);
@@ -339,7 +266,7 @@ const struct lq_error *lq_run_first_error(const struct lq_run *run)
     return run->is_retry ? &run->first_error : NULL;
 }
 
-static struct run_input *find_input(const struct lq_run *run, const char *name)
+struct lq_run_input *lq_run_find_input(const struct lq_run *run, const char *name)
 {
     for (size_t i = 0; i < run->task->spec.input_count; i++) {
         if (strcmp(run->inputs[i].name, name) == 0) {
@@ -349,9 +276,10 @@ static struct run_input *find_input(const struct lq_run *run, const char *name)
     return NULL;
 }
 
-static struct run_input *get_input(const struct lq_run *run, const char *name, struct lq_error *err)
+static struct lq_run_input *get_input(const struct lq_run *run, const char *name,
+                                      struct lq_error *err)
 {
-    struct run_input *input = find_input(run, name);
+    struct lq_run_input *input = lq_run_find_input(run, name);
     if (input == NULL) {
         (void)lq_error_set(err, LQ_EINTERNAL, "step '%s' has no input '%s'", run->task->spec.op,
                            name);
@@ -361,12 +289,12 @@ static struct run_input *get_input(const struct lq_run *run, const char *name, s
 
 bool lq_run_has_input(const struct lq_run *run, const char *name)
 {
-    return find_input(run, name) != NULL;
+    return lq_run_find_input(run, name) != NULL;
 }
 
 bool lq_run_input_digest(const struct lq_run *run, const char *name, struct lq_digest *digest)
 {
-    const struct run_input *input = find_input(run, name);
+    const struct lq_run_input *input = lq_run_find_input(run, name);
     if (input != NULL) {
         *digest = input->digest;
     }
@@ -375,12 +303,12 @@ bool lq_run_input_digest(const struct lq_run *run, const char *name, struct lq_d
 
 uint64_t lq_run_input_size(const struct lq_run *run, const char *name)
 {
-    const struct run_input *input = find_input(run, name);
+    const struct lq_run_input *input = lq_run_find_input(run, name);
     return input == NULL ? 0 : input->size_bytes;
 }
 
 /* Bytes of an input that lies in memory or in a file; NULL (and LQ_OK) for one in the cache. */
-static enum lq_status direct_bytes(struct lq_run *run, const struct run_input *input,
+enum lq_status lq_run_direct_bytes(struct lq_run *run, const struct lq_run_input *input,
                                    const unsigned char **bytes, struct lq_error *err)
 {
     *bytes = input->bytes;
@@ -420,7 +348,8 @@ static void note_checked(struct lq_build *build, const struct lq_digest *digest)
 }
 
 /* Opens the blob at first use; the whole content is checked then. Called with the mutex held. */
-static enum lq_status open_reader(struct lq_run *run, struct run_input *input, struct lq_error *err)
+static enum lq_status open_reader(struct lq_run *run, struct lq_run_input *input,
+                                  struct lq_error *err)
 {
     if (input->reader != NULL) {
         return LQ_OK;
@@ -441,7 +370,7 @@ static enum lq_status open_reader(struct lq_run *run, struct run_input *input, s
 enum lq_status lq_run_input_read(struct lq_run *run, const char *name, uint64_t offset, void *out,
                                  size_t size_bytes, struct lq_error *err)
 {
-    struct run_input *input = get_input(run, name, err);
+    struct lq_run_input *input = get_input(run, name, err);
     if (input == NULL) {
         return LQ_EINTERNAL;
     }
@@ -451,7 +380,7 @@ enum lq_status lq_run_input_read(struct lq_run *run, const char *name, uint64_t 
             size_bytes, (unsigned long long)offset, (unsigned long long)input->size_bytes);
     }
     const unsigned char *bytes = NULL;
-    enum lq_status status = direct_bytes(run, input, &bytes, err);
+    enum lq_status status = lq_run_direct_bytes(run, input, &bytes, err);
     if (status != LQ_OK) {
         return status;
     }
@@ -460,6 +389,14 @@ enum lq_status lq_run_input_read(struct lq_run *run, const char *name, uint64_t 
         return LQ_OK;
     }
     (void)pthread_mutex_lock(&input->mutex);
+    if (input->held != NULL) {
+        struct lq_object *object = input->held->object;
+        status = object->read(object, offset, out, size_bytes, err);
+        atomic_store(&input->held->is_lost, status != LQ_OK);
+        run->lost = run->lost || status != LQ_OK;
+        (void)pthread_mutex_unlock(&input->mutex);
+        return status;
+    }
     status = open_reader(run, input, err);
     if (status == LQ_OK) {
         status = lq_blob_read(input->reader, offset, out, size_bytes, err);
@@ -474,12 +411,12 @@ enum lq_status lq_run_input_load(struct lq_run *run, const char *name, const voi
 {
     *data = NULL;
     *size_bytes = 0;
-    struct run_input *input = get_input(run, name, err);
+    struct lq_run_input *input = get_input(run, name, err);
     if (input == NULL) {
         return LQ_EINTERNAL;
     }
     const unsigned char *bytes = NULL;
-    enum lq_status status = direct_bytes(run, input, &bytes, err);
+    enum lq_status status = lq_run_direct_bytes(run, input, &bytes, err);
     if (status != LQ_OK) {
         return status;
     }
@@ -498,6 +435,12 @@ enum lq_status lq_run_input_load(struct lq_run *run, const char *name, const voi
     *data = bytes != NULL ? bytes : input->loaded;
     *size_bytes = input->size_bytes;
     return LQ_OK;
+}
+
+struct lq_object *lq_run_input_object(const struct lq_run *run, const char *name)
+{
+    const struct lq_run_input *input = lq_run_find_input(run, name);
+    return input == NULL || input->held == NULL ? NULL : input->held->object;
 }
 
 static enum lq_status write_all(int fd, const void *data, size_t size_bytes, const char *path,
@@ -519,7 +462,7 @@ enum lq_status lq_run_input_path(struct lq_run *run, const char *name, const cha
                                  struct lq_error *err)
 {
     enum { PIECE_BYTES = 1 << 20 };
-    struct run_input *input = get_input(run, name, err);
+    struct lq_run_input *input = get_input(run, name, err);
     *path = NULL;
     if (input == NULL) {
         return LQ_EINTERNAL;
@@ -557,157 +500,7 @@ enum lq_status lq_run_input_path(struct lq_run *run, const char *name, const cha
     return LQ_OK;
 }
 
-/* ---- outputs ---- */
-
-static enum lq_status begin_output(struct lq_run *run, struct run_output *output,
-                                   struct lq_error *err)
-{
-    enum lq_status status = lq_blob_begin(run->build->cache, &output->writer, err);
-    if (status == LQ_OK) {
-        lq_blob_use_pool(output->writer, run->build->pool);
-        lq_early_begin(&output->early, output->writer);
-    }
-    return status;
-}
-
-static struct run_output *get_output(struct lq_run *run, const char *name, struct lq_error *err)
-{
-    for (size_t i = 0; i < run->task->spec.output_count; i++) {
-        if (strcmp(run->outputs[i].name, name) == 0) {
-            return &run->outputs[i];
-        }
-    }
-    (void)lq_error_set(err, LQ_EINTERNAL, "step '%s' has no output '%s'", run->task->spec.op, name);
-    return NULL;
-}
-
-static double hold_seconds(const struct lq_build *build)
-{
-    double seconds = build->options->hold_seconds;
-    return seconds > 0.0 ? seconds : LQ_BUILD_HOLD_SECONDS;
-}
-
-/* What was held so far goes to the cache, and so does what follows. */
-static enum lq_status open_writer(struct lq_run *run, struct run_output *output,
-                                  struct lq_error *err)
-{
-    enum lq_status status = LQ_OK;
-    if (output->writer == NULL) {
-        status = begin_output(run, output, err);
-    }
-    if (status == LQ_OK && output->held != NULL) {
-        const struct lq_buffer *bytes = &output->held->bytes;
-        status = lq_blob_write(output->writer, bytes->data, bytes->size_bytes, err);
-        free_held(output->held);
-        output->held = NULL;
-    }
-    return status;
-}
-
-void lq_run_hold(struct lq_run *run, const char *name)
-{
-    struct run_output *output = get_output(run, name, NULL);
-    size_t index = output == NULL ? 0 : (size_t)(output - run->outputs);
-    if (output == NULL || !run->task->outputs[index].transient || output->writer != NULL ||
-        output->held != NULL || run->hold_bytes_left == 0) {
-        return;
-    }
-    output->held = calloc(1, sizeof *output->held); /* without memory it is written */
-    if (output->held != NULL) {
-        lq_buffer_init(&output->held->bytes);
-    }
-}
-
-/* False when there is no room for it. */
-static bool hold(struct lq_run *run, struct lq_held *held, const void *data, size_t size_bytes)
-{
-    size_t before = held->bytes.size_bytes;
-    if (size_bytes > run->hold_bytes_left) {
-        return false;
-    }
-    lq_buffer_append(&held->bytes, data, size_bytes);
-    if (held->bytes.failed) {
-        held->bytes.failed = false;
-        held->bytes.size_bytes = before;
-        return false;
-    }
-    run->hold_bytes_left -= size_bytes;
-    return true;
-}
-
-enum lq_status lq_run_write(struct lq_run *run, const char *name, const void *data,
-                            size_t size_bytes, struct lq_error *err)
-{
-    struct run_output *output = get_output(run, name, err);
-    if (output == NULL) {
-        return LQ_EINTERNAL;
-    }
-    if (output->held != NULL && hold(run, output->held, data, size_bytes)) {
-        return LQ_OK;
-    }
-    enum lq_status status = open_writer(run, output, err);
-    return status == LQ_OK ? lq_blob_write(output->writer, data, size_bytes, err) : status;
-}
-
-enum lq_status lq_run_write_input(struct lq_run *run, const char *output, const char *name,
-                                  struct lq_error *err)
-{
-    struct run_input *input = get_input(run, name, err);
-    struct run_output *to = get_output(run, output, err);
-    enum lq_status status = input == NULL || to == NULL ? LQ_EINTERNAL : open_writer(run, to, err);
-    const unsigned char *bytes = NULL;
-    if (status == LQ_OK) {
-        status = direct_bytes(run, input, &bytes, err);
-    }
-    if (status != LQ_OK) {
-        return status;
-    }
-    if (bytes != NULL) {
-        return lq_blob_write(to->writer, bytes, (size_t)input->size_bytes, err);
-    }
-    status = lq_blob_write_blob(to->writer, &input->digest, err);
-    run->lost = run->lost || status == LQ_ECACHE;
-    return status;
-}
-
-/* Outputs and the record that names them are made durable together. */
-static enum lq_status commit_outputs(struct lq_run *run, double seconds, struct lq_error *err)
-{
-    struct lq_task *task = run->task;
-    double unsaved = run->unsaved_seconds + seconds;
-    for (size_t i = 0; i < task->spec.output_count; i++) {
-        struct run_output *output = &run->outputs[i];
-        struct lq_held *held = output->held;
-        if (held != NULL && unsaved < hold_seconds(run->build)) {
-            lq_transient_name(task, output->name, &held->digest);
-            held->unsaved_seconds = unsaved;
-            task->outputs[i].digest = held->digest;
-            task->outputs[i].size_bytes = held->bytes.size_bytes;
-            continue;
-        }
-        enum lq_status status = open_writer(run, output, err);
-        if (status != LQ_OK) {
-            return status;
-        }
-        status = lq_blob_commit_begin(output->writer, &task->outputs[i].digest,
-                                      &task->outputs[i].size_bytes, err);
-        if (status != LQ_OK) {
-            return status;
-        }
-    }
-    return LQ_OK;
-}
-
-static enum lq_status end_commits(struct lq_run *run, struct lq_error *err)
-{
-    enum lq_status status = LQ_OK;
-    for (size_t i = 0; i < run->task->spec.output_count && status == LQ_OK; i++) {
-        struct lq_blob_writer *writer = run->outputs[i].writer;
-        run->outputs[i].writer = NULL;
-        status = writer == NULL ? LQ_OK : lq_blob_commit_end(writer, err);
-    }
-    return status;
-}
+/* ---- the whole ---- */
 
 /* A file that changed under the step may have given it anything. */
 static enum lq_status check_sources(const struct lq_run *run, struct lq_error *err)
@@ -764,7 +557,7 @@ static enum lq_status run_step(struct lq_run *run, struct lq_error *err)
         return status;
     }
     for (size_t i = 0; i < run->task->spec.output_count; i++) {
-        forget_output(&run->outputs[i]);
+        lq_run_forget_output(&run->outputs[i]);
     }
     run->is_retry = true;
     run->first_error = *err;
@@ -785,13 +578,10 @@ void lq_run_perform(struct lq_work *work)
     }
     uint64_t duration_ns = lq_clock_ns() - start;
     if (status == LQ_OK) {
-        status = commit_outputs(run, (double)duration_ns * 1e-9, err);
+        status = lq_run_commit_outputs(run, (double)duration_ns * 1e-9, err);
     }
     if (status == LQ_OK) {
         status = publish(run, duration_ns / 1000, err);
-    }
-    if (status == LQ_OK) {
-        status = end_commits(run, err);
     }
     job->status = status;
     job->lost = run->lost;

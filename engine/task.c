@@ -665,6 +665,7 @@ void lq_task_ran(struct lq_build *build, struct lq_job *job)
     } else if (job->lost && task->attempts < LQ_BUILD_ATTEMPTS_MAX) {
         /* The altered blob is gone from the cache by now: look at the inputs again. */
         task->state = LQ_TASK_WAITING;
+        lq_held_bury(build);
         check_inputs(build, task);
         if (inputs_available(build, task)) {
             make_ready(build, task, LOOKUP_MISS);

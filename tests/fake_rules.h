@@ -27,6 +27,54 @@ static bool fake_holds;
 static char fake_retry_label[64];
 static unsigned fake_retry_failures;
 static char fake_first_error[LQ_ERROR_BYTES];
+/* Links hand on objects instead; those of the link with this label cannot be read, so many times. */
+static bool fake_objects;
+static char fake_lost_label[64];
+static unsigned fake_lost_reads;
+static atomic_int fake_objects_alive;
+static atomic_uint fake_objects_taken;
+
+struct fake_object {
+    struct lq_object object;
+    bool is_lost;
+    char bytes[256];
+};
+
+static enum lq_status fake_object_read(struct lq_object *object, uint64_t offset, void *out,
+                                       size_t size_bytes, struct lq_error *err)
+{
+    struct fake_object *self = (struct fake_object *)object;
+    if (self->is_lost && fake_lost_reads > 0) {
+        fake_lost_reads--;
+        return lq_error_set(err, LQ_EFAIL, "the object is lost");
+    }
+    memcpy(out, self->bytes + offset, size_bytes);
+    return LQ_OK;
+}
+
+static void fake_object_destroy(struct lq_object *object)
+{
+    atomic_fetch_sub(&fake_objects_alive, 1);
+    free(object);
+}
+
+static enum lq_status fake_hand_on(struct lq_run *run, const void *data, size_t size_bytes,
+                                   const char *label, struct lq_error *err)
+{
+    struct fake_object *object = calloc(1, sizeof *object);
+    object->object = (struct lq_object){size_bytes + strlen(label), fake_object_read,
+                                        fake_object_destroy};
+    object->is_lost = strcmp(label, fake_lost_label) == 0;
+    memcpy(object->bytes, data, size_bytes);
+    memcpy(object->bytes + size_bytes, label, strlen(label));
+    atomic_fetch_add(&fake_objects_alive, 1);
+    if (!lq_run_hold_object(run, "state", &object->object)) {
+        return lq_error_set(err, LQ_EFAIL, "the object cannot be held");
+    }
+    atomic_fetch_add(&fake_objects_taken, lq_run_input_object(run, "state") != NULL);
+    return lq_run_write(run, "stats", label, strlen(label), err);
+}
+
 /* The step "lower" says at its end whether this file is there. */
 static char fake_watched_path[4096];
 static atomic_bool fake_watched_exists;
@@ -263,7 +311,7 @@ static enum lq_status link_run(struct lq_run *run, struct lq_error *err)
         status = lq_run_input_load(run, "state", &data, &size_bytes, err);
     }
     const char *label = lq_run_param(run, "label");
-    if (fake_holds) {
+    if (fake_holds && !fake_objects) {
         lq_run_hold(run, "state");
     }
     if (status == LQ_OK && strcmp(label, fake_retry_label) == 0) {
@@ -277,6 +325,9 @@ static enum lq_status link_run(struct lq_run *run, struct lq_error *err)
             (void)lq_run_write(run, "stats", "garbage", 7, err);
             return lq_error_set(err, LQ_EIMPORTANCE, "%u failures are left", fake_retry_failures);
         }
+    }
+    if (status == LQ_OK && fake_objects) {
+        return fake_hand_on(run, data, (size_t)size_bytes, label, err);
     }
     if (status == LQ_OK) {
         status = lq_run_write(run, "state", data, (size_t)size_bytes, err);

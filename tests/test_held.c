@@ -226,3 +226,67 @@ Test(held, the_second_failure_counts)
     cr_expect_str_eq(err.message, "3 failures are left");
     cr_expect_eq(count_runs("link link2"), 2);
 }
+
+/* ---- objects ---- */
+
+Test(held, objects_are_handed_on_as_they_are)
+{
+    fake_objects = true;
+    must_build("c", LINKS + 1, 0);
+    expect_output("c");
+    cr_expect_eq(atomic_load(&fake_objects_taken), LINKS - 1, "all but the first link");
+    cr_expect_eq(atomic_load(&fake_objects_alive), 0);
+    cr_expect_eq(count_states(), 0);
+    fake_objects = false;
+    must_build("d", 0, LINKS + 1);
+}
+
+Test(held, objects_that_are_too_dear_to_lose_are_read_and_saved)
+{
+    options.hold_seconds = 1e-9;
+    fake_objects = true;
+    strcpy(fake_fail_label, "link5");
+    cr_assert_eq(build("c"), LQ_EIMPORTANCE);
+    cr_expect_eq(count_states(), 1);
+    cr_expect_eq(atomic_load(&fake_objects_alive), 0);
+    fake_fail_label[0] = '\0';
+    must_build("c", LINKS - 4, 5);
+    expect_output("c");
+}
+
+Test(held, a_lost_object_is_made_again)
+{
+    fake_objects = true;
+    strcpy(fake_lost_label, "link4");
+    fake_lost_reads = 1;
+    cr_assert_eq(build("c"), LQ_OK, "%s", err.message);
+    expect_output("c");
+    cr_expect_eq(count_runs("link link0"), 2);
+    cr_expect_eq(count_runs("link link4"), 2);
+    cr_expect_eq(count_runs("link link5"), 2);
+    cr_expect_eq(count_runs("link link6"), 1);
+    cr_expect_eq(atomic_load(&fake_objects_alive), 0);
+}
+
+Test(held, an_object_that_is_lost_when_it_is_to_be_saved_is_made_again)
+{
+    options.hold_seconds = 1e-9;
+    fake_objects = true;
+    strcpy(fake_lost_label, "link4");
+    fake_lost_reads = 2; /* when it is saved, and when link5 asks for it */
+    cr_assert_eq(build("c"), LQ_OK, "%s", err.message);
+    expect_output("c");
+    cr_expect_eq(count_runs("link link3"), 1, "it was saved and kept for link4");
+    cr_expect_eq(count_runs("link link4"), 2);
+    cr_expect_eq(atomic_load(&fake_objects_alive), 0);
+}
+
+Test(held, an_object_that_is_lost_again_and_again_is_an_error)
+{
+    fake_objects = true;
+    strcpy(fake_lost_label, "link4");
+    fake_lost_reads = 100;
+    cr_assert_neq(build("c"), LQ_OK);
+    cr_expect_not_null(strstr(err.message, "the object is lost"), "%s", err.message);
+    cr_expect_eq(atomic_load(&fake_objects_alive), 0);
+}
