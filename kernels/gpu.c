@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/gpu_device.h"
 #include "kernels/gpu_load.h"
 #include "kernels/tables/near.h"
 
@@ -20,6 +21,7 @@ struct slot {
 };
 
 struct device;
+struct model;
 
 struct lq_gpu_lease {
     struct device *device;
@@ -33,9 +35,28 @@ struct device {
     struct lq_gpu_lease leases[LQ_GPU_LEASES];
     unsigned lease_count; /* that have memory */
     unsigned taken_count;
-    bool is_full;            /* there is no memory for more leases */
-    struct lq_device *model; /* made at first use, kept from one step to the next */
-    bool model_taken;
+    bool is_full;        /* there is no memory for more leases */
+    struct model *model; /* made at first use, kept from one step to the next */
+};
+
+/* A device that runs models. One that failed is no GPU's any more, and goes with the last memory
+ * that is kept on it. */
+struct model {
+    struct lq_device *device;
+    bool is_taken;
+    pthread_t owner; /* who has taken it */
+    bool has_failed;
+    size_t total_bytes; /* of the GPU */
+    size_t kept_bytes;
+    unsigned kept_count;
+    struct lq_gpu_kept *garbage; /* to be released by the next owner */
+};
+
+struct lq_gpu_kept {
+    struct lq_gpu_kept *next;
+    struct model *model;
+    char *memory;
+    size_t size_bytes;
 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -49,7 +70,7 @@ static const struct lq_gpu_module *module;
 static struct device devices[LQ_GPU_DEVICES_MAX];
 static unsigned device_count;
 static bool is_started;
-static lq_gpu_make_fn make_model; /* NULL: GPUs run no models */
+static lq_gpu_make_fn make_model = lq_gpu_device_create; /* NULL: GPUs run no models */
 static bool has_models = true;    /* none failed so far */
 static bool is_usable;
 static bool has_notice;
@@ -330,14 +351,6 @@ const char *lq_gpu_device(const struct lq_gpu_lease *lease)
 
 /* ------------------------------------------------------------------- models ---- */
 
-static const char *free_memory(struct device *device, size_t *memory_bytes)
-{
-    struct lq_gpu_info info;
-    const char *why = module->describe(device->context, &info);
-    *memory_bytes = why == NULL ? info.memory_free_bytes : 0;
-    return why;
-}
-
 static void leave_models(const char *why)
 {
     if (has_models) {
@@ -347,14 +360,96 @@ static void leave_models(const char *why)
     }
 }
 
-static struct device *find_idle(void)
+static const char *add_model(struct device *device)
 {
-    for (unsigned i = 0; i < device_count; i++) {
-        if (!devices[i].model_taken) {
-            return &devices[i];
+    struct model *model = calloc(1, sizeof *model);
+    const char *why =
+        model == NULL ? "out of memory" : make_model(module, device->context, &model->device);
+    if (why != NULL) {
+        free(model);
+        return why;
+    }
+    model->total_bytes = device->info.memory_bytes;
+    device->model = model;
+    return NULL;
+}
+
+/* Nobody may use the device meanwhile, or the caller is its owner. */
+static void release_garbage(struct model *model)
+{
+    while (model->garbage != NULL) {
+        struct lq_gpu_kept *kept = model->garbage;
+        model->garbage = kept->next;
+        model->device->ops->release(model->device, kept->memory);
+        free(kept);
+        model->kept_count--;
+    }
+}
+
+static void destroy_unused(struct model *model)
+{
+    if (model->kept_count == 0) {
+        model->device->ops->destroy(model->device);
+        free(model);
+    }
+}
+
+static void take_model(struct model *model)
+{
+    model->is_taken = true;
+    model->owner = pthread_self();
+    release_garbage(model);
+}
+
+static void give_model(struct model *model)
+{
+    model->is_taken = false;
+    release_garbage(model);
+    if (!model->has_failed && model->device->ops->failure(model->device) != NULL) {
+        model->has_failed = true;
+        for (unsigned i = 0; i < device_count; i++) {
+            devices[i].model = devices[i].model == model ? NULL : devices[i].model;
+        }
+    }
+    if (model->has_failed) {
+        destroy_unused(model);
+    }
+    (void)pthread_cond_broadcast(&given_back);
+}
+
+/* The model of an idle GPU, a new one if need be; NULL (and no reason) when all are taken. */
+static struct model *find_idle(const char **why)
+{
+    *why = NULL;
+    for (unsigned i = 0; i < device_count && *why == NULL; i++) {
+        if (devices[i].model == NULL) {
+            *why = add_model(&devices[i]);
+        }
+        if (*why == NULL && !devices[i].model->is_taken) {
+            return devices[i].model;
         }
     }
     return NULL;
+}
+
+static struct model *model_of(const struct lq_device *device)
+{
+    unsigned i = 0;
+    while (devices[i].model == NULL || devices[i].model->device != device) {
+        i++; /* the caller has taken it, so it is there */
+    }
+    return devices[i].model;
+}
+
+static size_t free_memory(const struct lq_device *device)
+{
+    for (unsigned i = 0; i < device_count; i++) {
+        struct lq_gpu_info info;
+        if (devices[i].model != NULL && devices[i].model->device == device) {
+            return module->describe(devices[i].context, &info) == NULL ? info.memory_free_bytes : 0;
+        }
+    }
+    return 0;
 }
 
 struct lq_device *lq_gpu_take_device(size_t *memory_bytes)
@@ -365,43 +460,30 @@ struct lq_device *lq_gpu_take_device(size_t *memory_bytes)
     if (choice != LQ_GPU_NEVER) {
         start();
     }
-    while (choice != LQ_GPU_NEVER && is_usable && has_models && make_model != NULL) {
-        struct device *device = find_idle();
-        if (device == NULL) {
-            (void)pthread_cond_wait(&given_back, &mutex);
-            continue;
-        }
-        const char *why =
-            device->model != NULL ? NULL : make_model(module, device->context, &device->model);
-        why = why != NULL ? why : free_memory(device, memory_bytes);
-        if (why != NULL) {
+    while (found == NULL && choice != LQ_GPU_NEVER && is_usable && has_models &&
+           make_model != NULL) {
+        const char *why = NULL;
+        struct model *model = find_idle(&why);
+        if (model != NULL) {
+            take_model(model);
+            found = model->device;
+            *memory_bytes = free_memory(found);
+        } else if (why != NULL) {
             char text[LQ_GPU_WHY_BYTES];
             (void)snprintf(text, sizeof text, "the GPU cannot run models: %s", why);
             leave_models(text);
-            break;
+        } else {
+            (void)pthread_cond_wait(&given_back, &mutex);
         }
-        device->model_taken = true;
-        found = device->model;
-        break;
     }
     (void)pthread_mutex_unlock(&mutex);
     return found;
 }
 
-void lq_gpu_give_device(struct lq_device *model)
+void lq_gpu_give_device(struct lq_device *device)
 {
-    bool failed = model->ops->failure(model) != NULL;
     (void)pthread_mutex_lock(&mutex);
-    for (unsigned i = 0; i < device_count; i++) {
-        if (devices[i].model == model) {
-            devices[i].model_taken = false;
-            devices[i].model = failed ? NULL : model;
-        }
-    }
-    if (failed) {
-        model->ops->destroy(model);
-    }
-    (void)pthread_cond_broadcast(&given_back);
+    give_model(model_of(device));
     (void)pthread_mutex_unlock(&mutex);
 }
 
@@ -413,12 +495,79 @@ void lq_gpu_leave_models(const char *why)
     (void)pthread_mutex_unlock(&mutex);
 }
 
+struct lq_gpu_kept *lq_gpu_keep(struct lq_device *device, size_t size_bytes)
+{
+    (void)pthread_mutex_lock(&mutex);
+    struct model *model = model_of(device);
+    size_t most = model->total_bytes / 2;
+    bool fits = size_bytes <= most && model->kept_bytes <= most - size_bytes;
+    struct lq_gpu_kept *kept = fits ? calloc(1, sizeof *kept) : NULL;
+    if (kept != NULL) {
+        *kept = (struct lq_gpu_kept){.model = model, .size_bytes = size_bytes};
+        kept->memory = device->ops->alloc(device, size_bytes);
+    }
+    if (kept != NULL && kept->memory == NULL) {
+        free(kept);
+        kept = NULL;
+    }
+    if (kept != NULL) {
+        model->kept_bytes += size_bytes;
+        model->kept_count++;
+    }
+    (void)pthread_mutex_unlock(&mutex);
+    return kept;
+}
+
+void *lq_gpu_kept_memory(const struct lq_gpu_kept *kept, const struct lq_device *device)
+{
+    return kept->model->device == device ? kept->memory : NULL;
+}
+
+void lq_gpu_unkeep(struct lq_gpu_kept *kept)
+{
+    (void)pthread_mutex_lock(&mutex);
+    struct model *model = kept->model;
+    model->kept_bytes -= kept->size_bytes;
+    kept->next = model->garbage;
+    model->garbage = kept;
+    if (!model->is_taken) {
+        release_garbage(model);
+        if (model->has_failed) {
+            destroy_unused(model);
+        }
+    }
+    (void)pthread_mutex_unlock(&mutex);
+}
+
+bool lq_gpu_read_kept(struct lq_gpu_kept *kept, size_t offset, void *to, size_t size_bytes)
+{
+    struct model *model = kept->model;
+    struct lq_device *device = model->device;
+    (void)pthread_mutex_lock(&mutex);
+    bool is_mine = model->is_taken && pthread_equal(model->owner, pthread_self());
+    while (!is_mine && model->is_taken) {
+        (void)pthread_cond_wait(&given_back, &mutex);
+    }
+    model->is_taken = true;
+    model->owner = pthread_self();
+    (void)pthread_mutex_unlock(&mutex);
+    device->ops->download(device, to, kept->memory + offset, size_bytes);
+    bool good = device->ops->failure(device) == NULL;
+    if (!is_mine) {
+        (void)pthread_mutex_lock(&mutex);
+        give_model(model);
+        (void)pthread_mutex_unlock(&mutex);
+    }
+    return good;
+}
+
 void lq_gpu_use_module(const struct lq_gpu_module *new_module, lq_gpu_make_fn make)
 {
     (void)pthread_mutex_lock(&mutex);
     for (unsigned i = 0; i < device_count; i++) {
-        if (devices[i].model != NULL && !devices[i].model_taken) {
-            devices[i].model->ops->destroy(devices[i].model);
+        if (devices[i].model != NULL) {
+            release_garbage(devices[i].model);
+            destroy_unused(devices[i].model);
             devices[i].model = NULL;
         }
     }

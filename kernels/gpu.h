@@ -72,11 +72,22 @@ const char *lq_gpu_end(struct lq_gpu_lease *lease, size_t slot, bool *clean);
 /* A device for a step that runs a model, one step at a time on each GPU, beside leases. Waits while
  * all are taken; *memory_bytes is what is free on it. NULL: use the CPU. */
 struct lq_device *lq_gpu_take_device(size_t *memory_bytes);
-/* A device that failed is destroyed; another one is made for the next taker. */
+/* A device that failed is no longer used; another one is made for the next taker. */
 void lq_gpu_give_device(struct lq_device *device);
 /* A model did not run on a GPU: from now on all of them run on the CPU. lq_gpu_notice gives the
  * sentence. */
 void lq_gpu_leave_models(const char *why);
+
+/* Memory of a device that stays when the device is given back. What is kept is at most half of a
+ * GPU's memory: NULL beyond that, and when the device fails. The caller has the device. */
+struct lq_gpu_kept;
+struct lq_gpu_kept *lq_gpu_keep(struct lq_device *device, size_t size_bytes);
+/* NULL on another device. */
+void *lq_gpu_kept_memory(const struct lq_gpu_kept *kept, const struct lq_device *device);
+/* Any thread: waits until the device is idle, unless the caller has it. False after a failure. */
+bool lq_gpu_read_kept(struct lq_gpu_kept *kept, size_t offset, void *to, size_t size_bytes);
+/* Any thread, at once. */
+void lq_gpu_unkeep(struct lq_gpu_kept *kept);
 
 struct lq_gpu_module;
 struct lq_gpu_context;

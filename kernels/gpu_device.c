@@ -311,7 +311,7 @@ static const char *gpu_notice(const struct lq_device *device)
 static const struct lq_device_ops gpu_ops = {
     .numerics = "cuda-bf16",
     .host_visible = false,
-    .batch_rows = 8192,
+    .batch_rows = 16384,
     .destroy = gpu_destroy,
     .failure = gpu_failure,
     .notice = gpu_notice,

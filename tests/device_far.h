@@ -25,6 +25,8 @@ static struct {
     size_t fail_alloc;
     bool no_load;
     const char *no_device; /* why none can be made */
+    size_t total_bytes;    /* that it says it has; 0: memory_bytes */
+    size_t moved_bytes;    /* up and down */
     size_t used_bytes;
     size_t ops;
     size_t allocs;
@@ -123,10 +125,24 @@ static void far_release(struct lq_device *device, void *memory)
         }                                                                                          \
     }
 
-FAR_OP(upload, (struct lq_device * d, void *to, const void *from, size_t n),
-       (cpu, far_in(to), from, n))
-FAR_OP(download, (struct lq_device * d, void *to, const void *from, size_t n),
-       (cpu, to, far_in(from), n))
+static void far_upload(struct lq_device *d, void *to, const void *from, size_t n)
+{
+    struct lq_device *cpu = far_begin(d);
+    far_state.moved_bytes += n;
+    if (cpu != NULL) {
+        cpu->ops->upload(cpu, far_in(to), from, n);
+    }
+}
+
+static void far_download(struct lq_device *d, void *to, const void *from, size_t n)
+{
+    struct lq_device *cpu = far_begin(d);
+    far_state.moved_bytes += n;
+    if (cpu != NULL) {
+        cpu->ops->download(cpu, to, far_in(from), n);
+    }
+}
+
 FAR_OP(zero, (struct lq_device * d, void *memory, size_t n), (cpu, far_in(memory), n))
 FAR_OP(copy, (struct lq_device * d, float *to, const float *from, size_t n),
        (cpu, far_in(to), far_in(from), n))
@@ -326,8 +342,10 @@ static const char *far_describe(struct lq_gpu_context *context, struct lq_gpu_in
 {
     (void)context;
     size_t limit = far_state.memory_bytes == 0 ? (size_t)1 << 40 : far_state.memory_bytes;
-    *info = (struct lq_gpu_info){
-        .name = "far", .memory_bytes = limit, .memory_free_bytes = limit - far_state.used_bytes};
+    *info = (struct lq_gpu_info){.name = "far",
+                                 .memory_bytes =
+                                     far_state.total_bytes == 0 ? limit : far_state.total_bytes,
+                                 .memory_free_bytes = limit - far_state.used_bytes};
     return NULL;
 }
 

@@ -10,6 +10,8 @@
 #include "engine/base/pool.h"
 #include "kernels/gpu.h"
 #include "kernels/kernels.h"
+#include "rules/format/imatrix.h"
+#include "rules/format/qreport.h"
 #include "rules/quant/encode_tensor.h"
 #include "rules/quant/levels.h"
 
@@ -485,6 +487,17 @@ Test(gpu, a_build_can_be_cancelled)
 
 TestSuite(gpu_cli, .init = e2e_init, .fini = e2e_fini, .timeout = 600);
 
+static void read_imatrix(const char *path, struct lq_arena *arena, struct lq_imatrix *imatrix)
+{
+    enum lq_imatrix_format format;
+    struct lq_map map;
+    struct lq_error err;
+    cr_assert_eq(lq_map_open(&map, path, LQ_EIO, &err), LQ_OK, "%s", err.message);
+    cr_assert_eq(lq_imatrix_parse(map.data, map.size_bytes, path, arena, imatrix, &format, &err),
+                 LQ_OK, "%s", err.message);
+    lq_map_close(&map);
+}
+
 static size_t line_count(const char *path)
 {
     struct lq_map map;
@@ -537,6 +550,86 @@ Test(gpu_cli, a_build_on_gpus_has_the_bytes_and_keys_of_one_on_the_cpu)
     cr_assert_eq(e2e_run("quantize model gguf -q Q4_K_M -o cpu.gguf --device cuda --cache-dir c1"),
                  0, "%s", e2e_stderr());
     cr_expect_eq(line_count("log"), 0);
+}
+
+/* ---- models ---- */
+
+/* bf16 has 8 bits: a column of few tokens may be off by a few percent, the sum of all columns of a
+ * matrix by much less than the hundredth that is asked for. */
+#define IMATRIX_COLUMN_RELATIVE 0.05
+#define IMATRIX_SUM_RELATIVE 0.01
+#define PERPLEXITY_RELATIVE 0.01
+
+static void expect_close_imatrix(const char *first, const char *second)
+{
+    struct lq_arena arena;
+    struct lq_imatrix a;
+    struct lq_imatrix b;
+    lq_arena_init(&arena);
+    read_imatrix(first, &arena, &a);
+    read_imatrix(second, &arena, &b);
+    cr_assert_eq(a.entry_count, b.entry_count);
+    cr_assert_gt(a.entry_count, 0);
+    for (size_t i = 0; i < a.entry_count; i++) {
+        double sum = 0;
+        double other = 0;
+        for (size_t j = 0; j < a.entries[i].col_count; j++) {
+            double x = (double)a.entries[i].sums[j];
+            double y = (double)b.entries[i].sums[j];
+            sum += x;
+            other += y;
+            cr_expect_leq(fabs(x - y), IMATRIX_COLUMN_RELATIVE * x + 1e-6, "%s", a.entries[i].name);
+        }
+        cr_expect_leq(fabs(sum - other), IMATRIX_SUM_RELATIVE * sum, "%s", a.entries[i].name);
+    }
+    lq_arena_fini(&arena);
+}
+
+static double read_perplexity(const char *path)
+{
+    struct lq_arena arena;
+    struct lq_qreport report;
+    struct lq_map map;
+    struct lq_error err;
+    lq_arena_init(&arena);
+    cr_assert_eq(lq_map_open(&map, path, LQ_EIO, &err), LQ_OK, "%s", err.message);
+    cr_assert_eq(lq_qreport_parse(map.data, map.size_bytes, path, &arena, &report, &err), LQ_OK,
+                 "%s", err.message);
+    double ppl = report.perplexity;
+    lq_map_close(&map);
+    lq_arena_fini(&arena);
+    return ppl;
+}
+
+Test(gpu_cli, models_on_a_gpu_are_within_a_hundredth_and_count_for_the_cpu)
+{
+    static const char recipe[] =
+        "model m { source = \"model\" }\n"
+        "text words { path = \"words.txt\" }\n"
+        "calibration c { model = m  text = words  samples = 128  sequence = 8 }\n"
+        "imatrix %s { model = m  calibration = c  path = \"%s.gguf\" }\n"
+        "report r%s { original = m  quantized = [m]  text = words  context = 32  chunks = 8\n"
+        "             path = \"%s.qreport\" }\n";
+    use_fake("");
+    e2e_copy_text("eval.txt", "words.txt", 20000);
+    e2e_write("recipe.lq", recipe, "cpu", "cpu", "cpu", "cpu");
+    cr_assert_eq(e2e_run("cpu rcpu --device cpu --cache-dir c1"), 0, "%s", e2e_stderr());
+    e2e_write("recipe.lq", recipe, "gpu", "gpu", "gpu", "gpu");
+    cr_assert_eq(e2e_run("gpu rgpu --device cuda --cache-dir c2"), 0, "%s", e2e_stderr());
+    cr_expect_null(strstr(e2e_stderr(), "computing on the CPU"), "%s", e2e_stderr());
+    expect_close_imatrix("cpu.gguf", "gpu.gguf");
+    double cpu = read_perplexity("cpu.qreport");
+    double gpu = read_perplexity("gpu.qreport");
+    cr_expect_leq(fabs(cpu - gpu), PERPLEXITY_RELATIVE * cpu, "%g and %g", cpu, gpu);
+    cr_expect_neq(cpu, gpu, "bf16 is not f32: did the GPU run it?");
+    cr_assert_eq(e2e_run("explain gpu --cache-dir c2"), 0, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stdout(), "computed by cuda-bf16; exact\n"), "%s", e2e_stdout());
+    /* Under another name nothing is known of the whole, but every step is. */
+    e2e_write("recipe.lq", recipe, "again", "again", "again", "again");
+    cr_assert_eq(e2e_run("again ragain --device cpu --cache-dir c2 --json"), 0, "%s", e2e_stderr());
+    cr_expect_eq(e2e_summary("ran"), 0);
+    e2e_expect_same_file("gpu.gguf", "again.gguf");
+    e2e_expect_same_file("gpu.qreport", "again.qreport");
 }
 
 Test(gpu_cli, auto_goes_on_with_the_cpu_and_says_so_in_one_line)

@@ -321,15 +321,50 @@ Test(gpu_model, an_allocation_that_fails_anywhere_is_made_good_by_the_cpu)
     }
 }
 
-/* Layers that a GPU finished stay, and the record says so. */
+/* Layers that a GPU finished stay, and the record says so, where hidden states are the host's. What
+ * was on the GPU is made again. */
 Test(gpu_model, what_a_gpu_finished_before_it_failed_is_kept)
 {
-    make_imatrix(true, "all", "gpu");
-    far_state.fail_op = far_state.ops + far_state.ops * 3 / 4;
-    expect_fallback("d", "it fell off the bus");
-    cr_expect_str_eq(numerics, "cuda-bf16; cpu-f32; exact");
-    make_imatrix(false, "d", "cpu");
-    cr_expect_eq(result.ran, 0);
+    static const char *const hidden[] = {"bf16", "f32"};
+    static const char *const expected[] = {"cuda-bf16; cpu-f32; exact", "cpu-f32; exact"};
+    for (int i = 0; i < 2; i++) {
+        char text[256];
+        char cache_name[16];
+        snprintf(
+            text, sizeof text,
+            "imatrix im { model = base  calibration = calib  hidden = \"%s\"  path = \"x\" }\n",
+            hidden[i]);
+        snprintf(cache_name, sizeof cache_name, "all%d", i);
+        far_state.ops = 0;
+        far_state.fail_op = 0;
+        cr_assert_eq(build(true, cache_name, "im", text), LQ_OK, "%s", err.message);
+        far_state.fail_op = far_state.ops + far_state.ops * 3 / 4;
+        snprintf(cache_name, sizeof cache_name, "fail%d", i);
+        cr_assert_eq(build(true, cache_name, "im", text), LQ_OK, "%s", err.message);
+        cr_expect_eq(warnings, 1, "%s", warning);
+        cr_expect_str_eq(numerics, expected[i]);
+        cr_expect_eq(far_state.used_bytes, 0);
+        cr_expect_eq(far_state.devices, 0);
+        cr_assert_eq(build(false, cache_name, "im", text), LQ_OK, "%s", err.message);
+        cr_expect_eq(result.ran, 0);
+    }
+}
+
+/* Of 128 samples of 20 tokens, in six layers of 256 columns. */
+#define STATE_BYTES ((size_t)128 * 20 * 256 * sizeof(float))
+
+Test(gpu_model, states_stay_on_the_device)
+{
+    make_imatrix(true, "c", "gpu");
+    cr_expect_lt(far_state.moved_bytes, 2 * STATE_BYTES, "%zu", far_state.moved_bytes);
+}
+
+Test(gpu_model, states_that_are_too_large_for_it_do_not)
+{
+    far_state.total_bytes = 2 * STATE_BYTES;
+    make_imatrix(true, "c", "gpu");
+    cr_expect_str_eq(numerics, "cuda-bf16; exact");
+    cr_expect_geq(far_state.moved_bytes, 5 * STATE_BYTES, "%zu", far_state.moved_bytes);
 }
 
 Test(gpu_model, gradients_survive_a_failure_too)

@@ -94,6 +94,17 @@ static struct lq_hidden_shape shape_of(const struct lq_calibrate_io *io, bool is
                                     .is_bf16 = is_bf16};
 }
 
+struct lq_device_states *lq_calibrate_hold(const struct lq_calibrate_io *io,
+                                           struct lq_forward_run *forward_run)
+{
+    struct lq_hidden_shape shape = shape_of(io, io->layer->hidden_bf16);
+    struct lq_device_states *states = lq_device_states_hold(forward_run, "hidden", &shape);
+    if (states == NULL) {
+        lq_forward_run_hold(forward_run, "hidden");
+    }
+    return states;
+}
+
 enum lq_status lq_calibrate_write_header(const struct lq_calibrate_io *io, const char *output,
                                          struct lq_error *err)
 {

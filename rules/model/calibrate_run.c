@@ -6,6 +6,7 @@
 #include "engine/base/limits.h"
 #include "rules/format/imatrix.h"
 #include "rules/model/calibrate_parts.h"
+#include "rules/model/device_states.h"
 #include "rules/model/forward_run.h"
 #include "rules/model/layer_stats.h"
 
@@ -17,6 +18,9 @@ struct layer_run {
     bool inputs_only;
     float *hidden; /* one batch */
     struct lq_forward *forward;
+    /* States that are on the device; or NULL. */
+    struct lq_device_states *in;
+    struct lq_device_states *out;
 };
 
 static enum lq_status run_batch(struct layer_run *layer_run, size_t sample, size_t count,
@@ -25,16 +29,21 @@ static enum lq_status run_batch(struct layer_run *layer_run, size_t sample, size
     struct lq_calibrate_io *io = &layer_run->io;
     size_t first_row = sample * io->sequence_length;
     size_t rows = count * io->sequence_length;
-    enum lq_status status =
-        layer_run->is_first
-            ? lq_forward_embed(layer_run->forward, io->tokens.tokens + first_row, rows,
-                               layer_run->hidden, err)
-            : lq_calibrate_read_rows(io, "hidden", sample, count, layer_run->hidden, err);
-    if (status == LQ_OK) {
-        status = lq_forward_layer(layer_run->forward, layer_run->hidden, count, true,
-                                  layer_run->inputs_only, err);
+    const struct lq_forward_place place = {.host = layer_run->hidden,
+                                           .from = lq_device_states_at(layer_run->in, sample),
+                                           .to = lq_device_states_at(layer_run->out, sample)};
+    enum lq_status status = LQ_OK;
+    if (layer_run->is_first) {
+        status = lq_forward_embed(layer_run->forward, io->tokens.tokens + first_row, rows,
+                                  layer_run->hidden, err);
+    } else if (layer_run->in == NULL) {
+        status = lq_calibrate_read_rows(io, "hidden", sample, count, layer_run->hidden, err);
     }
-    if (status == LQ_OK && !layer_run->inputs_only) {
+    if (status == LQ_OK) {
+        status = lq_forward_layer_at(layer_run->forward, &place, count, true,
+                                     layer_run->inputs_only, err);
+    }
+    if (status == LQ_OK && !layer_run->inputs_only && layer_run->out == NULL) {
         status = lq_calibrate_write_rows(io, "hidden", layer_run->hidden, rows, err);
     }
     lq_run_progress(io->run, first_row + rows, (uint64_t)io->sample_count * io->sequence_length,
@@ -78,7 +87,7 @@ static enum lq_status stream_samples(struct layer_run *layer_run, struct lq_erro
         return lq_error_nomem(err, "hidden states");
     }
     enum lq_status status = lq_forward_load_layer(layer_run->forward, io->layer->layer, err);
-    if (status == LQ_OK && !layer_run->inputs_only) {
+    if (status == LQ_OK && !layer_run->inputs_only && layer_run->out == NULL) {
         status = lq_calibrate_write_header(io, "hidden", err);
     }
     for (size_t s = 0; status == LQ_OK && s < io->sample_count; s += batch) {
@@ -104,7 +113,9 @@ enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
         status = lq_forward_run_open(&forward_run, run, err);
     }
     if (status == LQ_OK) {
-        lq_forward_run_hold(&forward_run, "hidden");
+        layer_run.in = lq_device_states_find(&forward_run, "hidden");
+        layer_run.out =
+            layer_run.inputs_only ? NULL : lq_calibrate_hold(&layer_run.io, &forward_run);
         struct lq_weight_source weights = lq_calibrate_weights(&layer_run.io);
         struct lq_forward_env env = lq_forward_run_env(&forward_run, weights, LQ_EIMPORTANCE);
         env.skip_first = layer->skip_first;

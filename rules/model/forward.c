@@ -150,6 +150,7 @@ static enum lq_status take_scratch(struct lq_forward *forward, struct lq_error *
     uint64_t rows = forward->batch_rows;
     if (!forward->ops->host_visible) {
         forward->x = lq_forward_take(forward, rows * hparams->width, sizeof(float));
+        forward->columns = lq_forward_take(forward, hparams->width, sizeof(double));
     }
     forward->normed = lq_forward_take(forward, rows * hparams->width, sizeof(float));
     forward->q = lq_forward_take(forward, rows * lq_forward_q_width(hparams), sizeof(float));
@@ -285,8 +286,9 @@ void lq_forward_destroy(struct lq_forward *forward)
     if (forward->rope_windowed != forward->rope) {
         lq_forward_give(forward, forward->rope_windowed);
     }
-    void *const all[] = {forward->rope, forward->x,        forward->normed, forward->q, forward->k,
-                         forward->v,    forward->attended, forward->gate,   forward->up};
+    void *const all[] = {forward->rope, forward->x, forward->columns, forward->normed,
+                         forward->q,    forward->k, forward->v,       forward->attended,
+                         forward->gate, forward->up};
     for (size_t i = 0; i < LQ_COUNT_OF(all); i++) {
         lq_forward_give(forward, all[i]);
     }

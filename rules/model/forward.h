@@ -74,6 +74,20 @@ enum lq_status lq_forward_embed(struct lq_forward *forward, const int32_t *token
  * when a token first goes to them, so those that none goes to cost nothing and are not checked. */
 enum lq_status lq_forward_load_layer(struct lq_forward *forward, uint32_t layer,
                                      struct lq_error *err);
+/* Where the rows of a batch come from and go to: device memory, or host memory where that is NULL.
+ */
+struct lq_forward_place {
+    float *host;
+    const float *from;
+    float *to;
+};
+/* As lq_forward_layer, for rows that need not be in host memory. */
+enum lq_status lq_forward_layer_at(struct lq_forward *forward, const struct lq_forward_place *place,
+                                   size_t sample_count, bool collect, bool inputs_only,
+                                   struct lq_error *err);
+/* Copies some rows of device memory to the host. */
+enum lq_status lq_forward_fetch(struct lq_forward *forward, const float *from, size_t row_count,
+                                float *host, struct lq_error *err);
 /* Passes samples through the loaded layer, in place. With `collect` the squares of the layer's
  * inputs are added to the sums. With `inputs_only` the layer stops after the last collected input
  * and leaves `hidden` undefined. Values that are not finite are errors of env.nonfinite_status. */

@@ -333,8 +333,45 @@ static enum lq_status name_nonfinite(struct lq_forward *forward, size_t rows, st
     return LQ_OK;
 }
 
+/* Squares of finite floats, and sums of them, are finite in double. */
+static bool is_finite(struct lq_forward *forward, const float *x, size_t rows)
+{
+    size_t width = forward->hparams.width;
+    if (forward->ops->host_visible) {
+        return lq_kernels()->find_nonfinite(x, rows * width) == rows * width;
+    }
+    double *sums = malloc(width * sizeof *sums);
+    bool finite = sums != NULL;
+    forward->ops->zero(forward->device, forward->columns, width * sizeof *sums);
+    forward->ops->add_squares(forward->device, x, rows, width, forward->columns);
+    if (sums != NULL) {
+        forward->ops->download(forward->device, sums, forward->columns, width * sizeof *sums);
+    }
+    for (size_t i = 0; finite && i < width; i++) {
+        finite = isfinite(sums[i]);
+    }
+    free(sums);
+    return finite;
+}
+
+enum lq_status lq_forward_fetch(struct lq_forward *forward, const float *from, size_t row_count,
+                                float *host, struct lq_error *err)
+{
+    forward->ops->download(forward->device, host, from,
+                           row_count * forward->hparams.width * sizeof *host);
+    return lq_forward_check_device(forward, err);
+}
+
 enum lq_status lq_forward_layer(struct lq_forward *forward, float *hidden, size_t sample_count,
                                 bool collect, bool inputs_only, struct lq_error *err)
+{
+    const struct lq_forward_place place = {.host = hidden};
+    return lq_forward_layer_at(forward, &place, sample_count, collect, inputs_only, err);
+}
+
+enum lq_status lq_forward_layer_at(struct lq_forward *forward, const struct lq_forward_place *place,
+                                   size_t sample_count, bool collect, bool inputs_only,
+                                   struct lq_error *err)
 {
     if (sample_count > forward->batch_samples || forward->weights[0] == NULL) {
         return lq_error_set(err, LQ_EINTERNAL, "a batch of %zu samples for a layer that takes %zu",
@@ -343,10 +380,11 @@ enum lq_status lq_forward_layer(struct lq_forward *forward, float *hidden, size_
     const struct lq_device_ops *ops = forward->ops;
     size_t rows = sample_count * forward->sequence;
     size_t elems = rows * forward->hparams.width;
-    float *x = hidden;
-    if (!ops->host_visible) {
-        x = forward->x;
-        ops->upload(forward->device, x, hidden, elems * sizeof(float));
+    float *x = place->to != NULL ? place->to : ops->host_visible ? place->host : forward->x;
+    if (place->from != NULL) {
+        ops->copy(forward->device, x, place->from, elems);
+    } else if (x != place->host) {
+        ops->upload(forward->device, x, place->host, elems * sizeof(float));
     }
     lq_forward_run_layer(forward, x, sample_count, collect, inputs_only);
     enum lq_status status = lq_forward_check_cancelled(forward, err);
@@ -356,14 +394,12 @@ enum lq_status lq_forward_layer(struct lq_forward *forward, float *hidden, size_
     if (status != LQ_OK || inputs_only) {
         return status;
     }
-    if (!ops->host_visible) {
-        ops->download(forward->device, hidden, x, elems * sizeof(float));
-        status = lq_forward_check_device(forward, err);
+    bool finite = is_finite(forward, x, rows);
+    if (finite && place->to == NULL && x != place->host) {
+        ops->download(forward->device, place->host, x, elems * sizeof(float));
     }
-    if (status == LQ_OK && lq_kernels()->find_nonfinite(hidden, elems) != elems) {
-        status = name_nonfinite(forward, rows, err);
-    }
-    return status;
+    status = lq_forward_check_device(forward, err);
+    return status == LQ_OK && !finite ? name_nonfinite(forward, rows, err) : status;
 }
 
 /* The matrix to name when an input is wrong: the first that reads it. */

@@ -46,6 +46,7 @@ struct lq_forward {
     float *rope;                        /* positions of layers that see all keys */
     float *rope_windowed;               /* and of windowed ones; may be the same */
     float *x;                           /* only where the host's memory is not the device's */
+    double *columns;                    /* likewise: sums that tell whether all values are finite */
     float *normed;
     float *q;
     float *k;

@@ -1,6 +1,5 @@
 #include "rules/model/hidden_states.h"
 
-#include "engine/base/buffer.h"
 #include "engine/base/checked.h"
 #include "engine/base/limits.h"
 #include "engine/base/reader.h"
@@ -10,7 +9,6 @@
 #define MAGIC_BF16 0x4248514cu
 
 enum {
-    HEADER_BYTES = 16,
     PIECE_VALUES = 32 * 1024, /* converted at a time */
 };
 
@@ -22,7 +20,7 @@ static size_t value_bytes(const struct lq_hidden_shape *shape)
 enum lq_status lq_hidden_open(struct lq_run *run, const char *input, struct lq_hidden_shape *shape,
                               struct lq_error *err)
 {
-    unsigned char header[HEADER_BYTES] = {0};
+    unsigned char header[LQ_HIDDEN_HEADER_BYTES] = {0};
     uint64_t size_bytes = lq_run_input_size(run, input);
     enum lq_status status = size_bytes < sizeof header
                                 ? LQ_OK
@@ -44,7 +42,7 @@ enum lq_status lq_hidden_open(struct lq_run *run, const char *input, struct lq_h
                 shape->width <= LQ_MODEL_DIM_MAX &&
                 lq_mul_u64((uint64_t)shape->sample_count * shape->sequence_length,
                            (uint64_t)shape->width * value_bytes(shape), &expected) &&
-                lq_add_u64(expected, HEADER_BYTES, &expected);
+                lq_add_u64(expected, LQ_HIDDEN_HEADER_BYTES, &expected);
     if (!good || expected != size_bytes) {
         return lq_error_set(err, LQ_EINTERNAL, "the input '%s' of a layer is damaged", input);
     }
@@ -74,7 +72,8 @@ enum lq_status lq_hidden_read(struct lq_run *run, const char *input,
                               size_t sample_count, float *rows, struct lq_error *err)
 {
     size_t sample_values = (size_t)shape->sequence_length * shape->width;
-    uint64_t offset = HEADER_BYTES + (uint64_t)first_sample * sample_values * value_bytes(shape);
+    uint64_t offset =
+        LQ_HIDDEN_HEADER_BYTES + (uint64_t)first_sample * sample_values * value_bytes(shape);
     if (shape->is_bf16) {
         return read_bf16(run, input, offset, rows, sample_count * sample_values, err);
     }
@@ -82,20 +81,22 @@ enum lq_status lq_hidden_read(struct lq_run *run, const char *input,
                              err);
 }
 
+void lq_hidden_header(const struct lq_hidden_shape *shape,
+                      unsigned char header[LQ_HIDDEN_HEADER_BYTES])
+{
+    const uint32_t words[] = {shape->is_bf16 ? MAGIC_BF16 : MAGIC_F32, shape->sample_count,
+                              shape->sequence_length, shape->width};
+    for (size_t i = 0; i < LQ_HIDDEN_HEADER_BYTES; i++) {
+        header[i] = (unsigned char)(words[i / 4] >> (8 * (i % 4)));
+    }
+}
+
 enum lq_status lq_hidden_begin(struct lq_run *run, const char *output,
                                const struct lq_hidden_shape *shape, struct lq_error *err)
 {
-    struct lq_buffer header;
-    lq_buffer_init(&header);
-    lq_buffer_append_u32(&header, shape->is_bf16 ? MAGIC_BF16 : MAGIC_F32);
-    lq_buffer_append_u32(&header, shape->sample_count);
-    lq_buffer_append_u32(&header, shape->sequence_length);
-    lq_buffer_append_u32(&header, shape->width);
-    enum lq_status status = header.failed
-                                ? lq_error_nomem(err, "hidden states")
-                                : lq_run_write(run, output, header.data, header.size_bytes, err);
-    lq_buffer_fini(&header);
-    return status;
+    unsigned char header[LQ_HIDDEN_HEADER_BYTES];
+    lq_hidden_header(shape, header);
+    return lq_run_write(run, output, header, sizeof header, err);
 }
 
 enum lq_status lq_hidden_write(struct lq_run *run, const char *output,

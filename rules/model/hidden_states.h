@@ -25,6 +25,9 @@ struct lq_hidden_shape {
     bool is_bf16;
 };
 
+enum { LQ_HIDDEN_HEADER_BYTES = 16 };
+void lq_hidden_header(const struct lq_hidden_shape *shape,
+                      unsigned char header[LQ_HIDDEN_HEADER_BYTES]);
 /* Reads the header of an input and checks its size. LQ_EINTERNAL when it is damaged. */
 enum lq_status lq_hidden_open(struct lq_run *run, const char *input, struct lq_hidden_shape *shape,
                               struct lq_error *err);

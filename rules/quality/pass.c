@@ -6,6 +6,7 @@
 
 #include "engine/base/compiler.h"
 #include "engine/base/limits.h"
+#include "rules/model/device_states.h"
 #include "rules/quality/perplexity.h"
 
 enum {
@@ -36,6 +37,9 @@ struct layer_run {
     struct lq_forward *forward;
     bool is_last;
     float *hidden; /* one batch */
+    /* States that are on the device; or NULL. */
+    struct lq_device_states *from;
+    struct lq_device_states *to;
 };
 
 enum lq_status lq_pass_load_tokens(struct lq_run *run, uint32_t vocab_size,
@@ -77,6 +81,16 @@ static enum lq_status open_states(struct layer_run *self, struct lq_error *err)
     return status;
 }
 
+/* A row of the batch that begins with `sample` comes to its place in `hidden`. */
+static enum lq_status fetch_row(struct layer_run *self, size_t sample, size_t row,
+                                struct lq_error *err)
+{
+    const float *rows = lq_device_states_at(self->to, sample);
+    size_t at = row * self->in.width;
+    return rows == NULL ? LQ_OK
+                        : lq_forward_fetch(self->forward, rows + at, 1, self->hidden + at, err);
+}
+
 /* Every stride-th of the scored rows of the first samples, as far as they are in this batch. */
 static enum lq_status write_kept(struct layer_run *self, size_t sample, size_t count,
                                  struct lq_error *err)
@@ -93,8 +107,11 @@ static enum lq_status write_kept(struct layer_run *self, size_t sample, size_t c
         size_t from = i / scored;
         if (from >= sample && from < sample + count) {
             size_t row = (from - sample) * sequence + sequence / 2 + i % scored;
-            status = lq_run_write(self->run, "kept", self->hidden + row * width,
-                                  width * sizeof *self->hidden, err);
+            status = fetch_row(self, sample, row, err);
+            if (status == LQ_OK) {
+                status = lq_run_write(self->run, "kept", self->hidden + row * width,
+                                      width * sizeof *self->hidden, err);
+            }
         }
     }
     return status;
@@ -121,18 +138,23 @@ static enum lq_status pass_batch(struct layer_run *self, size_t sample, size_t c
                                  struct lq_error *err)
 {
     size_t sequence = self->in.sequence_length;
-    enum lq_status status =
-        self->state->layer == 0
-            ? lq_forward_embed(self->forward, self->tokens.tokens + sample * sequence,
-                               count * sequence, self->hidden, err)
-            : lq_hidden_read(self->run, "hidden", &self->in, sample, count, self->hidden, err);
+    const struct lq_forward_place place = {.host = self->hidden,
+                                           .from = lq_device_states_at(self->from, sample),
+                                           .to = lq_device_states_at(self->to, sample)};
+    enum lq_status status = LQ_OK;
+    if (self->state->layer == 0) {
+        status = lq_forward_embed(self->forward, self->tokens.tokens + sample * sequence,
+                                  count * sequence, self->hidden, err);
+    } else if (self->from == NULL) {
+        status = lq_hidden_read(self->run, "hidden", &self->in, sample, count, self->hidden, err);
+    }
     if (status == LQ_OK) {
-        status = lq_forward_layer(self->forward, self->hidden, count, false, false, err);
+        status = lq_forward_layer_at(self->forward, &place, count, false, false, err);
     }
     if (status == LQ_OK) {
         status = write_kept(self, sample, count, err);
     }
-    if (status == LQ_OK) {
+    if (status == LQ_OK && self->to == NULL) {
         status = write_states(self, count, err);
     }
     lq_run_progress(self->run, (sample + count) * sequence,
@@ -148,7 +170,7 @@ static enum lq_status stream_samples(struct layer_run *self, struct lq_error *er
         return lq_error_nomem(err, "hidden states");
     }
     enum lq_status status = lq_forward_load_layer(self->forward, self->state->layer, err);
-    if (status == LQ_OK) {
+    if (status == LQ_OK && self->to == NULL) {
         status = lq_hidden_begin(self->run, "hidden", &self->out, err);
     }
     for (size_t s = 0; status == LQ_OK && s < self->in.sample_count; s += batch) {
@@ -156,6 +178,17 @@ static enum lq_status stream_samples(struct layer_run *self, struct lq_error *er
         status = pass_batch(self, s, left < batch ? left : batch, err);
     }
     return status;
+}
+
+/* What goes out stays on the device or in memory where it can; behind the last layer it is a part
+ * of the rows. */
+static void hold_states(struct layer_run *self, struct lq_forward_run *forward_run)
+{
+    self->from = lq_device_states_find(forward_run, "hidden");
+    self->to = self->is_last ? NULL : lq_device_states_hold(forward_run, "hidden", &self->out);
+    if (self->to == NULL) {
+        lq_forward_run_hold(forward_run, "hidden");
+    }
 }
 
 static enum lq_status run_layer(struct lq_run *run, struct lq_error *err)
@@ -172,7 +205,7 @@ static enum lq_status run_layer(struct lq_run *run, struct lq_error *err)
         status = lq_forward_run_open(&forward_run, run, err);
     }
     if (status == LQ_OK) {
-        lq_forward_run_hold(&forward_run, "hidden");
+        hold_states(&self, &forward_run);
         struct lq_forward_env env =
             lq_forward_run_env(&forward_run, lq_model_reader_weights(&self.reader), LQ_EFAIL);
         status = lq_forward_create(&self.forward, &self.reader.hparams, &env,
