@@ -73,6 +73,16 @@ struct lq_attention_grad {
     float *v_grad;
 };
 
+/* One of several products with the same left side a: c[rows x out_cols] = a * transpose(b[out_cols
+ * x in_cols]). */
+struct lq_product {
+    const float *b;
+    float *c;
+    size_t out_cols;
+};
+
+enum { LQ_PRODUCTS_MAX = 3 }; /* of one group */
+
 /* How a weight's gradient g becomes a score of it: |g w|, or (g w)^2 with g^2 for its column. */
 struct lq_score_shape {
     size_t rows;
@@ -107,6 +117,17 @@ struct lq_device_ops {
     /* c[rows x out_cols] = a[rows x in_cols] * transpose(b[out_cols x in_cols]). */
     void (*matmul)(struct lq_device *device, const float *a, const float *b, float *c, size_t rows,
                    size_t out_cols, size_t in_cols);
+    /* Several products at once, with the bits of matmul; NULL: call matmul for each. `arranged`:
+     * every b lies as `arrange` left it. */
+    void (*matmul_group)(struct lq_device *device, const float *a, size_t rows, size_t in_cols,
+                         const struct lq_product *products, size_t count, bool arranged);
+    /* Copies a right side, [rows x cols] in host memory, into the order in which this device
+     * multiplies, so that a product need not pack it. Pure: parts of a matrix whose first rows are
+     * multiples of arrange_rows may be copied by any thread, each to its place. NULL: the device
+     * has no such order. */
+    void (*arrange)(const struct lq_device *device, const float *from, float *to, size_t rows,
+                    size_t cols);
+    size_t arrange_rows;
     /* out = x / sqrt(mean(x^2) + eps) * weight, row by row; out may be x. */
     void (*rms_norm)(struct lq_device *device, const float *x, const float *weight, float *out,
                      size_t rows, size_t cols, float eps);

@@ -515,6 +515,7 @@ static const struct lq_device_ops cpu_ops = {
     .zero = cpu_zero,
     .copy = cpu_copy_floats,
     .matmul = lq_cpu_matmul,
+    .matmul_group = lq_cpu_matmul_group,
     .rms_norm = cpu_rms_norm,
     .rope = cpu_rope,
     .attention = cpu_attention,
@@ -554,6 +555,7 @@ struct lq_device *lq_device_cpu_create(struct lq_parallel parallel, enum lq_cpu_
     cpu->parallel = parallel;
     cpu->rows = lq_device_rows();
     cpu->blas = blas;
+    lq_cpu_offer_arrange(cpu);
     return &cpu->device;
 }
 

@@ -10,8 +10,6 @@
 enum {
     BLAS_ROWS = 256,
     BLAS_COLS = 256,
-    TILE_COLS = 1024, /* columns of a task: enough to pay for packing its rows */
-    ALIGNMENT_BYTES = 64,
     PANELS_BYTES = 64 * 1024 * 1024, /* packed columns at a time */
 };
 
@@ -106,18 +104,17 @@ static void multiply_task(void *user, size_t index)
 {
     const struct matmul_job *job = user;
     size_t row = index % job->row_tiles * LQ_MATMUL_ROWS;
-    size_t col = index / job->row_tiles * TILE_COLS;
+    size_t col = index / job->row_tiles * LQ_CPU_TILE_COLS;
     struct lq_sgemm_args args =
         tile_args(job, row, lq_min_size(LQ_MATMUL_ROWS, job->rows - row), job->col + col,
-                  lq_min_size(TILE_COLS, job->col_count - col));
+                  lq_min_size(LQ_CPU_TILE_COLS, job->col_count - col));
     job->cpu->tiles->multiply(job->a_turned, &args,
                               (const float *)job->cpu->panels + col * job->in_cols);
 }
 
-/* Grows the scratch; false (and a failure) when memory is out. */
-static bool take_panels(struct lq_cpu_device *cpu, size_t bytes)
+bool lq_cpu_take_panels(struct lq_cpu_device *cpu, size_t bytes)
 {
-    bytes = lq_divide_up(bytes + 1, ALIGNMENT_BYTES) * ALIGNMENT_BYTES;
+    bytes = lq_divide_up(bytes + 1, LQ_CPU_ALIGNMENT_BYTES) * LQ_CPU_ALIGNMENT_BYTES;
     if (bytes > cpu->panels_bytes) {
         lq_cpu_give_memory(cpu->panels);
         cpu->panels = lq_cpu_take_memory(bytes);
@@ -129,26 +126,25 @@ static bool take_panels(struct lq_cpu_device *cpu, size_t bytes)
     return cpu->panels != NULL;
 }
 
-/* Columns whose panels fit the scratch: whole tasks, at least one. */
-static size_t columns_of_part(size_t out_cols, size_t column_bytes)
+size_t lq_cpu_part_columns(size_t out_cols, size_t column_bytes)
 {
-    size_t most = PANELS_BYTES / (column_bytes + 1) / TILE_COLS * TILE_COLS;
-    return lq_min_size(most == 0 ? TILE_COLS : most, out_cols);
+    size_t most = PANELS_BYTES / (column_bytes + 1) / LQ_CPU_TILE_COLS * LQ_CPU_TILE_COLS;
+    return lq_min_size(most == 0 ? LQ_CPU_TILE_COLS : most, out_cols);
 }
 
 static void multiply_packed(struct matmul_job *job, struct lq_cpu_device *cpu)
 {
     size_t panel_cols = cpu->tiles->panel_cols;
     size_t column_bytes = job->in_cols * sizeof(float);
-    size_t cols = columns_of_part(job->out_cols, column_bytes);
-    if (!take_panels(cpu, lq_divide_up(cols, panel_cols) * panel_cols * column_bytes)) {
+    size_t cols = lq_cpu_part_columns(job->out_cols, column_bytes);
+    if (!lq_cpu_take_panels(cpu, lq_divide_up(cols, panel_cols) * panel_cols * column_bytes)) {
         return;
     }
     job->row_tiles = lq_divide_up(job->rows, LQ_MATMUL_ROWS);
     for (job->col = 0; job->col < job->out_cols; job->col += cols) {
         job->col_count = lq_min_size(cols, job->out_cols - job->col);
         lq_cpu_run_tiles(cpu, lq_divide_up(job->col_count, panel_cols), pack_task, job);
-        lq_cpu_run_tiles(cpu, job->row_tiles * lq_divide_up(job->col_count, TILE_COLS),
+        lq_cpu_run_tiles(cpu, job->row_tiles * lq_divide_up(job->col_count, LQ_CPU_TILE_COLS),
                          multiply_task, job);
     }
 }
@@ -173,88 +169,6 @@ bool lq_cpu_multiply_tiles(struct lq_cpu_device *cpu, const struct lq_cpu_produc
     return cpu->tiles != NULL;
 }
 
-/* ---- 16-bit integers ---- */
-
-struct short_job {
-    struct matmul_job matmul;
-    struct lq_short_strip a; /* all rows, packed */
-    struct lq_short_strip b; /* the columns of a part */
-};
-
-static struct lq_short_strip strip_at(struct lq_short_strip strips, size_t row, size_t k)
-{
-    return (struct lq_short_strip){strips.values + row * lq_short_values(k),
-                                   strips.scales + row * lq_short_blocks(k)};
-}
-
-static void short_pack_rows(void *user, size_t index)
-{
-    const struct short_job *job = user;
-    const struct lq_short_tiles *tiles = job->matmul.cpu->short_tiles;
-    size_t k = job->matmul.in_cols;
-    size_t row = index * tiles->a_rows;
-    tiles->pack(job->matmul.a + row * k, k, lq_min_size(tiles->a_rows, job->matmul.rows - row), k,
-                tiles->a_rows, strip_at(job->a, row, k));
-}
-
-static void short_pack_columns(void *user, size_t index)
-{
-    const struct short_job *job = user;
-    const struct lq_short_tiles *tiles = job->matmul.cpu->short_tiles;
-    size_t k = job->matmul.in_cols;
-    size_t col = index * tiles->b_rows;
-    tiles->pack(job->matmul.b + (job->matmul.col + col) * k, k,
-                lq_min_size(tiles->b_rows, job->matmul.col_count - col), k, tiles->b_rows,
-                strip_at(job->b, col, k));
-}
-
-static void short_multiply(void *user, size_t index)
-{
-    const struct short_job *job = user;
-    const struct matmul_job *matmul = &job->matmul;
-    size_t row = index % matmul->row_tiles * LQ_MATMUL_ROWS;
-    size_t col = index / matmul->row_tiles * TILE_COLS;
-    struct lq_short_args args = {
-        .rows = lq_min_size(LQ_MATMUL_ROWS, matmul->rows - row),
-        .cols = lq_min_size(TILE_COLS, matmul->col_count - col),
-        .k = matmul->in_cols,
-        .a = strip_at(job->a, row, matmul->in_cols),
-        .b = strip_at(job->b, col, matmul->in_cols),
-        .c = matmul->c + row * matmul->out_cols + matmul->col + col,
-        .ldc = matmul->out_cols,
-    };
-    matmul->cpu->short_tiles->multiply(&args);
-}
-
-static void multiply_short(const struct matmul_job *matmul, struct lq_cpu_device *cpu)
-{
-    struct short_job job = {.matmul = *matmul};
-    const struct lq_short_tiles *tiles = cpu->short_tiles;
-    size_t k = matmul->in_cols;
-    size_t row_bytes = lq_short_values(k) * sizeof(int16_t) + lq_short_blocks(k) * sizeof(float);
-    size_t cols = columns_of_part(matmul->out_cols, row_bytes);
-    size_t a_rows = lq_divide_up(matmul->rows, tiles->a_rows) * tiles->a_rows;
-    size_t b_rows = lq_divide_up(cols, tiles->b_rows) * tiles->b_rows;
-    if (!take_panels(cpu, (a_rows + b_rows) * row_bytes)) {
-        return;
-    }
-    /* Values first: then everything is aligned. */
-    job.b.values = cpu->panels;
-    job.a.values = job.b.values + b_rows * lq_short_values(k);
-    job.b.scales = (float *)(void *)(job.a.values + a_rows * lq_short_values(k));
-    job.a.scales = job.b.scales + b_rows * lq_short_blocks(k);
-    job.matmul.row_tiles = lq_divide_up(matmul->rows, LQ_MATMUL_ROWS);
-    lq_cpu_run_tiles(cpu, a_rows / tiles->a_rows, short_pack_rows, &job);
-    for (size_t col = 0; col < matmul->out_cols; col += cols) {
-        job.matmul.col = col;
-        job.matmul.col_count = lq_min_size(cols, matmul->out_cols - col);
-        lq_cpu_run_tiles(cpu, lq_divide_up(job.matmul.col_count, tiles->b_rows), short_pack_columns,
-                         &job);
-        lq_cpu_run_tiles(cpu, job.matmul.row_tiles * lq_divide_up(job.matmul.col_count, TILE_COLS),
-                         short_multiply, &job);
-    }
-}
-
 void lq_cpu_matmul(struct lq_device *device, const float *a, const float *b, float *c, size_t rows,
                    size_t out_cols, size_t in_cols)
 {
@@ -270,7 +184,8 @@ void lq_cpu_matmul(struct lq_device *device, const float *a, const float *b, flo
     struct matmul_job job = {
         .cpu = cpu, .a = a, .b = b, .c = c, .rows = rows, .out_cols = out_cols, .in_cols = in_cols};
     if (cpu->short_tiles != NULL) {
-        multiply_short(&job, cpu);
+        const struct lq_product product = {b, c, out_cols};
+        lq_cpu_matmul_group(device, a, rows, in_cols, &product, 1, false);
         return;
     }
     if (cpu->tiles != NULL) {

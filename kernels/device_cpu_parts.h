@@ -24,6 +24,11 @@ struct lq_cpu_device {
     const char *notice;
 };
 
+enum {
+    LQ_CPU_TILE_COLS = 512, /* columns of a task: enough to pay for packing its rows */
+    LQ_CPU_ALIGNMENT_BYTES = 64,
+};
+
 static inline struct lq_cpu_device *lq_cpu_of(struct lq_device *device)
 {
     return (struct lq_cpu_device *)device;
@@ -44,7 +49,8 @@ static inline size_t lq_min_size(size_t a, size_t b)
  */
 void *lq_cpu_take_memory(size_t size_bytes);
 void lq_cpu_give_memory(void *memory);
-/* Calls body(user, i) for every i below `count`; nothing after a failure. Being cancelled is one. */
+/* Calls body(user, i) for every i below `count`; nothing after a failure. Being cancelled is one.
+ */
 void lq_cpu_run_tiles(struct lq_cpu_device *cpu, size_t count,
                       void (*body)(void *user, size_t index), void *user);
 /* Our vector tiles, or OpenBLAS, or our own loops. */
@@ -65,6 +71,18 @@ bool lq_cpu_multiply_tiles(struct lq_cpu_device *cpu, const struct lq_cpu_produc
 /* The product of the table; see device.h. */
 void lq_cpu_matmul(struct lq_device *device, const float *a, const float *b, float *c, size_t rows,
                    size_t out_cols, size_t in_cols);
+
+/* Grows the scratch for packed sides; false (and a failure) when memory is out. */
+bool lq_cpu_take_panels(struct lq_cpu_device *cpu, size_t size_bytes);
+/* Columns that are packed at a time: whole tasks, at least one. */
+size_t lq_cpu_part_columns(size_t out_cols, size_t column_bytes);
+/* Groups of products, and right sides in the order of our tiles, for the table; see device.h. */
+void lq_cpu_matmul_group(struct lq_device *device, const float *a, size_t rows, size_t in_cols,
+                         const struct lq_product *products, size_t count, bool arranged);
+void lq_cpu_arrange(const struct lq_device *device, const float *from, float *to, size_t rows,
+                    size_t cols);
+/* Puts `arrange` into the table where products are our tiles'. */
+void lq_cpu_offer_arrange(struct lq_cpu_device *cpu);
 
 /* Operations that only some architectures need, for the table; see device.h. */
 void lq_cpu_gelu_mul(struct lq_device *device, float *gate, const float *up, size_t count);

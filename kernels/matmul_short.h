@@ -36,10 +36,13 @@ struct lq_short_args {
     size_t rows;
     size_t cols;
     size_t k;
-    /* Consecutive strips of packed A (rows) and B (columns): values lq_short_values(k) * strip rows
-     * apart, scales lq_short_blocks(k) * strip rows apart. */
+    /* The first strips of packed A (rows) and B (columns). Those of A follow each other, values
+     * lq_short_values(k) * strip rows apart, scales lq_short_blocks(k) * strip rows apart; of B the
+     * steps say how far they are apart. */
     struct lq_short_strip a;
     struct lq_short_strip b;
+    size_t b_value_step;
+    size_t b_scale_step;
     float *c;
     size_t ldc;
 };

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs checkkern at the level avx512 where no CPU has it: on the CPU that bochs emulates, under a
 # Debian kernel whose only program it is. Takes about five minutes; not part of the default tests.
-# Usage: tests/avx512-emulated.sh [TYPE]
+# Usage: tests/avx512-emulated.sh [TYPE | --products]
 # Needs Debian's bochs, isolinux, syslinux-common, genisoimage and cpio; the kernel comes with
 # `apt-get download` and is not installed.
 set -euo pipefail

@@ -127,6 +127,8 @@ static void multiply_shorts(const struct lq_short_tiles *tiles, const float *a, 
                                  .k = size[2],
                                  .a = pack_shorts(tiles, a, size[0], size[2], tiles->a_rows),
                                  .b = pack_shorts(tiles, b, size[1], size[2], tiles->b_rows),
+                                 .b_value_step = lq_short_values(size[2]) * tiles->b_rows,
+                                 .b_scale_step = lq_short_blocks(size[2]) * tiles->b_rows,
                                  .c = c,
                                  .ldc = size[1]};
     tiles->multiply(&args);

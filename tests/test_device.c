@@ -107,6 +107,67 @@ Test(device, products_with_openblas)
     check_products(LQ_CPU_BLAS_OPEN);
 }
 
+/* Groups and arranged right sides against products one at a time, bit for bit. */
+static void check_group(struct lq_device *device, size_t m, const size_t *cols, size_t count,
+                        size_t k)
+{
+    const struct lq_device_ops *ops = device->ops;
+    float *a = random_values(m * k);
+    struct lq_product products[LQ_PRODUCTS_MAX];
+    struct lq_product arranged[LQ_PRODUCTS_MAX];
+    float *expected[LQ_PRODUCTS_MAX];
+    for (size_t p = 0; p < count; p++) {
+        float *b = random_values(cols[p] * k);
+        float *order = random_values(cols[p] * k);
+        /* In two parts, as threads do. */
+        size_t part =
+            ops->arrange == NULL ? 0 : cols[p] / 2 / ops->arrange_rows * ops->arrange_rows;
+        if (ops->arrange != NULL) {
+            ops->arrange(device, b + part * k, order + part * k, cols[p] - part, k);
+            ops->arrange(device, b, order, part, k);
+        }
+        products[p] = (struct lq_product){b, random_values(m * cols[p]), cols[p]};
+        arranged[p] = (struct lq_product){order, random_values(m * cols[p]), cols[p]};
+        expected[p] = random_values(m * cols[p]);
+        ops->matmul(device, a, b, expected[p], m, cols[p], k);
+    }
+    ops->matmul_group(device, a, m, k, products, count, false);
+    if (ops->arrange != NULL) {
+        ops->matmul_group(device, a, m, k, arranged, count, true);
+    }
+    cr_assert_null(ops->failure(device));
+    for (size_t p = 0; p < count; p++) {
+        for (size_t i = 0; i < m * cols[p]; i++) {
+            cr_assert_eq(products[p].c[i], expected[p][i], "%zu x %zu x %zu", m, cols[p], k);
+            cr_assert(ops->arrange == NULL || arranged[p].c[i] == expected[p][i],
+                      "arranged %zu x %zu x %zu", m, cols[p], k);
+        }
+        free((void *)(uintptr_t)products[p].b);
+        free((void *)(uintptr_t)arranged[p].b);
+        free(products[p].c);
+        free(arranged[p].c);
+        free(expected[p]);
+    }
+    free(a);
+}
+
+Test(device, groups_of_products_give_the_bits_of_one_at_a_time)
+{
+    static const enum lq_cpu_blas paths[] = {LQ_CPU_BLAS_AUTO, LQ_CPU_BLAS_SHORT, LQ_CPU_BLAS_OWN};
+    static const size_t cols[][LQ_PRODUCTS_MAX] = {{48, 16, 16}, {600, 33, 7}, {1, 1025, 64}};
+    /* Depths whose integers do not fit where the floats were, and others. */
+    static const size_t depths[] = {1, 63, 65, 128, 129, 300};
+    for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
+        struct lq_device *device = plain_device(paths[i]);
+        for (size_t c = 0; c < sizeof cols / sizeof cols[0]; c++) {
+            for (size_t d = 0; d < sizeof depths / sizeof depths[0]; d++) {
+                check_group(device, c == 1 ? 97 : 5 + c, cols[c], LQ_PRODUCTS_MAX - c, depths[d]);
+            }
+        }
+        device->ops->destroy(device);
+    }
+}
+
 Test(device, products_with_the_best_path)
 {
     check_products(LQ_CPU_BLAS_AUTO);

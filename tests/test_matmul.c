@@ -240,7 +240,15 @@ static void check_short(const struct lq_short_tiles *tiles, size_t m, size_t n, 
     float *c = random_values(m * (n + SLACK));
     struct packed left = pack_all(tiles, a, k + SLACK, m, k, tiles->a_rows);
     struct packed right = pack_all(tiles, b, k + SLACK, n, k, tiles->b_rows);
-    struct lq_short_args args = {m, n, k, left.strips, right.strips, c, n + SLACK};
+    struct lq_short_args args = {.rows = m,
+                                 .cols = n,
+                                 .k = k,
+                                 .a = left.strips,
+                                 .b = right.strips,
+                                 .b_value_step = lq_short_values(k) * tiles->b_rows,
+                                 .b_scale_step = lq_short_blocks(k) * tiles->b_rows,
+                                 .c = c,
+                                 .ldc = n + SLACK};
     tiles->multiply(&args);
     for (size_t i = 0; i < m; i++) {
         for (size_t j = 0; j < n; j++) {
@@ -284,7 +292,15 @@ static double short_error_over_bf16(const struct lq_short_tiles *tiles, const fl
     float *c = malloc(m * n * sizeof *c);
     struct packed left = pack_all(tiles, a, k, m, k, tiles->a_rows);
     struct packed right = pack_all(tiles, b, k, n, k, tiles->b_rows);
-    struct lq_short_args args = {m, n, k, left.strips, right.strips, c, n};
+    struct lq_short_args args = {.rows = m,
+                                 .cols = n,
+                                 .k = k,
+                                 .a = left.strips,
+                                 .b = right.strips,
+                                 .b_value_step = lq_short_values(k) * tiles->b_rows,
+                                 .b_scale_step = lq_short_blocks(k) * tiles->b_rows,
+                                 .c = c,
+                                 .ldc = n};
     tiles->multiply(&args);
     double ours = 0.0;
     double rounded = 0.0;
@@ -349,7 +365,15 @@ Test(matmul, integer_tiles_pass_nan_on_and_drop_what_is_tiny)
     }
     struct packed left = pack_all(tiles, a, K, M, K, tiles->a_rows);
     struct packed right = pack_all(tiles, b, K, N, K, tiles->b_rows);
-    struct lq_short_args args = {M, N, K, left.strips, right.strips, c, N};
+    struct lq_short_args args = {.rows = M,
+                                 .cols = N,
+                                 .k = K,
+                                 .a = left.strips,
+                                 .b = right.strips,
+                                 .b_value_step = lq_short_values(K) * tiles->b_rows,
+                                 .b_scale_step = lq_short_blocks(K) * tiles->b_rows,
+                                 .c = c,
+                                 .ldc = N};
     tiles->multiply(&args);
     for (size_t j = 0; j < N; j++) {
         cr_expect(isfinite(c[j]));

@@ -206,9 +206,10 @@ static void multiply(const struct lq_short_args *args)
     for (size_t block = 0; block < blocks; block += DEPTH_BLOCKS) {
         size_t depth = smaller(DEPTH_BLOCKS, blocks - block);
         for (size_t col = 0; col < args->cols; col += B_ROWS) {
-            struct lq_short_strip b = {args->b.values + col * values +
+            struct lq_short_strip b = {args->b.values + col / B_ROWS * args->b_value_step +
                                            block * LQ_SHORT_BLOCK * B_ROWS,
-                                       args->b.scales + col * blocks + block * B_ROWS};
+                                       args->b.scales + col / B_ROWS * args->b_scale_step +
+                                           block * B_ROWS};
             size_t cols = smaller(B_ROWS, args->cols - col);
             for (size_t row = 0; row < args->rows; row += A_ROWS) {
                 struct lq_short_strip a = {args->a.values + row * values +

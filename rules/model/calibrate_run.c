@@ -119,6 +119,7 @@ enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
         struct lq_weight_source weights = lq_calibrate_weights(&layer_run.io);
         struct lq_forward_env env = lq_forward_run_env(&forward_run, weights, LQ_EIMPORTANCE);
         env.skip_first = layer->skip_first;
+        env.only_products = true;
         status = lq_forward_create(&layer_run.forward, &layer->hparams, &env,
                                    layer_run.io.sequence_length, err);
     }

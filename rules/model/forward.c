@@ -10,6 +10,10 @@
 enum {
     LOGIT_BYTES_MAX = 64 * 1024 * 1024,
     LOGIT_ROWS_MIN = 16,
+    /* Where matrices lie arranged, nothing is packed for each batch: it may be as small as suits
+     * the caches, and logits stay there until their cross entropy is known. */
+    ARRANGED_ROWS = 1024,
+    ARRANGED_LOGIT_ROWS = 96,
 };
 
 /* ---- shapes ---- */
@@ -192,7 +196,8 @@ static enum lq_status choose_batch(struct lq_forward *forward, lq_forward_bytes_
 {
     const struct lq_forward_env *env = &forward->env;
     size_t sequence = forward->sequence;
-    size_t samples = samples_of((uint32_t)sequence, rows_wanted(forward->device));
+    size_t rows = forward->arranges ? ARRANGED_ROWS : rows_wanted(forward->device);
+    size_t samples = samples_of((uint32_t)sequence, rows);
     while (env->memory_bytes != 0 &&
            bytes(&forward->hparams, env, samples * sequence) > env->memory_bytes) {
         if (samples == 1) {
@@ -207,7 +212,10 @@ static enum lq_status choose_batch(struct lq_forward *forward, lq_forward_bytes_
     }
     forward->batch_samples = samples;
     forward->batch_rows = samples * sequence;
-    forward->logit_rows = rows_of_logits(&forward->hparams, forward->device, forward->batch_rows);
+    size_t logit_rows = forward->arranges && forward->batch_rows > ARRANGED_LOGIT_ROWS
+                            ? ARRANGED_LOGIT_ROWS
+                            : forward->batch_rows;
+    forward->logit_rows = rows_of_logits(&forward->hparams, forward->device, logit_rows);
     return LQ_OK;
 }
 
@@ -235,6 +243,8 @@ enum lq_status lq_forward_create_within(struct lq_forward **out, const struct lq
     forward->env = *env;
     forward->device = env->device;
     forward->ops = env->device->ops;
+    forward->arranges =
+        env->only_products && forward->ops->arrange != NULL && forward->ops->host_visible;
     forward->sequence = sequence;
     enum lq_status status = choose_batch(forward, bytes, err);
     if (status == LQ_OK) {

@@ -4,24 +4,59 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/compiler.h"
 #include "kernels/kernels.h"
 
-/* out = x * transpose(weight), plus the bias if there is one. */
-static void multiply(struct lq_forward *forward, const float *x, enum lq_layer_weight weight,
-                     enum lq_layer_weight bias, float *out, size_t rows)
+void lq_forward_multiply(struct lq_forward *forward, const float *a, size_t rows, size_t in_cols,
+                         const struct lq_product *products, size_t count, bool arranged)
 {
+    if (forward->ops->matmul_group != NULL) {
+        forward->ops->matmul_group(forward->device, a, rows, in_cols, products, count, arranged);
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        forward->ops->matmul(forward->device, a, products[i].b, products[i].c, rows,
+                             products[i].out_cols, in_cols);
+    }
+}
+
+/* A product of a layer: out = x * transpose(weight), plus the bias if there is one. */
+struct layer_product {
+    enum lq_layer_weight weight;
+    enum lq_layer_weight bias; /* LQ_LAYER_WEIGHT_COUNT: none */
+    float *out;
+};
+
+/* Products with the same x, whose weights are arranged all or none. */
+static void multiply_all(struct lq_forward *forward, const float *x,
+                         const struct layer_product *all, size_t count, size_t rows)
+{
+    struct lq_product products[LQ_PRODUCTS_MAX];
     uint64_t cols = 0;
     uint64_t out_cols = 0;
     if (lq_forward_is_cancelled(forward)) {
         return;
     }
-    lq_layer_weight_shape(&forward->hparams, weight, &cols, &out_cols);
-    forward->ops->matmul(forward->device, x, forward->weights[weight], out, rows, (size_t)out_cols,
-                         (size_t)cols);
-    if (bias != LQ_LAYER_WEIGHT_COUNT && forward->weights[bias] != NULL) {
-        forward->ops->add_bias(forward->device, out, forward->weights[bias], rows,
-                               (size_t)out_cols);
+    for (size_t i = 0; i < count; i++) {
+        lq_layer_weight_shape(&forward->hparams, all[i].weight, &cols, &out_cols);
+        products[i] =
+            (struct lq_product){forward->weights[all[i].weight], all[i].out, (size_t)out_cols};
     }
+    lq_forward_multiply(forward, x, rows, (size_t)cols, products, count,
+                        lq_forward_is_arranged(forward, all[0].weight));
+    for (size_t i = 0; i < count; i++) {
+        if (all[i].bias != LQ_LAYER_WEIGHT_COUNT && forward->weights[all[i].bias] != NULL) {
+            forward->ops->add_bias(forward->device, all[i].out, forward->weights[all[i].bias], rows,
+                                   products[i].out_cols);
+        }
+    }
+}
+
+static void multiply(struct lq_forward *forward, const float *x, enum lq_layer_weight weight,
+                     enum lq_layer_weight bias, float *out, size_t rows)
+{
+    const struct layer_product product = {weight, bias, out};
+    multiply_all(forward, x, &product, 1, rows);
 }
 
 static void normalize(struct lq_forward *forward, const float *x, enum lq_layer_weight weight,
@@ -102,9 +137,12 @@ static void run_attention(struct lq_forward *forward, float *x, size_t samples, 
     struct lq_attention_shape shape = lq_forward_attention_shape(forward, samples);
     normalize(forward, x, LQ_WEIGHT_ATTN_NORM, forward->normed, rows, hparams->width);
     collect_input(forward, collect, LQ_INPUT_ATTN, forward->normed, rows);
-    multiply(forward, forward->normed, LQ_WEIGHT_ATTN_Q, LQ_WEIGHT_ATTN_Q_BIAS, forward->q, rows);
-    multiply(forward, forward->normed, LQ_WEIGHT_ATTN_K, LQ_WEIGHT_ATTN_K_BIAS, forward->k, rows);
-    multiply(forward, forward->normed, LQ_WEIGHT_ATTN_V, LQ_WEIGHT_ATTN_V_BIAS, forward->v, rows);
+    const struct layer_product heads[] = {
+        {LQ_WEIGHT_ATTN_Q, LQ_WEIGHT_ATTN_Q_BIAS, forward->q},
+        {LQ_WEIGHT_ATTN_K, LQ_WEIGHT_ATTN_K_BIAS, forward->k},
+        {LQ_WEIGHT_ATTN_V, LQ_WEIGHT_ATTN_V_BIAS, forward->v},
+    };
+    multiply_all(forward, forward->normed, heads, LQ_COUNT_OF(heads), rows);
     if (lq_forward_is_cancelled(forward)) {
         return;
     }
@@ -135,9 +173,11 @@ static void activate(struct lq_forward *forward, size_t rows)
 /* From `normed` to `gate`, the input of ffn_down. */
 static void run_dense(struct lq_forward *forward, size_t rows, bool collect)
 {
-    multiply(forward, forward->normed, LQ_WEIGHT_FFN_GATE, LQ_WEIGHT_FFN_GATE_BIAS, forward->gate,
-             rows);
-    multiply(forward, forward->normed, LQ_WEIGHT_FFN_UP, LQ_WEIGHT_FFN_UP_BIAS, forward->up, rows);
+    const struct layer_product both[] = {
+        {LQ_WEIGHT_FFN_GATE, LQ_WEIGHT_FFN_GATE_BIAS, forward->gate},
+        {LQ_WEIGHT_FFN_UP, LQ_WEIGHT_FFN_UP_BIAS, forward->up},
+    };
+    multiply_all(forward, forward->normed, both, LQ_COUNT_OF(both), rows);
     if (lq_forward_is_cancelled(forward)) {
         return;
     }

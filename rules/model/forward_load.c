@@ -15,8 +15,19 @@ struct decode_job {
     uint64_t rows;
     uint64_t tile_rows;
     float *out;
-    enum lq_status *status; /* one per tile */
+    const struct lq_device *arranger; /* NULL: values stay in their order */
+    enum lq_status *status;           /* one per tile */
 };
+
+/* Rows of the tensor as floats at `out`, finite ones. */
+static enum lq_status decode_rows(const struct decode_job *job, uint64_t row, uint64_t count,
+                                  float *out)
+{
+    size_t elems = (size_t)(count * job->tensor->ne[0]);
+    enum lq_status status = lq_model_tensor_rows(job->tensor, job->data, row, count, out, NULL);
+    bool finite = status != LQ_OK || lq_kernels()->find_nonfinite(out, elems) == elems;
+    return finite ? status : LQ_EFAIL;
+}
 
 static void decode_tile(void *user, size_t index)
 {
@@ -25,11 +36,16 @@ static void decode_tile(void *user, size_t index)
     uint64_t count = job->rows - row < job->tile_rows ? job->rows - row : job->tile_rows;
     size_t cols = (size_t)job->tensor->ne[0];
     float *out = job->out + row * cols;
-    job->status[index] = lq_model_tensor_rows(job->tensor, job->data, row, count, out, NULL);
-    size_t elems = (size_t)count * cols;
-    if (job->status[index] == LQ_OK && lq_kernels()->find_nonfinite(out, elems) != elems) {
-        job->status[index] = LQ_EFAIL;
+    if (job->arranger == NULL) {
+        job->status[index] = decode_rows(job, row, count, out);
+        return;
     }
+    float *rows = malloc((size_t)count * cols * sizeof *rows);
+    job->status[index] = rows == NULL ? LQ_ENOMEM : decode_rows(job, row, count, rows);
+    if (job->status[index] == LQ_OK) {
+        job->arranger->ops->arrange(job->arranger, rows, out, (size_t)count, cols);
+    }
+    free(rows);
 }
 
 static enum lq_status refuse_nonfinite(const struct lq_forward *forward,
@@ -41,13 +57,19 @@ static enum lq_status refuse_nonfinite(const struct lq_forward *forward,
                         tensor->name);
 }
 
-enum lq_status lq_forward_decode(const struct lq_forward *forward,
-                                 const struct lq_model_tensor *tensor, const void *data, float *out,
-                                 struct lq_error *err)
+static enum lq_status decode_tensor(const struct lq_forward *forward,
+                                    const struct lq_model_tensor *tensor, const void *data,
+                                    bool arranged, float *out, struct lq_error *err)
 {
     uint64_t rows = tensor->ne[1] * tensor->ne[2];
-    struct decode_job job = {.tensor = tensor, .data = data, .rows = rows, .out = out};
-    job.tile_rows = tensor->ne[0] >= DECODE_ELEMS ? 1 : DECODE_ELEMS / tensor->ne[0];
+    struct decode_job job = {.tensor = tensor,
+                             .data = data,
+                             .rows = rows,
+                             .out = out,
+                             .arranger = arranged ? forward->device : NULL};
+    uint64_t step = arranged ? forward->ops->arrange_rows : 1;
+    job.tile_rows = DECODE_ELEMS / tensor->ne[0] / step * step;
+    job.tile_rows = job.tile_rows == 0 ? step : job.tile_rows;
     size_t tiles = (size_t)((rows + job.tile_rows - 1) / job.tile_rows);
     job.status = calloc(tiles, sizeof *job.status);
     if (job.status == NULL) {
@@ -58,6 +80,8 @@ enum lq_status lq_forward_decode(const struct lq_forward *forward,
     for (size_t i = 0; status == LQ_OK && i < tiles; i++) {
         if (job.status[i] == LQ_EFAIL) {
             status = refuse_nonfinite(forward, tensor, err);
+        } else if (job.status[i] == LQ_ENOMEM) {
+            status = lq_error_nomem(err, "decoding weights");
         } else if (job.status[i] != LQ_OK) {
             /* Once more, for the message. */
             status = lq_model_tensor_rows(tensor, data, i * job.tile_rows, 1, out, err);
@@ -65,6 +89,13 @@ enum lq_status lq_forward_decode(const struct lq_forward *forward,
     }
     free(job.status);
     return status;
+}
+
+enum lq_status lq_forward_decode(const struct lq_forward *forward,
+                                 const struct lq_model_tensor *tensor, const void *data, float *out,
+                                 struct lq_error *err)
+{
+    return decode_tensor(forward, tensor, data, false, out, err);
 }
 
 /* The tensor as it must be, and where its matrix `matrix` is. */
@@ -182,6 +213,42 @@ enum lq_status lq_forward_load_weight(struct lq_forward *forward, const char *na
     return lq_forward_load_matrix(forward, name, cols, rows, 1, 0, to, err);
 }
 
+enum lq_status lq_forward_load_arranged(struct lq_forward *forward, const char *name, uint64_t cols,
+                                        uint64_t rows, float *to, struct lq_error *err)
+{
+    const uint64_t shape[3] = {cols, rows, 1};
+    struct lq_model_tensor tensor;
+    const void *data = NULL;
+    enum lq_status status = find_matrix(forward, name, shape, 0, &tensor, &data, err);
+    return status == LQ_OK ? decode_tensor(forward, &tensor, data, true, to, err) : status;
+}
+
+bool lq_forward_is_arranged(const struct lq_forward *forward, enum lq_layer_weight weight)
+{
+    const struct lq_hparams *hparams = &forward->hparams;
+    if (!forward->arranges || lq_layer_weight_is_expert(weight) ||
+        lq_layer_weight_input(weight) == LQ_LAYER_INPUT_COUNT) {
+        return false;
+    }
+    /* Parts of fused matrices must begin where the order does. */
+    size_t step = forward->ops->arrange_rows;
+    switch (weight) {
+    case LQ_WEIGHT_ATTN_QKV:
+    case LQ_WEIGHT_ATTN_Q:
+    case LQ_WEIGHT_ATTN_K:
+    case LQ_WEIGHT_ATTN_V:
+        return !lq_hparams_has(hparams, LQ_WEIGHT_ATTN_QKV) ||
+               (lq_forward_q_width(hparams) % step == 0 &&
+                lq_forward_kv_width(hparams) % step == 0);
+    case LQ_WEIGHT_FFN_GATE_UP:
+    case LQ_WEIGHT_FFN_GATE:
+    case LQ_WEIGHT_FFN_UP:
+        return !lq_hparams_has(hparams, LQ_WEIGHT_FFN_GATE_UP) || hparams->ffn_width % step == 0;
+    default:
+        return true;
+    }
+}
+
 /* ---- one layer ---- */
 
 static enum lq_status load_layer_weight(struct lq_forward *forward, enum lq_layer_weight weight,
@@ -196,9 +263,13 @@ static enum lq_status load_layer_weight(struct lq_forward *forward, enum lq_laye
         forward->weights[weight] = lq_forward_take(forward, cols * rows, sizeof(float));
     }
     enum lq_status status = lq_forward_check_device(forward, err);
-    return status == LQ_OK
-               ? lq_forward_load_weight(forward, name, cols, rows, forward->weights[weight], err)
-               : status;
+    if (status != LQ_OK) {
+        return status;
+    }
+    float *to = forward->weights[weight];
+    return lq_forward_is_arranged(forward, weight)
+               ? lq_forward_load_arranged(forward, name, cols, rows, to, err)
+               : lq_forward_load_weight(forward, name, cols, rows, to, err);
 }
 
 /* The parts of fused weights, which are whole rows of them. */

@@ -18,7 +18,8 @@ enum lq_status lq_forward_load_output(struct lq_forward *forward, struct lq_erro
     }
     const char *name = hparams->tied_output ? "token_embd.weight" : "output.weight";
     if (status == LQ_OK) {
-        status = lq_forward_load_weight(forward, name, hparams->width, vocab, forward->output, err);
+        status = (forward->arranges ? lq_forward_load_arranged : lq_forward_load_weight)(
+            forward, name, hparams->width, vocab, forward->output, err);
     }
     if (status != LQ_OK) {
         lq_forward_give_output(forward);
@@ -45,8 +46,9 @@ enum lq_status lq_forward_make_logits(struct lq_forward *forward, const float *h
     }
     ops->rms_norm(forward->device, x, forward->output_norm, forward->normed, rows, hparams->width,
                   (float)hparams->norm_eps);
-    ops->matmul(forward->device, forward->normed, forward->output, forward->logits, rows,
-                hparams->vocab_size, hparams->width);
+    lq_forward_multiply(forward, forward->normed, rows, hparams->width,
+                        &(struct lq_product){forward->output, forward->logits, hparams->vocab_size},
+                        1, forward->arranges);
     if (hparams->logit_cap != 0.0) {
         ops->soft_cap(forward->device, forward->logits, rows * hparams->vocab_size,
                       (float)hparams->logit_cap);

@@ -33,6 +33,7 @@ struct lq_forward {
     size_t batch_rows;
     size_t logit_rows;
     uint32_t layer;
+    bool arranges; /* matrices of layers and of the output lie in the device's own order */
     /* Device memory. Weights that the model has are owned; ATTN_Q, _K and _V of a fused ATTN_QKV
      * (and so on) point into it, so nobody but the loader asks whether weights are fused. NULL:
      * neither. Experts are not here: lq_forward_expert. */
@@ -97,6 +98,9 @@ enum lq_status lq_forward_check_cancelled(const struct lq_forward *forward, stru
 /* Of the loaded layer. */
 struct lq_attention_shape lq_forward_attention_shape(const struct lq_forward *forward,
                                                      size_t samples);
+/* Products with one left side, in device memory. */
+void lq_forward_multiply(struct lq_forward *forward, const float *a, size_t rows, size_t in_cols,
+                         const struct lq_product *products, size_t count, bool arranged);
 /* The graph of the loaded layer on rows in device memory, in place; see lq_forward_layer. */
 void lq_forward_run_layer(struct lq_forward *forward, float *x, size_t sample_count, bool collect,
                           bool inputs_only);
@@ -112,6 +116,11 @@ enum lq_status lq_forward_make_logits(struct lq_forward *forward, const float *h
 enum lq_status lq_forward_decode(const struct lq_forward *forward,
                                  const struct lq_model_tensor *tensor, const void *data, float *out,
                                  struct lq_error *err);
+/* Whether a weight of a layer lies as the device's `arrange` left it. */
+bool lq_forward_is_arranged(const struct lq_forward *forward, enum lq_layer_weight weight);
+/* As lq_forward_load_weight, into that order; only where forward->arranges. */
+enum lq_status lq_forward_load_arranged(struct lq_forward *forward, const char *name, uint64_t cols,
+                                        uint64_t rows, float *to, struct lq_error *err);
 /* Reads a tensor of the given shape into device memory `to`. */
 enum lq_status lq_forward_load_weight(struct lq_forward *forward, const char *name, uint64_t cols,
                                       uint64_t rows, float *to, struct lq_error *err);

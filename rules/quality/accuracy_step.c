@@ -287,6 +287,7 @@ static enum lq_status run_group(struct exam *exam, size_t first, size_t count, s
     struct lq_forward *forward = NULL;
     struct lq_forward_env env =
         lq_forward_run_env(&exam->forward_run, lq_model_reader_weights(&exam->reader), LQ_EFAIL);
+    env.only_products = true;
     enum lq_status status = fill_group(exam, first, count, length, &group, err);
     if (status == LQ_OK) {
         status = lq_forward_create(&forward, &exam->reader.hparams, &env, (uint32_t)length, err);

@@ -289,6 +289,7 @@ static enum lq_status open_pen(struct pen *pen, struct lq_run *run, struct lq_mo
     struct lq_forward_env env =
         lq_forward_run_env(forward_run, lq_model_reader_weights(reader), LQ_EFAIL);
     *pen = (struct pen){.run = run, .reader = reader};
+    env.only_products = true;
     if (reader->hparams.vocab_size < lq_vocab_size(texts->vocab)) {
         return lq_error_set(
             err, LQ_EFORMAT,

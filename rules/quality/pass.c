@@ -208,6 +208,7 @@ static enum lq_status run_layer(struct lq_run *run, struct lq_error *err)
         hold_states(&self, &forward_run);
         struct lq_forward_env env =
             lq_forward_run_env(&forward_run, lq_model_reader_weights(&self.reader), LQ_EFAIL);
+        env.only_products = true;
         status = lq_forward_create(&self.forward, &self.reader.hparams, &env,
                                    self.in.sequence_length, err);
     }
@@ -243,6 +244,7 @@ enum lq_status lq_pass_end_open(struct lq_pass_end *end, struct lq_run *run, con
     if (status == LQ_OK) {
         struct lq_forward_env env =
             lq_forward_run_env(forward_run, lq_model_reader_weights(&end->reader), LQ_EFAIL);
+        env.only_products = true;
         status = lq_forward_create(&end->forward, &end->reader.hparams, &env, sequence, err);
     }
     return status == LQ_OK ? lq_forward_load_output(end->forward, err) : status;
