@@ -18,6 +18,15 @@ struct flush {
     bool borrowed;
 };
 
+/* The record on its way to the disk. */
+struct commit {
+    struct lq_blob_writer *writer;
+    struct lq_store_writing *writing; /* NULL: nothing is on its way */
+    struct lq_digest digest;
+    uint64_t garbage_id; /* of a record that was replaced */
+    bool duplicate;      /* stored already: the writer's chunks are garbage */
+};
+
 struct lq_blob_writer {
     struct lq_cache *cache;
     struct lq_hasher *hasher;
@@ -30,6 +39,7 @@ struct lq_blob_writer {
     size_t buffered_bytes, buffer_capacity;
     unsigned char *other; /* a full buffer on its way to the disk, or one to fill next, or NULL */
     struct flush flush;
+    struct commit commit;
     struct lq_blob_part *parts;
     uint32_t part_count, part_capacity;
     bool has_refs;        /* some part is another blob */
@@ -427,13 +437,6 @@ enum lq_status lq_blob_write_blob(struct lq_blob_writer *writer, const struct lq
 
 /* ---- publishing ---- */
 
-struct commit {
-    struct lq_blob_writer *writer;
-    const struct lq_digest *digest;
-    uint64_t garbage_id; /* of a record that was replaced */
-    bool duplicate;      /* stored already: the writer's chunks are garbage */
-};
-
 static enum lq_status put_record(struct lq_txn *txn, struct commit *commit, uint64_t id,
                                  struct lq_error *err)
 {
@@ -448,10 +451,10 @@ static enum lq_status put_record(struct lq_txn *txn, struct commit *commit, uint
     };
     struct lq_buffer buffer;
     lq_buffer_init(&buffer);
-    lq_blob_record_encode(commit->digest, &record, writer->parts, &buffer);
+    lq_blob_record_encode(&commit->digest, &record, writer->parts, &buffer);
     enum lq_status status = buffer.failed ? lq_error_nomem(err, "a blob record") : LQ_OK;
     if (status == LQ_OK) {
-        struct lq_bytes key = {commit->digest->bytes, LQ_DIGEST_BYTES};
+        struct lq_bytes key = {commit->digest.bytes, LQ_DIGEST_BYTES};
         struct lq_bytes value = {buffer.data, buffer.size_bytes};
         status = lq_txn_put(txn, LQ_DB_BLOBS, &key, &value, err);
     }
@@ -497,15 +500,15 @@ static enum lq_status commit_change(struct lq_txn *txn, void *user, struct lq_er
         status = check_pending(txn, writer->cache, id, err);
     }
     if (status == LQ_OK) {
-        status = lq_blob_find_whole(NULL, txn, commit->digest, &old, &commit->duplicate, err);
+        status = lq_blob_find_whole(NULL, txn, &commit->digest, &old, &commit->duplicate, err);
     }
     if (status != LQ_OK || commit->duplicate) {
         return status == LQ_OK && id != 0 ? lq_blob_mark_pending(txn, id, 0, err) : status;
     }
     bool broken = false;
-    status = lq_blob_find(NULL, txn, commit->digest, &old, &broken, err);
+    status = lq_blob_find(NULL, txn, &commit->digest, &old, &broken, err);
     if (status == LQ_OK && broken) {
-        status = lq_blob_forget(txn, commit->digest, &old, &commit->garbage_id, err);
+        status = lq_blob_forget(txn, &commit->digest, &old, &commit->garbage_id, err);
     }
     if (status == LQ_OK && id == 0 && writer->stored_bytes > 0) {
         status = lq_blob_next_id(txn, &id, err);
@@ -526,20 +529,31 @@ static enum lq_status commit_change(struct lq_txn *txn, void *user, struct lq_er
 static enum lq_status commit_large(struct lq_blob_writer *writer, const struct lq_digest *digest,
                                    struct lq_error *err)
 {
-    struct commit commit = {.writer = writer, .digest = digest};
+    unsigned flags = LQ_STORE_PATIENT | (writer->has_refs ? LQ_STORE_WITH_LATER : 0u);
+    writer->commit = (struct commit){.writer = writer, .digest = *digest};
+    return lq_store_write_begin(writer->cache->store, flags, writer->buffered_bytes + 64 * 1024,
+                                commit_change, &writer->commit, &writer->commit.writing, err);
+}
+
+/* Waits for the record. */
+static enum lq_status commit_wait(struct lq_blob_writer *writer, struct lq_error *err)
+{
+    struct commit *commit = &writer->commit;
     struct lq_store *store = writer->cache->store;
-    enum lq_status status =
-        lq_store_write(store, writer->has_refs ? LQ_STORE_WITH_LATER : 0,
-                       writer->buffered_bytes + 64 * 1024, commit_change, &commit, err);
+    if (commit->writing == NULL) {
+        return LQ_OK;
+    }
+    enum lq_status status = lq_store_write_end(store, commit->writing, err);
+    commit->writing = NULL;
     if (status != LQ_OK) {
         return status;
     }
     /* What is garbage is marked as such: if sweeping fails, the next open does it. */
-    if (commit.duplicate && writer->id != 0) {
+    if (commit->duplicate && writer->id != 0) {
         (void)lq_blob_sweep(store, writer->id, NULL);
     }
-    if (commit.garbage_id != 0) {
-        (void)lq_blob_sweep(store, commit.garbage_id, NULL);
+    if (commit->garbage_id != 0) {
+        (void)lq_blob_sweep(store, commit->garbage_id, NULL);
     }
     writer->id = 0;
     return LQ_OK;
@@ -595,9 +609,9 @@ static enum lq_status commit_small(struct lq_blob_writer *writer, const struct l
     return status;
 }
 
-/* Publishes under its digest; with `expected` only if that is the digest. */
-static enum lq_status commit(struct lq_blob_writer *writer, const struct lq_digest *expected,
-                             struct lq_digest *own, struct lq_error *err)
+/* Begins to publish under its digest; with `expected` only if that is the digest. */
+static enum lq_status commit_begin(struct lq_blob_writer *writer, const struct lq_digest *expected,
+                                   struct lq_digest *own, struct lq_error *err)
 {
     enum lq_status status = usable(writer, err);
     status = status == LQ_OK ? copy_buffered(writer, err) : status;
@@ -616,11 +630,26 @@ static enum lq_status commit(struct lq_blob_writer *writer, const struct lq_dige
                : commit_large(writer, own, err);
 }
 
+enum lq_status lq_blob_commit_begin(struct lq_blob_writer *writer, struct lq_digest *digest,
+                                    uint64_t *size_bytes, struct lq_error *err)
+{
+    *size_bytes = writer->size_bytes;
+    return commit_begin(writer, NULL, digest, err);
+}
+
+enum lq_status lq_blob_commit_end(struct lq_blob_writer *writer, struct lq_error *err)
+{
+    enum lq_status status = commit_wait(writer, err);
+    lq_blob_abort(writer);
+    return status;
+}
+
 enum lq_status lq_blob_commit(struct lq_blob_writer *writer, struct lq_digest *digest,
                               uint64_t *size_bytes, struct lq_error *err)
 {
     struct lq_digest own;
-    enum lq_status status = commit(writer, NULL, &own, err);
+    enum lq_status status = commit_begin(writer, NULL, &own, err);
+    status = status == LQ_OK ? commit_wait(writer, err) : status;
     if (status == LQ_OK && digest != NULL) {
         *digest = own;
     }
@@ -635,7 +664,8 @@ enum lq_status lq_blob_commit_as(struct lq_blob_writer *writer, const struct lq_
                                  bool *same, struct lq_error *err)
 {
     struct lq_digest own;
-    enum lq_status status = commit(writer, expected, &own, err);
+    enum lq_status status = commit_begin(writer, expected, &own, err);
+    status = status == LQ_OK ? commit_wait(writer, err) : status;
     *same = status == LQ_OK && lq_digest_equal(expected, &own);
     lq_blob_abort(writer);
     return status;
@@ -647,6 +677,7 @@ void lq_blob_abort(struct lq_blob_writer *writer)
         return;
     }
     (void)flush_end(writer, NULL);
+    (void)commit_wait(writer, NULL);
     if (writer->id != 0) {
         (void)lq_blob_sweep(writer->cache->store, writer->id, NULL);
     }

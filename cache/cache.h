@@ -87,6 +87,13 @@ void lq_blob_tee(struct lq_blob_writer *writer, lq_blob_take copy, void *user);
  * nothing: the new copy is dropped. */
 enum lq_status lq_blob_commit(struct lq_blob_writer *writer, struct lq_digest *digest,
                               uint64_t *size_bytes, struct lq_error *err);
+/* The same in two halves: after the first the digest is known and nothing but the second, or
+ * lq_blob_abort, may follow; after the second the blob is there. An action that is put in between
+ * becomes durable in one transaction with it. Without success of the first the writer is still to
+ * be aborted; the second frees it whether it succeeds or not. */
+enum lq_status lq_blob_commit_begin(struct lq_blob_writer *writer, struct lq_digest *digest,
+                                    uint64_t *size_bytes, struct lq_error *err);
+enum lq_status lq_blob_commit_end(struct lq_blob_writer *writer, struct lq_error *err);
 /* The same for content whose digest is known beforehand: publishes it only if it has that digest.
  */
 enum lq_status lq_blob_commit_as(struct lq_blob_writer *writer, const struct lq_digest *expected,

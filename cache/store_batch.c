@@ -158,6 +158,13 @@ void lq_batch_begin(struct lq_batch *batch, struct lq_op *op)
     (void)pthread_mutex_unlock(&batch->mutex);
 }
 
+void lq_batch_begin_patient(struct lq_batch *batch, struct lq_op *op)
+{
+    (void)pthread_mutex_lock(&batch->mutex);
+    queue(batch, op);
+    (void)pthread_mutex_unlock(&batch->mutex);
+}
+
 void lq_batch_end(struct lq_batch *batch, struct lq_op *op)
 {
     (void)pthread_mutex_lock(&batch->mutex);

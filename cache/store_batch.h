@@ -47,6 +47,8 @@ void lq_batch_fini(struct lq_batch *batch);
 void lq_batch_run(struct lq_batch *batch, struct lq_op *op);
 /* `op` and what it points to are the batch's until lq_batch_end. */
 void lq_batch_begin(struct lq_batch *batch, struct lq_op *op);
+/* The same, but nobody is woken: it goes with the next one, or begins with lq_batch_end. */
+void lq_batch_begin_patient(struct lq_batch *batch, struct lq_op *op);
 void lq_batch_end(struct lq_batch *batch, struct lq_op *op);
 
 #endif

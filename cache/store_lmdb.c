@@ -527,9 +527,16 @@ enum lq_status lq_store_write_begin(struct lq_store *store, unsigned flags, size
     if (writing == NULL) {
         return lq_error_nomem(err, "a change of the cache");
     }
-    writing->op =
-        (struct lq_op){.change = change, .user = user, .flags = flags, .size_bytes = size_bytes};
-    lq_batch_begin(&store->batch, &writing->op);
+    bool patient = (flags & LQ_STORE_PATIENT) != 0;
+    writing->op = (struct lq_op){.change = change,
+                                 .user = user,
+                                 .flags = flags & ~(unsigned)LQ_STORE_PATIENT,
+                                 .size_bytes = size_bytes};
+    if (patient) {
+        lq_batch_begin_patient(&store->batch, &writing->op);
+    } else {
+        lq_batch_begin(&store->batch, &writing->op);
+    }
     return LQ_OK;
 }
 

@@ -106,6 +106,9 @@ enum lq_store_flags {
     /* Content without a name yet: a power cut may undo it. The next change without this flag
      * makes it durable together with itself. */
     LQ_STORE_UNNAMED = 2,
+    /* Only for lq_store_write_begin: nothing starts the change before its end, except that the next
+     * change takes it into its transaction. */
+    LQ_STORE_PATIENT = 4,
 };
 /* `size_bytes`: about how much the change writes, so that shared transactions stay short. */
 enum lq_status lq_store_write(struct lq_store *store, unsigned flags, size_t size_bytes,

@@ -583,6 +583,9 @@ void lq_run_perform(struct lq_work *work)
     if (status == LQ_OK) {
         status = publish(run, duration_ns / 1000, err);
     }
+    if (status == LQ_OK) {
+        status = lq_run_end_commits(run, err);
+    }
     job->status = status;
     job->lost = run->lost;
     job->seconds = (double)duration_ns * 1e-9;

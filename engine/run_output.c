@@ -184,6 +184,7 @@ static void keep_held(const struct lq_task *task, struct lq_held *held, double u
     output->size_bytes = held->object != NULL ? held->object->size_bytes : held->bytes.size_bytes;
 }
 
+/* Outputs and the record that names them are made durable together. */
 enum lq_status lq_run_commit_outputs(struct lq_run *run, double seconds, struct lq_error *err)
 {
     struct lq_task *task = run->task;
@@ -197,16 +198,25 @@ enum lq_status lq_run_commit_outputs(struct lq_run *run, double seconds, struct 
         if (status == LQ_OK && output->held != NULL) {
             keep_held(task, output->held, unsaved, &task->outputs[i]);
         } else if (status == LQ_OK) {
-            struct lq_blob_writer *writer = output->writer;
-            output->writer = NULL;
-            status =
-                lq_blob_commit(writer, &task->outputs[i].digest, &task->outputs[i].size_bytes, err);
+            status = lq_blob_commit_begin(output->writer, &task->outputs[i].digest,
+                                          &task->outputs[i].size_bytes, err);
         }
         if (status != LQ_OK) {
             return status;
         }
     }
     return LQ_OK;
+}
+
+enum lq_status lq_run_end_commits(struct lq_run *run, struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
+    for (size_t i = 0; i < run->task->spec.output_count && status == LQ_OK; i++) {
+        struct lq_blob_writer *writer = run->outputs[i].writer;
+        run->outputs[i].writer = NULL;
+        status = writer == NULL ? LQ_OK : lq_blob_commit_end(writer, err);
+    }
+    return status;
 }
 
 void lq_run_forget_output(struct lq_run_output *output)

@@ -57,7 +57,9 @@ struct lq_run_input *lq_run_find_input(const struct lq_run *run, const char *nam
 
 /* Forgets what was written. */
 void lq_run_forget_output(struct lq_run_output *output);
-/* Writes to the cache what is not held, and names all. `seconds`: of the run. */
+/* Begins to publish what is not held, and names all. `seconds`: of the run. */
 enum lq_status lq_run_commit_outputs(struct lq_run *run, double seconds, struct lq_error *err);
+/* When the record that names them is put. */
+enum lq_status lq_run_end_commits(struct lq_run *run, struct lq_error *err);
 
 #endif

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "cache/cache_internal.h"
+#include "cache/store_private.h"
 #include "engine/base/pool.h"
 #include "tests/cache_helpers.h"
 
@@ -121,6 +122,53 @@ Test(cache_blob, stored_twice_is_stored_once)
     cr_assert_eq(chunk_count(&t), 20);
     expect_no_pending(&t);
     free(data.data);
+    test_cache_close(&t);
+}
+
+static struct lq_blob_writer *begin_commit(struct test_cache *t, const struct bytes *data,
+                                           struct lq_digest *digest)
+{
+    struct lq_blob_writer *writer = NULL;
+    uint64_t size = 0;
+    cr_assert_eq(lq_blob_begin(t->cache, &writer, &t->err), LQ_OK);
+    cr_assert_eq(lq_blob_write(writer, data->data, data->size, &t->err), LQ_OK);
+    cr_assert_eq(lq_blob_commit_begin(writer, digest, &size, &t->err), LQ_OK);
+    cr_assert_eq(size, data->size);
+    return writer;
+}
+
+Test(cache_blob, is_committed_with_the_action_that_names_it)
+{
+    static const size_t sizes[] = {100, 3 * (size_t)LQ_CHUNK_BYTES + 5,
+                                   70 * (size_t)LQ_CHUNK_BYTES};
+    struct test_cache t;
+    test_cache_open(&t, 0);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        struct bytes data = random_bytes(sizes[i], 800 + i);
+        struct bytes other = random_bytes(sizes[i] + 1, 900 + i);
+        struct lq_digest digest, second;
+        struct lq_blob_writer *writer = begin_commit(&t, &data, &digest);
+        struct lq_action_output output = {"out", digest, data.size, false};
+        const struct lq_action_record record = {
+            .outputs = &output, .output_count = 1, .numerics = "", .step_count = 1};
+        uint64_t commits = atomic_load(&t.cache->store->commits);
+        cr_assert_eq(lq_action_put(t.cache, &digest, &record, NULL, NULL, &t.err), LQ_OK);
+        cr_expect_eq(atomic_load(&t.cache->store->commits), commits + 1);
+        cr_expect(lq_blob_exists(t.cache, &digest, NULL));
+        cr_assert_eq(lq_blob_commit_end(writer, &t.err), LQ_OK);
+        cr_expect_eq(atomic_load(&t.cache->store->commits), commits + 1, "a second transaction");
+        /* Without an action the end does it; so does giving up, which may leave it there. */
+        writer = begin_commit(&t, &other, &second);
+        cr_assert_eq(lq_blob_commit_end(writer, &t.err), LQ_OK);
+        expect_blob(&t, &second, &other);
+        lq_blob_abort(begin_commit(&t, &other, &second));
+        test_cache_reopen(&t);
+        expect_blob(&t, &digest, &data);
+        expect_blob(&t, &second, &other);
+        expect_no_pending(&t);
+        free(data.data);
+        free(other.data);
+    }
     test_cache_close(&t);
 }
 

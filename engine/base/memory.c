@@ -1,7 +1,16 @@
 #include "engine/base/memory.h"
 
+#include <malloc.h>
 #include <stdio.h>
 #include <unistd.h>
+
+void lq_memory_keep_freed(void)
+{
+#ifdef __GLIBC__
+    (void)mallopt(M_MMAP_THRESHOLD, 32 << 20);
+    (void)mallopt(M_TRIM_THRESHOLD, 64 << 20);
+#endif
+}
 
 uint64_t lq_memory_resident(void)
 {

@@ -9,4 +9,9 @@
  * unknown. */
 uint64_t lq_memory_resident(void);
 
+/* Blocks of some MiB that are freed will be asked for again, such as the store's pages on their way
+ * to the disk: they stay with the process, which otherwise gets each of their pages anew from the
+ * system. For the program to call at its start. */
+void lq_memory_keep_freed(void);
+
 #endif
