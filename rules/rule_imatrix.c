@@ -116,7 +116,7 @@ static enum lq_status expand_imatrix(struct lq_expand *expand, struct lq_error *
 
 const struct lq_rule lq_rule_imatrix = {
     .kind = "imatrix",
-    .version = 4,
+    .version = 5,
     .help = "importance of every input column, measured on calibration text or loaded",
     .attrs = attrs,
     .attr_count = sizeof attrs / sizeof attrs[0],

@@ -124,6 +124,36 @@ Test(imatrix, legacy_and_gguf_agree)
     expect_same_bytes(&gguf, LQ_IMATRIX_DAT, GOLDEN "imatrix-calibration-128x256.dat");
 }
 
+/* Whatever the counts, experts have the same means in the file; without tokens they are ones. */
+Test(imatrix, legacy_keeps_the_means_of_experts)
+{
+    enum { EXPERTS = 5, COLS = 64 };
+    static float sums[EXPERTS * COLS];
+    float counts[EXPERTS] = {1299.0f, 880.0f, 0.0f, 583.0f, 2145.0f};
+    struct lq_imatrix_entry entry = {
+        "blk.0.ffn_up_exps.weight", COLS, EXPERTS, EXPERTS, sums, counts};
+    const struct lq_imatrix imatrix = {
+        .entries = &entry, .entry_count = 1, .chunk_count = 128, .chunk_size = 32};
+    struct lq_imatrix again;
+    struct lq_buffer out = {0};
+    for (size_t i = 0; i < EXPERTS * COLS; i++) {
+        sums[i] = counts[i / COLS] == 0.0f ? 0.0f : 0.37f * (float)(i * i) + 1.0f / (float)(i + 3);
+    }
+    cr_assert_eq(lq_imatrix_format(&imatrix, LQ_IMATRIX_DAT, &out, &err), LQ_OK, "%s", err.message);
+    cr_assert_eq(lq_imatrix_parse(out.data, out.size_bytes, "f", &arena, &again, NULL, &err), LQ_OK,
+                 "%s", err.message);
+    cr_assert_eq(again.entry_count, 1);
+    cr_assert_eq(again.entries[0].col_count, EXPERTS * COLS);
+    float joined[EXPERTS * COLS];
+    lq_imatrix_means(&again.entries[0], 0, joined);
+    for (size_t e = 0; e < EXPERTS; e++) {
+        float means[COLS];
+        lq_imatrix_means(&entry, e, means);
+        cr_expect_arr_eq(joined + e * COLS, means, sizeof means, "expert %zu", e);
+    }
+    lq_buffer_fini(&out);
+}
+
 Test(imatrix, imat_keeps_everything)
 {
     struct lq_imatrix golden;

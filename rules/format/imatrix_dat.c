@@ -126,12 +126,21 @@ static float max_count(const struct lq_imatrix_entry *entry)
     return most;
 }
 
+/* The number of calls of an entry. Experts share one number, so theirs says little, and is a power
+ * of two: multiplying and dividing by it is exact, and whoever reads the file gets the very means.
+ */
+static double calls_of(const struct lq_imatrix_entry *entry)
+{
+    double calls = ceil((double)max_count(entry) / LQ_IMATRIX_LEGACY_CHUNK);
+    return entry->mat_count > 1 ? exp2(ceil(log2(calls))) : calls;
+}
+
 /* Values are means times the number of calls; matrices without data count as all ones. */
 static enum lq_status append_entry(struct lq_buffer *out, const struct lq_imatrix_entry *entry,
                                    struct lq_error *err)
 {
     char quoted[LQ_QUOTE_BYTES];
-    double calls = ceil((double)max_count(entry) / LQ_IMATRIX_LEGACY_CHUNK);
+    double calls = calls_of(entry);
     size_t length = strlen(entry->name);
     size_t value_count = entry->mat_count * entry->col_count;
     if (calls > INT32_MAX || value_count > INT32_MAX || length > LQ_TENSOR_NAME_BYTES_MAX) {

@@ -11,8 +11,8 @@
 
 enum {
     LAYER_VERSION = 3,
-    ASSEMBLE_VERSION = 2,
-    LOAD_VERSION = 1,
+    ASSEMBLE_VERSION = 3,
+    LOAD_VERSION = 2,
     SEQUENCE_GUESS = 512, /* when the calibration does not say */
 };
 

@@ -11,7 +11,7 @@
 enum {
     LOSS_VERSION = 2,
     BACK_VERSION = 3,
-    ASSEMBLE_VERSION = 1,
+    ASSEMBLE_VERSION = 2,
     /* The backward pass has twice the products of the forward pass, and makes that again. */
     BACK_COST = 3,
 };
