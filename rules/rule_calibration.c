@@ -97,11 +97,8 @@ static enum lq_status expand_calibration(struct lq_expand *expand, struct lq_err
                                       .random =
                                           strcmp(lq_attr_string(artifact, "order"), "random") == 0,
                                       .seed = (uint64_t)lq_attr_int(artifact, "seed")};
-    const struct lq_ref vocab = lq_ref_artifact(model, "vocab");
-    const struct lq_ref main_text = lq_ref_artifact(text, "main");
     size_t index = 0;
-    status = lq_corpus_add_cut_step(expand, "calibration.tokens", lq_artifact_name(text), &vocab,
-                                    &main_text, &cut, &index, err);
+    status = lq_corpus_add_cut_step(expand, "calibration.tokens", model, text, &cut, &index, err);
     const struct lq_ref out = lq_ref_step(index, "main");
     return status == LQ_OK ? lq_expand_bind_output(expand, "main", &out, err) : status;
 }

@@ -75,12 +75,9 @@ static enum lq_status compute(struct lq_expand *expand, const struct lq_artifact
     }
     struct lq_corpus_cut cut = {
         .sequence = context, .samples = (uint32_t)lq_attr_int(artifact, "chunks"), .at_most = true};
-    struct lq_ref vocab = lq_ref_artifact(model, "vocab");
-    struct lq_ref words = lq_ref_artifact(text, "main");
     status = cut.samples == 0
                  ? lq_corpus_add_chunks_step(expand, model, text, context, &step, err)
-                 : lq_corpus_add_cut_step(expand, "text.chunks", lq_artifact_name(text), &vocab,
-                                          &words, &cut, &step, err);
+                 : lq_corpus_add_cut_step(expand, "text.chunks", model, text, &cut, &step, err);
     if (status == LQ_OK) {
         status = lq_logits_add_step(expand, model, lq_ref_step(step, "main"), &step, err);
     }

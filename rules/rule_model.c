@@ -13,6 +13,7 @@
 #include "rules/format/safetensors.h"
 #include "rules/model/arch.h"
 #include "rules/model/hf_documents.h"
+#include "rules/model/hparams.h"
 #include "rules/model/hub_cache.h"
 #include "rules/model/model_describe.h"
 #include "rules/model/model_scan.h"
@@ -158,7 +159,8 @@ static enum lq_status find_sources(const struct lq_artifact *artifact, struct lq
 /* What `run` must know besides its inputs; it follows from the sources. */
 struct describe_state {
     size_t file_count;
-    const char *const *file_names; /* for messages */
+    const char *const *file_names; /* for messages, as is `source` */
+    const char *source;
     bool is_gguf;
 };
 
@@ -216,7 +218,11 @@ static enum lq_status describe_directory(struct lq_run *run, const struct descri
     for (size_t i = 0; i < LQ_HF_FILE_COUNT && status == LQ_OK; i++) {
         status = load_text(run, lq_hf_file_name((enum lq_hf_file)i), &directory.texts[i], err);
     }
-    return status == LQ_OK ? lq_model_describe_directory(&directory, arena, out, err) : status;
+    if (status == LQ_OK) {
+        status = lq_model_describe_directory(&directory, arena, out, err);
+    }
+    /* Files of all folders have the same names. */
+    return status == LQ_OK ? LQ_OK : lq_error_prefix(err, "%s", state->source);
 }
 
 static enum lq_status write_output(struct lq_run *run, const char *name,
@@ -225,30 +231,57 @@ static enum lq_status write_output(struct lq_run *run, const char *name,
     return lq_run_write(run, name, buffer->data, buffer->size_bytes, err);
 }
 
+/* A file that cannot be run can still be quantized, but hardly anybody wants that unknowingly. */
+static enum lq_status warn_of_gaps(struct lq_run *run, const char *name, const struct lq_gguf *keys,
+                                   const struct lq_buffer *tensors, struct lq_error *err)
+{
+    struct lq_hparams hparams;
+    struct lq_tensor_index index;
+    struct lq_error own;
+    enum lq_status status =
+        lq_tensor_index_parse(tensors->data, tensors->size_bytes, lq_run_arena(run), &index, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    lq_error_clear(&own);
+    enum lq_status gap = lq_hparams_read(keys, &index, name, LQ_EMODEL, &hparams, &own);
+    if (gap != LQ_OK) {
+        lq_run_warn(run, "%s%s", own.message,
+                    gap == LQ_EUNSUPPORTED ? ""
+                                           : "; it can be quantized as it stands, but not run");
+    }
+    return LQ_OK;
+}
+
 /* Said once, when the model is read first: most of what people want works all the same. */
 static enum lq_status warn_of_limits(struct lq_run *run, const struct describe_state *state,
-                                     const struct lq_buffer *meta, struct lq_error *err)
+                                     const struct lq_model_outputs *out, struct lq_error *err)
 {
+    const char *file = state->file_names[0];
     struct lq_gguf keys;
     enum lq_status status =
-        lq_gguf_parse(meta->data, meta->size_bytes, meta->size_bytes, state->file_names[0],
+        lq_gguf_parse(out->meta->data, out->meta->size_bytes, out->meta->size_bytes, file,
                       LQ_EFORMAT, lq_run_arena(run), &keys, NULL, err);
-    const char *name = status == LQ_OK ? lq_gguf_get_string(&keys, "general.architecture") : NULL;
+    if (status != LQ_OK) {
+        return status;
+    }
+    const char *name = lq_gguf_get_string(&keys, "general.architecture");
     if (name != NULL && lq_arch_find(name) == NULL) {
         lq_run_warn(run,
                     "%s: the architecture '%s' has no forward pass here: it can be quantized, but "
                     "without an imatrix of its own, super weights, perplexity or a report of its "
                     "quality (known are %s)",
-                    state->file_names[0], name, lq_arch_names());
+                    file, name, lq_arch_names());
+        return LQ_OK;
     }
-    if (status == LQ_OK && !lq_gguf_get_bool(&keys, "qwen3moe.expert_weights_norm", true)) {
+    if (!lq_gguf_get_bool(&keys, "qwen3moe.expert_weights_norm", true)) {
         lq_run_warn(run,
                     "%s: the weights of a token's experts do not add up to 1 in this model "
                     "(norm_topk_prob is false); lqbuild computes it so and the file says so, but "
                     "llama.cpp makes them add up to 1 for qwen3moe whatever the file says",
-                    state->file_names[0]);
+                    file);
     }
-    return status;
+    return state->is_gguf ? warn_of_gaps(run, file, &keys, out->tensors, err) : LQ_OK;
 }
 
 static enum lq_status run_describe(struct lq_run *run, struct lq_error *err)
@@ -264,7 +297,7 @@ static enum lq_status run_describe(struct lq_run *run, struct lq_error *err)
     enum lq_status status = state->is_gguf ? describe_gguf(run, state, &out, err)
                                            : describe_directory(run, state, &out, err);
     if (status == LQ_OK) {
-        status = warn_of_limits(run, state, &meta, err);
+        status = warn_of_limits(run, state, &out, err);
     }
     if (status == LQ_OK) {
         status = write_output(run, "meta", &meta, err);
@@ -384,6 +417,7 @@ static enum lq_status expand_model(struct lq_expand *expand, struct lq_error *er
                    !is_plain_name(lq_expand_source_name(expand, artifact, source_count - 1));
     state->file_count = source_count - plain_count - (has_ref ? 1 : 0);
     state->file_names = names;
+    state->source = lq_attr_string(artifact, "source");
     size_t input_count = state->file_count;
     enum lq_status status = add_indexes(expand, artifact, state, names, inputs, err);
     if (status != LQ_OK) {

@@ -468,10 +468,8 @@ static enum lq_status add_tokens(struct report_plan *plan, struct lq_error *err)
     } else {
         struct lq_corpus_cut cut = {
             .sequence = context, .samples = (uint32_t)chunks, .at_most = true};
-        struct lq_ref vocab = lq_ref_artifact(plan->original, "vocab");
-        struct lq_ref words = lq_ref_artifact(text, "main");
-        status = lq_corpus_add_cut_step(plan->expand, "text.chunks", lq_artifact_name(text), &vocab,
-                                        &words, &cut, &index, err);
+        status = lq_corpus_add_cut_step(plan->expand, "text.chunks", plan->original, text, &cut,
+                                        &index, err);
     }
     plan->options.tokens = lq_ref_step(index, "main");
     return status;

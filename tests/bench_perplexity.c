@@ -20,14 +20,12 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
     const struct lq_artifact *artifact = lq_expand_artifact(expand);
     const struct lq_artifact *model = lq_attr_ref(artifact, "model", 0);
     const struct lq_artifact *text = lq_attr_ref(artifact, "text", 0);
-    struct lq_ref vocab = lq_ref_artifact(model, "vocab");
-    struct lq_ref words = lq_ref_artifact(text, "main");
     const struct lq_corpus_cut cut = {.sequence = (uint32_t)lq_attr_int(artifact, "context"),
                                       .samples = (uint32_t)lq_attr_int(artifact, "chunks")};
     struct lq_pass pass;
     size_t step = 0;
-    enum lq_status status = lq_corpus_add_cut_step(expand, "text.chunks", lq_artifact_name(text),
-                                                   &vocab, &words, &cut, &step, err);
+    enum lq_status status =
+        lq_corpus_add_cut_step(expand, "text.chunks", model, text, &cut, &step, err);
     if (status == LQ_OK) {
         const struct lq_pass_options options = {.tokens = lq_ref_step(step, "main")};
         status = lq_evaluate_add_reference(expand, model, &options, &pass, &step, err);

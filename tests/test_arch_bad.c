@@ -190,8 +190,8 @@ Test(arch_bad, a_missing_tensor_is_named_with_its_file)
         struct damage damage = {cases[i].tensor, 0.0f, 0.0f};
         char said[160];
         make_folder(cases[i].config, spoil, &damage);
-        (void)snprintf(said, sizeof said, "model.safetensors: tensor '%s' is missing",
-                       cases[i].tensor);
+        (void)snprintf(said, sizeof said,
+                       "error: folder: model.safetensors: tensor '%s' is missing", cases[i].tensor);
         expect_said(FORMAT, "quantize folder gguf -q Q8_0 -o z.gguf", said, NULL);
         cr_expect_neq(access("z.gguf", F_OK), 0);
     }
@@ -234,6 +234,36 @@ Test(arch_bad, keys_and_tensors_of_a_file_that_disagree_are_named)
     expect_said(MODEL_NOT_FOUND, "analyze a.gguf -o im.gguf " SAMPLES,
                 "a.gguf: 4 heads of 64 values with 3 key-value heads do not fit together", NULL);
     cr_expect_neq(access("im.gguf", F_OK), 0);
+}
+
+Test(arch_bad, an_incomplete_file_is_quantized_with_a_warning)
+{
+    make_folder("llama", NULL, NULL);
+    cr_assert_eq(e2e_run("quantize folder gguf -q F32 -o a.gguf"), 0, "%s", e2e_stderr());
+    patch_u32("a.gguf", "llama.block_count", 2, 3);
+    expect_said(0, "quantize a.gguf gguf -q Q8_0 -o z.gguf",
+                "warning: a.gguf: the tensor 'blk.2.attn_norm.weight' is missing; it can be "
+                "quantized as it stands, but not run",
+                NULL);
+}
+
+/* Names of the file that was given, of the model, and what to do. */
+Test(arch_bad, texts_and_vocabularies_are_named)
+{
+    make_folder("llama", NULL, NULL);
+    e2e_copy_text("calibration.txt", "short.txt", 500);
+    expect_said(15, "analyze folder -o im.gguf --calibration-data short.txt",
+                "text 'words' (short.txt): the text has ", "512 samples of 512", "give more text",
+                NULL);
+    cr_assert_eq(e2e_run("quantize folder gguf -q F32 -o a.gguf"), 0, "%s", e2e_stderr());
+    patch_u32("a.gguf", "tokenizer.ggml.bos_token_id", 509, 512);
+    expect_said(FORMAT, "analyze a.gguf -o im.gguf " SAMPLES,
+                "the vocabulary of model 'a.gguf': tokenizer.ggml.bos_token_id is 512, but there "
+                "are only 512 tokens",
+                NULL);
+    cr_assert_eq(e2e_run("quantize model gguf -q Q8_0 -o tiny.gguf"), 0, "%s", e2e_stderr());
+    expect_said(FORMAT, "quality report folder tiny.gguf --calibration-data words.txt",
+                "model 'tiny.gguf' has 4096 tokens in its vocabulary and the original 512", NULL);
 }
 
 /* ---- values that are not finite ---- */

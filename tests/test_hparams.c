@@ -104,6 +104,46 @@ Test(hparams, counts_must_be_integers_in_range)
     expect_failure(LQ_EMODEL, "block_count");
 }
 
+/* The keys of the model with a vocabulary of `count` tokens. */
+static enum lq_status read_with_tokens(size_t count)
+{
+    static struct lq_gguf_string texts[5000];
+    struct lq_arena arena;
+    struct lq_gguf_writer writer;
+    struct lq_buffer bytes = {0};
+    struct lq_gguf meta;
+    struct lq_hparams out;
+    lq_arena_init(&arena);
+    lq_gguf_writer_init(&writer);
+    for (size_t i = 0; i < tiny.meta.kv_count; i++) {
+        if (strcmp(tiny.meta.kvs[i].key, "tokenizer.ggml.tokens") != 0) {
+            lq_gguf_put_value(&writer, tiny.meta.kvs[i].key, &tiny.meta.kvs[i].value);
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        texts[i] = (struct lq_gguf_string){"x", 1};
+    }
+    lq_gguf_put_strings(&writer, "tokenizer.ggml.tokens", texts, count);
+    cr_assert_eq(lq_gguf_writer_header(&writer, &bytes, &err), LQ_OK, "%s", err.message);
+    cr_assert_eq(lq_gguf_parse(bytes.data, bytes.size_bytes, bytes.size_bytes, "tiny", LQ_EFORMAT,
+                               &arena, &meta, NULL, &err),
+                 LQ_OK, "%s", err.message);
+    enum lq_status status = lq_hparams_read(&meta, &tiny.index, "tiny", LQ_EMODEL, &out, &err);
+    lq_gguf_writer_fini(&writer);
+    lq_buffer_fini(&bytes);
+    lq_arena_fini(&arena);
+    return status;
+}
+
+Test(hparams, every_token_needs_a_row)
+{
+    static const char said[] = "the vocabulary has 4097 tokens, but 'token_embd.weight' only 4096";
+    cr_expect_eq(read_with_tokens(4096), LQ_OK, "%s", err.message);
+    cr_expect_eq(read_with_tokens(4000), LQ_OK, "rows may be padded: %s", err.message);
+    cr_expect_eq(read_with_tokens(4097), LQ_EMODEL);
+    cr_expect(strstr(err.message, said) != NULL, "%s", err.message);
+}
+
 Test(hparams, numbers_must_be_finite_and_positive)
 {
     key("llama.attention.layer_norm_rms_epsilon")->number = (double)NAN;

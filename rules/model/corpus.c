@@ -8,6 +8,7 @@
 #include "engine/base/json.h"
 #include "engine/base/limits.h"
 #include "rules/format/gguf.h"
+#include "rules/model/tensor_ref.h"
 #include "rules/model/tokens.h"
 
 static const char *const usual_fields[] = {"text", "content", "prompt"};
@@ -241,10 +242,10 @@ static enum lq_status too_short(const struct lq_corpus_cut *cut, size_t count, c
 {
     uint64_t needed = (uint64_t)cut->sequence * samples_needed(cut);
     return lq_error_set(err, LQ_ECALIBRATION,
-                        "%s: the text has %zu tokens, but %llu are needed (%u samples of %u); give "
-                        "more text, or ask for fewer or shorter samples",
+                        "%s: the text has %zu tokens, but %llu are needed (%u sample%s of %u); "
+                        "give more text, or ask for fewer or shorter samples",
                         where, count, (unsigned long long)needed, samples_needed(cut),
-                        cut->sequence);
+                        samples_needed(cut) == 1 ? "" : "s", cut->sequence);
 }
 
 /* Gathers the chosen chunks, with BOS first where there is one. */
@@ -319,6 +320,12 @@ static bool run_is_cancelled(const void *user)
     return lq_run_cancelled(user);
 }
 
+/* How messages call what is cut and what cuts. */
+struct cut_names {
+    const char *text;
+    const char *vocab;
+};
+
 /* Parameters are written by add_cut_step below. */
 static void read_cut(const struct lq_run *run, struct lq_corpus_cut *cut)
 {
@@ -332,7 +339,7 @@ static void read_cut(const struct lq_run *run, struct lq_corpus_cut *cut)
 
 static enum lq_status run_cut(struct lq_run *run, struct lq_error *err)
 {
-    const char *where = lq_run_state(run);
+    const struct cut_names *names = lq_run_state(run);
     struct lq_corpus_cut cut;
     struct lq_gguf gguf;
     struct lq_vocab *vocab = NULL;
@@ -347,13 +354,14 @@ static enum lq_status run_cut(struct lq_run *run, struct lq_error *err)
                                NULL, err);
     }
     if (status == LQ_OK) {
-        status = lq_vocab_load(&vocab, &gguf, "the model's vocabulary", err);
+        status = lq_vocab_load(&vocab, &gguf, names->vocab, err);
     }
     if (status == LQ_OK) {
         status = lq_run_input_load(run, "text", &data, &size, err);
     }
     if (status == LQ_OK) {
-        status = lq_corpus_cut(vocab, data, size, &cut, where, run_is_cancelled, run, &out, err);
+        status =
+            lq_corpus_cut(vocab, data, size, &cut, names->text, run_is_cancelled, run, &out, err);
     }
     if (status == LQ_OK) {
         status = out.failed ? lq_error_nomem(err, "tokens")
@@ -364,8 +372,26 @@ static enum lq_status run_cut(struct lq_run *run, struct lq_error *err)
     return status;
 }
 
-enum lq_status lq_corpus_add_cut_step(struct lq_expand *expand, const char *op, const char *label,
-                                      const struct lq_ref *vocab, const struct lq_ref *text,
+static const struct cut_names *name_cut(struct lq_expand *expand, const struct lq_artifact *model,
+                                        const struct lq_artifact *text)
+{
+    struct lq_arena *arena = lq_expand_arena(expand);
+    struct cut_names *names = lq_arena_get(arena, sizeof *names);
+    if (names == NULL) {
+        return NULL;
+    }
+    bool has_file = lq_expand_source_count(expand, text) > 0;
+    names->text = lq_arena_printf(
+        arena, "text '%s'%s%s%s", lq_artifact_name(text), has_file ? " (" : "",
+        has_file ? lq_expand_source_name(expand, text, 0) : "", has_file ? ")" : "");
+    names->vocab =
+        lq_arena_printf(arena, "the vocabulary of model '%s'", lq_tensor_model_name(expand, model));
+    return names->text == NULL || names->vocab == NULL ? NULL : names;
+}
+
+enum lq_status lq_corpus_add_cut_step(struct lq_expand *expand, const char *op,
+                                      const struct lq_artifact *model,
+                                      const struct lq_artifact *text,
                                       const struct lq_corpus_cut *cut, size_t *index,
                                       struct lq_error *err)
 {
@@ -385,18 +411,18 @@ enum lq_status lq_corpus_add_cut_step(struct lq_expand *expand, const char *op, 
     if (cut->at_most) {
         params[param_count++] = (struct lq_step_param){.name = "at_most", .value = "true"};
     }
-    const struct lq_step_input inputs[] = {{.name = "vocab", .ref = *vocab},
-                                           {.name = "text", .ref = *text}};
+    const struct lq_step_input inputs[] = {{"vocab", lq_ref_artifact(model, "vocab")},
+                                           {"text", lq_ref_artifact(text, "main")}};
     static const struct lq_step_output outputs[] = {{.name = "main"}};
-    const char *where = lq_arena_printf(lq_expand_arena(expand), "text '%s'", label);
-    if (where == NULL) {
+    const struct cut_names *names = name_cut(expand, model, text);
+    if (names == NULL) {
         return lq_error_nomem(err, "tokens");
     }
     const struct lq_step step = {.op = op,
                                  .version = 1,
-                                 .label = label,
+                                 .label = lq_artifact_name(text),
                                  .run = run_cut,
-                                 .state = where,
+                                 .state = names,
                                  .params = params,
                                  .param_count = param_count,
                                  .inputs = inputs,
@@ -412,9 +438,6 @@ enum lq_status lq_corpus_add_chunks_step(struct lq_expand *expand, const struct 
                                          const struct lq_artifact *text, uint32_t context,
                                          size_t *index, struct lq_error *err)
 {
-    const struct lq_ref vocab = lq_ref_artifact(model, "vocab");
-    const struct lq_ref main_text = lq_ref_artifact(text, "main");
     const struct lq_corpus_cut cut = {.sequence = context};
-    return lq_corpus_add_cut_step(expand, "text.chunks", lq_artifact_name(text), &vocab, &main_text,
-                                  &cut, index, err);
+    return lq_corpus_add_cut_step(expand, "text.chunks", model, text, &cut, index, err);
 }

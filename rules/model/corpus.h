@@ -39,10 +39,11 @@ enum lq_status lq_corpus_cut(const struct lq_vocab *vocab, const char *text, uin
                              bool (*cancelled)(const void *user), const void *cancelled_user,
                              struct lq_buffer *out, struct lq_error *err);
 
-/* The step behind both: output "main" is the token set of `text` with the vocabulary `vocab` (a
- * model's output "vocab"). `op` and `label` as for any step. */
-enum lq_status lq_corpus_add_cut_step(struct lq_expand *expand, const char *op, const char *label,
-                                      const struct lq_ref *vocab, const struct lq_ref *text,
+/* The step behind both: output "main" is the token set of the artifact `text` with the vocabulary
+ * of the artifact `model`. `op` as for any step. */
+enum lq_status lq_corpus_add_cut_step(struct lq_expand *expand, const char *op,
+                                      const struct lq_artifact *model,
+                                      const struct lq_artifact *text,
                                       const struct lq_corpus_cut *cut, size_t *index,
                                       struct lq_error *err);
 /* All whole chunks of `context` tokens of the artifact `text` with the vocabulary of the artifact

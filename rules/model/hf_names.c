@@ -233,8 +233,11 @@ static enum lq_status use_tensor(struct builder *builder, const char *name, uint
 {
     struct found *found = find_tensor(&builder->finder, name);
     if (found == NULL && builder->file_count == 1) {
-        return lq_error_set(err, LQ_EFORMAT, "%s: tensor '%s' is missing", builder->files[0].name,
-                            name);
+        return lq_error_set(
+            err, LQ_EFORMAT,
+            "%s: tensor '%s' is missing; the file is incomplete, or config.json is that "
+            "of another model",
+            builder->files[0].name, name);
     }
     if (found == NULL) {
         return lq_error_set(err, LQ_EFORMAT,
@@ -423,7 +426,9 @@ static enum lq_status check_unused(const struct builder *builder, struct lq_erro
             builder->config->hparams.tied_output && strcmp(name, "lm_head.weight") == 0;
         if (!found->used && !tied_output && !lq_text_ends_with(name, "rotary_emb.inv_freq")) {
             return lq_error_set(err, LQ_EUNSUPPORTED,
-                                "tensor '%.200s' has no place in a %s model of %u layers", name,
+                                "%s: tensor '%.200s' has no place in a %s model of %u layers; it "
+                                "would be lost, so check that config.json belongs to these weights",
+                                builder->files[found->file].name, name,
                                 builder->config->arch->title, builder->config->hparams.layer_count);
         }
     }

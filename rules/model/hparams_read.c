@@ -530,6 +530,14 @@ static enum lq_status read_vocab_size(const struct key_scope *scope,
             "rows",
             scope->where, LQ_VOCAB_MAX);
     }
+    const struct lq_gguf_value *tokens = lq_gguf_find(scope->meta, "tokenizer.ggml.tokens");
+    if (tokens != NULL && tokens->type == LQ_GGUF_ARRAY && tokens->count > embedding->ne[1]) {
+        return lq_error_set(scope->err, scope->status,
+                            "%s: the vocabulary has %llu tokens, but 'token_embd.weight' only %llu "
+                            "rows; they belong to different models",
+                            scope->where, (unsigned long long)tokens->count,
+                            (unsigned long long)embedding->ne[1]);
+    }
     return read_count(scope, "vocab_size", LQ_VOCAB_MAX, (uint32_t)embedding->ne[1],
                       &out->vocab_size);
 }

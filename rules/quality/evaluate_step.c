@@ -481,14 +481,14 @@ static enum lq_status add_kept(struct lq_model_inputs *inputs, struct lq_expand 
     return LQ_OK;
 }
 
-static enum lq_status check_vocab(const struct lq_hparams *hparams,
+static enum lq_status check_vocab(const char *name, const struct lq_hparams *hparams,
                                   const struct lq_hparams *original, struct lq_error *err)
 {
     if (hparams->vocab_size != original->vocab_size) {
         return lq_error_set(err, LQ_EFORMAT,
-                            "the model has %u tokens in its vocabulary and the original %u: they "
+                            "model '%s' has %u tokens in its vocabulary and the original %u: they "
                             "cannot be compared on the same tokens",
-                            (unsigned)hparams->vocab_size, (unsigned)original->vocab_size);
+                            name, (unsigned)hparams->vocab_size, (unsigned)original->vocab_size);
     }
     return LQ_OK;
 }
@@ -537,7 +537,8 @@ enum lq_status lq_evaluate_add_step(struct lq_expand *expand,
     }
     enum lq_status status = lq_pass_add(&pass, expand, request->model, &request->options, err);
     if (status == LQ_OK) {
-        status = check_vocab(&pass.view.hparams, &request->original->view.hparams, err);
+        status = check_vocab(lq_artifact_name(request->model), &pass.view.hparams,
+                             &request->original->view.hparams, err);
     }
     if (status == LQ_OK) {
         status = add_inputs(&inputs, expand, request, &pass, state, err);
