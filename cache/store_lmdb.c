@@ -428,6 +428,22 @@ static void check_readers(struct lq_store *store)
     (void)pthread_mutex_unlock(&store->mutex);
 }
 
+/* A meta page that is not flushed by itself follows the pages that it names, which are; the one
+ * before it is durable and stays whole until the next flush. LMDB 0.9 ignores the flag of a
+ * transaction that writes and asks for the environment's; whoever leads is the only one in this
+ * process that commits. */
+static int commit_txn(const struct lq_txn *txn, bool flush_meta)
+{
+    MDB_env *env = txn->store->env;
+    if (flush_meta) {
+        return mdb_txn_commit(txn->handle);
+    }
+    (void)mdb_env_set_flags(env, MDB_NOMETASYNC, 1);
+    int code = mdb_txn_commit(txn->handle);
+    (void)mdb_env_set_flags(env, MDB_NOMETASYNC, 0);
+    return code;
+}
+
 /* One attempt. The error goes to the first of the list; *code is LMDB's own result. */
 static enum lq_status try_list(struct lq_store *store, struct lq_op *list, unsigned flags,
                                uint64_t serial, int *code)
@@ -438,10 +454,7 @@ static enum lq_status try_list(struct lq_store *store, struct lq_op *list, unsig
         return status;
     }
     struct lq_txn txn = {.store = store};
-    /* The meta page that is not flushed follows the pages that it names, which are; the one before
-     * it is durable and stays whole until the next flush. */
-    unsigned how = (flags & LQ_STORE_UNNAMED) != 0 ? MDB_NOMETASYNC : 0;
-    txn.code = mdb_txn_begin(store->env, NULL, how, &txn.handle);
+    txn.code = mdb_txn_begin(store->env, NULL, 0, &txn.handle);
     if (txn.code != 0) {
         status = lq_store_fail(store, txn.code, "begin to write", &list->err);
     } else {
@@ -454,7 +467,7 @@ static enum lq_status try_list(struct lq_store *store, struct lq_op *list, unsig
         }
         if (status != LQ_OK) {
             mdb_txn_abort(txn.handle);
-        } else if ((txn.code = mdb_txn_commit(txn.handle)) != 0) {
+        } else if ((txn.code = commit_txn(&txn, (flags & LQ_STORE_UNNAMED) == 0)) != 0) {
             status = lq_store_fail(store, txn.code, "write", &list->err);
         }
     }
