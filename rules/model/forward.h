@@ -95,6 +95,12 @@ enum lq_status lq_forward_fetch(struct lq_forward *forward, const float *from, s
  * and leaves `hidden` undefined. Values that are not finite are errors of env.nonfinite_status. */
 enum lq_status lq_forward_layer(struct lq_forward *forward, float *hidden, size_t sample_count,
                                 bool collect, bool inputs_only, struct lq_error *err);
+/* The same for the sake of rows [first, first + count) of each sample alone, where count <= first:
+ * where rows go begins with these, side by side, and the rest of it is undefined. Nothing is
+ * collected. */
+enum lq_status lq_forward_layer_rows(struct lq_forward *forward,
+                                     const struct lq_forward_place *place, size_t sample_count,
+                                     size_t first, size_t count, struct lq_error *err);
 /* The sums of one input so far, lq_layer_input_mats x lq_layer_input_cols of them; an error when
  * one is not finite. */
 enum lq_status lq_forward_sums(struct lq_forward *forward, enum lq_layer_input input, double *sums,

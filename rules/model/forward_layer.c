@@ -130,7 +130,25 @@ struct lq_attention_shape lq_forward_attention_shape(const struct lq_forward *fo
     };
 }
 
-static void run_attention(struct lq_forward *forward, float *x, size_t samples, bool collect)
+/* Rows of each sample that the layer is run for. */
+struct wanted {
+    size_t first;
+    size_t count;
+};
+
+/* Rows of whole samples become the wanted ones, side by side. */
+static void pick_rows(struct lq_forward *forward, float *x, size_t width, size_t samples,
+                      const struct wanted *wanted)
+{
+    for (size_t s = 0; s < samples && !lq_forward_is_cancelled(forward); s++) {
+        forward->ops->copy(forward->device, x + s * wanted->count * width,
+                           x + (s * forward->sequence + wanted->first) * width,
+                           wanted->count * width);
+    }
+}
+
+/* From x to `attended`. */
+static void attend(struct lq_forward *forward, const float *x, size_t samples, bool collect)
 {
     const struct lq_hparams *hparams = &forward->hparams;
     size_t rows = samples * forward->sequence;
@@ -153,8 +171,17 @@ static void run_attention(struct lq_forward *forward, float *x, size_t samples, 
     forward->ops->attention(forward->device, forward->q, forward->k, forward->v, forward->attended,
                             &shape);
     collect_input(forward, collect, LQ_INPUT_ATTN_OUTPUT, forward->attended, rows);
+}
+
+/* Adds what comes of `attended`. */
+static void add_attention(struct lq_forward *forward, float *x, size_t rows)
+{
+    const struct lq_hparams *hparams = &forward->hparams;
     multiply(forward, forward->attended, LQ_WEIGHT_ATTN_OUTPUT, LQ_WEIGHT_ATTN_OUTPUT_BIAS,
              forward->normed, rows);
+    if (lq_forward_is_cancelled(forward)) {
+        return;
+    }
     keep(forward, forward->tape.attn_out, forward->normed, rows * hparams->width);
     add_part(forward, x, LQ_WEIGHT_ATTN_POST_NORM, rows);
 }
@@ -319,16 +346,32 @@ static void run_ffn(struct lq_forward *forward, float *x, size_t rows, bool coll
     }
 }
 
+/* `wanted` NULL: all rows; others are given up behind attention. */
+static void run_layer(struct lq_forward *forward, float *x, size_t sample_count,
+                      const struct wanted *wanted, bool collect, bool inputs_only)
+{
+    size_t rows = sample_count * (wanted == NULL ? forward->sequence : wanted->count);
+    attend(forward, x, sample_count, collect);
+    if (wanted != NULL) {
+        pick_rows(forward, x, forward->hparams.width, sample_count, wanted);
+        pick_rows(forward, forward->attended, lq_forward_q_width(&forward->hparams), sample_count,
+                  wanted);
+    }
+    add_attention(forward, x, rows);
+    run_ffn(forward, x, rows, collect, inputs_only);
+}
+
 void lq_forward_run_layer(struct lq_forward *forward, float *x, size_t sample_count, bool collect,
                           bool inputs_only)
 {
-    run_attention(forward, x, sample_count, collect);
-    run_ffn(forward, x, sample_count * forward->sequence, collect, inputs_only);
+    run_layer(forward, x, sample_count, NULL, collect, inputs_only);
 }
 
 /* The first place in the layer, as far as the newest batch left its values, where one is not
- * finite: behind or in front of a matrix. */
-static enum lq_status name_nonfinite(struct lq_forward *forward, size_t rows, struct lq_error *err)
+ * finite: behind or in front of a matrix. The layer had all_rows rows up to attention, then
+ * `rows`. */
+static enum lq_status name_nonfinite(struct lq_forward *forward, size_t all_rows, size_t rows,
+                                     struct lq_error *err)
 {
     const struct lq_hparams *hparams = &forward->hparams;
     bool mixed = hparams->expert_count != 0;
@@ -343,9 +386,9 @@ static enum lq_status name_nonfinite(struct lq_forward *forward, size_t rows, st
         const char *side;
         enum lq_layer_weight weight;
     } places[] = {
-        {forward->q, rows * q, "behind", fused ? LQ_WEIGHT_ATTN_QKV : LQ_WEIGHT_ATTN_Q},
-        {forward->k, rows * kv, "behind", fused ? LQ_WEIGHT_ATTN_QKV : LQ_WEIGHT_ATTN_K},
-        {forward->v, rows * kv, "behind", fused ? LQ_WEIGHT_ATTN_QKV : LQ_WEIGHT_ATTN_V},
+        {forward->q, all_rows * q, "behind", fused ? LQ_WEIGHT_ATTN_QKV : LQ_WEIGHT_ATTN_Q},
+        {forward->k, all_rows * kv, "behind", fused ? LQ_WEIGHT_ATTN_QKV : LQ_WEIGHT_ATTN_K},
+        {forward->v, all_rows * kv, "behind", fused ? LQ_WEIGHT_ATTN_QKV : LQ_WEIGHT_ATTN_V},
         {forward->attended, rows * q, "in front of", LQ_WEIGHT_ATTN_OUTPUT},
         {forward->up, slots * hparams->ffn_width, "behind",
          mixed ? LQ_WEIGHT_FFN_UP_EXPS : LQ_WEIGHT_FFN_UP},
@@ -402,31 +445,26 @@ enum lq_status lq_forward_fetch(struct lq_forward *forward, const float *from, s
     return lq_forward_check_device(forward, err);
 }
 
-enum lq_status lq_forward_layer(struct lq_forward *forward, float *hidden, size_t sample_count,
-                                bool collect, bool inputs_only, struct lq_error *err)
-{
-    const struct lq_forward_place place = {.host = hidden};
-    return lq_forward_layer_at(forward, &place, sample_count, collect, inputs_only, err);
-}
-
-enum lq_status lq_forward_layer_at(struct lq_forward *forward, const struct lq_forward_place *place,
-                                   size_t sample_count, bool collect, bool inputs_only,
-                                   struct lq_error *err)
+/* Runs the layer; `wanted` NULL: for all rows of the samples. */
+static enum lq_status run_samples(struct lq_forward *forward, const struct lq_forward_place *place,
+                                  size_t sample_count, const struct wanted *wanted, bool collect,
+                                  bool inputs_only, struct lq_error *err)
 {
     if (sample_count > forward->batch_samples || forward->weights[0] == NULL) {
         return lq_error_set(err, LQ_EINTERNAL, "a batch of %zu samples for a layer that takes %zu",
                             sample_count, forward->batch_samples);
     }
     const struct lq_device_ops *ops = forward->ops;
-    size_t rows = sample_count * forward->sequence;
-    size_t elems = rows * forward->hparams.width;
+    size_t width = forward->hparams.width;
+    size_t all_rows = sample_count * forward->sequence;
+    size_t rows = wanted == NULL ? all_rows : sample_count * wanted->count;
     float *x = place->to != NULL ? place->to : ops->host_visible ? place->host : forward->x;
     if (place->from != NULL) {
-        ops->copy(forward->device, x, place->from, elems);
+        ops->copy(forward->device, x, place->from, all_rows * width);
     } else if (x != place->host) {
-        ops->upload(forward->device, x, place->host, elems * sizeof(float));
+        ops->upload(forward->device, x, place->host, all_rows * width * sizeof(float));
     }
-    lq_forward_run_layer(forward, x, sample_count, collect, inputs_only);
+    run_layer(forward, x, sample_count, wanted, collect, inputs_only);
     enum lq_status status = lq_forward_check_cancelled(forward, err);
     if (status == LQ_OK) {
         status = lq_forward_check_device(forward, err);
@@ -436,10 +474,37 @@ enum lq_status lq_forward_layer_at(struct lq_forward *forward, const struct lq_f
     }
     bool finite = is_finite(forward, x, rows);
     if (finite && place->to == NULL && x != place->host) {
-        ops->download(forward->device, place->host, x, elems * sizeof(float));
+        ops->download(forward->device, place->host, x, rows * width * sizeof(float));
     }
     status = lq_forward_check_device(forward, err);
-    return status == LQ_OK && !finite ? name_nonfinite(forward, rows, err) : status;
+    return status == LQ_OK && !finite ? name_nonfinite(forward, all_rows, rows, err) : status;
+}
+
+enum lq_status lq_forward_layer(struct lq_forward *forward, float *hidden, size_t sample_count,
+                                bool collect, bool inputs_only, struct lq_error *err)
+{
+    const struct lq_forward_place place = {.host = hidden};
+    return run_samples(forward, &place, sample_count, NULL, collect, inputs_only, err);
+}
+
+enum lq_status lq_forward_layer_at(struct lq_forward *forward, const struct lq_forward_place *place,
+                                   size_t sample_count, bool collect, bool inputs_only,
+                                   struct lq_error *err)
+{
+    return run_samples(forward, place, sample_count, NULL, collect, inputs_only, err);
+}
+
+enum lq_status lq_forward_layer_rows(struct lq_forward *forward,
+                                     const struct lq_forward_place *place, size_t sample_count,
+                                     size_t first, size_t count, struct lq_error *err)
+{
+    const struct wanted wanted = {first, count};
+    /* Rows move down one sample after the other, so none may be overwritten before it moves. */
+    if (count > first || first + count > forward->sequence) {
+        return lq_error_set(err, LQ_EINTERNAL, "rows %zu to %zu of samples of %zu", first,
+                            first + count, forward->sequence);
+    }
+    return run_samples(forward, place, sample_count, &wanted, false, false, err);
 }
 
 /* The matrix to name when an input is wrong: the first that reads it. */

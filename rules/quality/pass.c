@@ -10,7 +10,7 @@
 #include "rules/quality/perplexity.h"
 
 enum {
-    LAYER_VERSION = 1,
+    LAYER_VERSION = 2,
     NAMES_MAX = LQ_LAYER_WEIGHT_COUNT + 4,
 };
 
@@ -96,7 +96,9 @@ static enum lq_status write_kept(struct layer_run *self, size_t sample, size_t c
                                  struct lq_error *err)
 {
     size_t width = self->in.width;
-    size_t sequence = self->in.sequence_length;
+    /* The last layer gives scored rows alone. */
+    size_t sequence = self->out.sequence_length;
+    size_t unscored = self->is_last ? 0 : sequence / 2;
     size_t first = lq_forward_first_samples(self->in.sequence_length);
     size_t samples = first < self->in.sample_count ? first : self->in.sample_count;
     size_t scored = lq_perplexity_scored(self->in.sequence_length);
@@ -106,30 +108,13 @@ static enum lq_status write_kept(struct layer_run *self, size_t sample, size_t c
     for (size_t i = 0; status == LQ_OK && i < rows; i += stride) {
         size_t from = i / scored;
         if (from >= sample && from < sample + count) {
-            size_t row = (from - sample) * sequence + sequence / 2 + i % scored;
+            size_t row = (from - sample) * sequence + unscored + i % scored;
             status = fetch_row(self, sample, row, err);
             if (status == LQ_OK) {
                 status = lq_run_write(self->run, "kept", self->hidden + row * width,
                                       width * sizeof *self->hidden, err);
             }
         }
-    }
-    return status;
-}
-
-static enum lq_status write_states(struct layer_run *self, size_t samples, struct lq_error *err)
-{
-    size_t sequence = self->in.sequence_length;
-    if (!self->is_last) {
-        return lq_hidden_write(self->run, "hidden", &self->out, self->hidden, samples * sequence,
-                               err);
-    }
-    enum lq_status status = LQ_OK;
-    for (size_t s = 0; status == LQ_OK && s < samples; s++) {
-        size_t row = s * sequence + sequence / 2;
-        status =
-            lq_hidden_write(self->run, "hidden", &self->out, self->hidden + row * self->in.width,
-                            self->out.sequence_length, err);
     }
     return status;
 }
@@ -149,13 +134,17 @@ static enum lq_status pass_batch(struct layer_run *self, size_t sample, size_t c
         status = lq_hidden_read(self->run, "hidden", &self->in, sample, count, self->hidden, err);
     }
     if (status == LQ_OK) {
-        status = lq_forward_layer_at(self->forward, &place, count, false, false, err);
+        status = self->is_last
+                     ? lq_forward_layer_rows(self->forward, &place, count, sequence / 2,
+                                             self->out.sequence_length, err)
+                     : lq_forward_layer_at(self->forward, &place, count, false, false, err);
     }
     if (status == LQ_OK) {
         status = write_kept(self, sample, count, err);
     }
     if (status == LQ_OK && self->to == NULL) {
-        status = write_states(self, count, err);
+        status = lq_hidden_write(self->run, "hidden", &self->out, self->hidden,
+                                 count * self->out.sequence_length, err);
     }
     lq_run_progress(self->run, (sample + count) * sequence,
                     (uint64_t)self->in.sample_count * sequence, "tokens");
