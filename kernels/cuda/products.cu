@@ -221,9 +221,10 @@ static const char *choose(struct lq_cuda_products *products, struct plan *plan, 
     return why;
 }
 
-static uint32_t alignment_of(const void *pointer, uint64_t batch, uint64_t step_bytes)
+/* That of all rows of all matrices. */
+static uint32_t alignment_of(const void *pointer, uint64_t row_bytes, uint64_t step_bytes)
 {
-    uint64_t bits = (uint64_t)(uintptr_t)pointer | (batch > 1 ? step_bytes : 0) | ALIGNMENT_MAX;
+    uint64_t bits = (uint64_t)(uintptr_t)pointer | row_bytes | step_bytes | ALIGNMENT_MAX;
     return (uint32_t)(bits & (~bits + 1));
 }
 
@@ -243,9 +244,12 @@ static struct key key_of(const struct lq_gpu_product *product)
         key.b_step = product->b_step;
         key.c_step = product->c_step;
     }
-    key.a_align = alignment_of(product->a, key.batch, key.a_step * sizeof *product->a);
-    key.b_align = alignment_of(product->b, key.batch, key.b_step * sizeof *product->b);
-    key.c_align = alignment_of(product->c, key.batch, key.c_step * sizeof *product->c);
+    key.a_align =
+        alignment_of(product->a, key.a_row * sizeof *product->a, key.a_step * sizeof *product->a);
+    key.b_align =
+        alignment_of(product->b, key.b_row * sizeof *product->b, key.b_step * sizeof *product->b);
+    key.c_align =
+        alignment_of(product->c, key.c_row * sizeof *product->c, key.c_step * sizeof *product->c);
     key.a_turned = product->a_turned ? 1 : 0;
     key.b_turned = product->b_turned ? 1 : 0;
     key.add = product->add ? 1 : 0;
