@@ -101,6 +101,8 @@ struct lq_device_ops {
     /* One sentence for the user, or NULL: the device works, but not as it could. */
     const char *(*notice)(const struct lq_device *device);
 
+    /* May be NULL. Bytes that were given back and that the device has kept for the next taker. */
+    size_t (*spare_bytes)(const struct lq_device *device);
     /* Aligned for any vector unit, content undefined; NULL (and a failure) when memory is out. */
     void *(*alloc)(struct lq_device *device, size_t size_bytes);
     void (*release)(struct lq_device *device, void *memory);

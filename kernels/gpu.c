@@ -71,7 +71,7 @@ static struct device devices[LQ_GPU_DEVICES_MAX];
 static unsigned device_count;
 static bool is_started;
 static lq_gpu_make_fn make_model = lq_gpu_device_create; /* NULL: GPUs run no models */
-static bool has_models = true;    /* none failed so far */
+static bool has_models = true;                           /* none failed so far */
 static bool is_usable;
 static bool has_notice;
 static char why_not[LQ_GPU_WHY_BYTES];
@@ -266,13 +266,30 @@ static const char *add_lease(struct device *device)
     return why;
 }
 
+/* What models left on the device goes when nobody uses it; true when there was something. */
+static bool make_room(struct device *device)
+{
+    struct model *model = device->model;
+    if (model == NULL || model->is_taken || model->kept_count > 0) {
+        return false;
+    }
+    device->model = NULL;
+    model->device->ops->destroy(model->device);
+    free(model);
+    lq_gpu_device_trim(module, device->context);
+    return true;
+}
+
 /* A lease of the device that is not taken, a new one if need be; NULL when there is none. */
 static struct lq_gpu_lease *take_from(struct device *device, const char **why)
 {
     if (device->taken_count == device->lease_count && device->lease_count < LQ_GPU_LEASES &&
         !device->is_full) {
         *why = add_lease(device);
-        device->is_full = *why != NULL;
+        if (*why != NULL && make_room(device)) {
+            *why = add_lease(device);
+        }
+        device->is_full = *why != NULL && device->model == NULL;
     }
     for (unsigned i = 0; i < device->lease_count; i++) {
         struct lq_gpu_lease *lease = &device->leases[i];
@@ -285,8 +302,8 @@ static struct lq_gpu_lease *take_from(struct device *device, const char **why)
     return NULL;
 }
 
-/* From the device that is least busy. */
-static struct lq_gpu_lease *take_any(void)
+/* From the device that is least busy. Models may have all the memory for now. */
+static struct lq_gpu_lease *take_any(bool *has_models_only)
 {
     const char *why = NULL;
     unsigned lease_count = 0;
@@ -301,8 +318,10 @@ static struct lq_gpu_lease *take_any(void)
     }
     for (unsigned i = 0; i < device_count; i++) {
         lease_count += devices[i].lease_count;
+        *has_models_only = *has_models_only || devices[i].model != NULL;
     }
-    if (lease_count == 0) {
+    *has_models_only = *has_models_only && lease_count == 0;
+    if (lease_count == 0 && !*has_models_only) {
         is_usable = false;
         has_notice = true;
         (void)snprintf(why_not, sizeof why_not, "the GPU's memory is short: %s",
@@ -319,8 +338,9 @@ struct lq_gpu_lease *lq_gpu_take(void)
         start();
     }
     while (choice != LQ_GPU_NEVER && is_usable) {
-        lease = take_any();
-        if (lease != NULL || !is_usable) {
+        bool has_models_only = false;
+        lease = take_any(&has_models_only);
+        if (lease != NULL || !is_usable || has_models_only) {
             break;
         }
         (void)pthread_cond_wait(&given_back, &mutex);
@@ -446,7 +466,10 @@ static size_t free_memory(const struct lq_device *device)
     for (unsigned i = 0; i < device_count; i++) {
         struct lq_gpu_info info;
         if (devices[i].model != NULL && devices[i].model->device == device) {
-            return module->describe(devices[i].context, &info) == NULL ? info.memory_free_bytes : 0;
+            size_t spare = device->ops->spare_bytes == NULL ? 0 : device->ops->spare_bytes(device);
+            return module->describe(devices[i].context, &info) == NULL
+                       ? info.memory_free_bytes + spare
+                       : 0;
         }
     }
     return 0;

@@ -39,7 +39,8 @@ const char *lq_gpu_notice(void);
 
 struct lq_gpu_lease;
 
-/* Waits for a lease when all are taken. NULL: use the CPU. */
+/* Waits for a lease when all are taken. NULL: use the CPU, this time or, as lq_gpu_notice says,
+ * from now on. */
 struct lq_gpu_lease *lq_gpu_take(void);
 void lq_gpu_give(struct lq_gpu_lease *lease);
 /* "cuda"; static. */

@@ -311,10 +311,11 @@ static const char *gpu_notice(const struct lq_device *device)
 static const struct lq_device_ops gpu_ops = {
     .numerics = "cuda-bf16",
     .host_visible = false,
-    .batch_rows = 16384,
+    .batch_rows = 8192,
     .destroy = gpu_destroy,
     .failure = gpu_failure,
     .notice = gpu_notice,
+    .spare_bytes = lq_gpu_spare_bytes,
     .alloc = lq_gpu_alloc,
     .release = lq_gpu_release,
     .upload = lq_gpu_upload,

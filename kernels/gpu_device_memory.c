@@ -111,6 +111,16 @@ void lq_gpu_give_memory(struct lq_gpu_device *gpu, void *memory)
     }
 }
 
+size_t lq_gpu_spare_bytes(const struct lq_device *device)
+{
+    const struct lq_gpu_device *gpu = (const struct lq_gpu_device *)device;
+    size_t size_bytes = 0;
+    for (size_t i = 0; i < gpu->block_count; i++) {
+        size_bytes += gpu->blocks[i].taken ? 0 : gpu->blocks[i].size_bytes;
+    }
+    return size_bytes;
+}
+
 void *lq_gpu_alloc(struct lq_device *device, size_t size_bytes)
 {
     return lq_gpu_take_memory(lq_gpu_of(device), size_bytes, 1);

@@ -91,6 +91,7 @@ void lq_gpu_drop_old_twins(struct lq_gpu_device *gpu);
 void lq_gpu_multiply(struct lq_gpu_device *gpu, const struct lq_gpu_product *product);
 
 /* For the table; see device.h. */
+size_t lq_gpu_spare_bytes(const struct lq_device *device);
 void *lq_gpu_alloc(struct lq_device *device, size_t size_bytes);
 void lq_gpu_release(struct lq_device *device, void *memory);
 void lq_gpu_upload(struct lq_device *device, void *to, const void *from, size_t size_bytes);

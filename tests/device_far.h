@@ -24,6 +24,7 @@ static struct {
     size_t fail_op;      /* counted from 1; 0: none */
     size_t fail_alloc;
     bool no_load;
+    bool is_full;          /* while there is a model there is no memory for leases */
     const char *no_device; /* why none can be made */
     size_t total_bytes;    /* that it says it has; 0: memory_bytes */
     size_t moved_bytes;    /* up and down */
@@ -349,9 +350,13 @@ static const char *far_describe(struct lq_gpu_context *context, struct lq_gpu_in
     return NULL;
 }
 
+/* Of leases: none while a model is there, if so told. */
 static const char *far_no_alloc(struct lq_gpu_context *context, size_t size_bytes, void **memory)
 {
     (void)context;
+    if (far_state.is_full && far_state.devices > 0) {
+        return "out of memory";
+    }
     *memory = malloc(size_bytes);
     return NULL;
 }
@@ -377,6 +382,11 @@ static const char *far_stream_open(struct lq_gpu_context *context, struct lq_gpu
     (void)context;
     *stream = NULL;
     return NULL;
+}
+
+static void far_stream_close(struct lq_gpu_stream *stream)
+{
+    (void)stream;
 }
 
 static const char *far_move(struct lq_gpu_stream *stream, void *to, const void *from, size_t n)
@@ -433,6 +443,7 @@ static const struct lq_gpu_module far_module = {
     .release_host = far_no_release,
     .set_near = far_set_near,
     .stream_open = far_stream_open,
+    .stream_close = far_stream_close,
     .upload = far_move,
     .download = far_move,
     .zero = far_refuse_zero,

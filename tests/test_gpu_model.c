@@ -17,7 +17,9 @@
 #include "rules/format/imatrix.h"
 #include "rules/format/qreport.h"
 #include "rules/registry.h"
+#include "tests/arch_configs.h"
 #include "tests/device_far.h"
+#include "tests/make_arch.h"
 
 static char folder[64];
 static struct lq_build_result result;
@@ -115,6 +117,15 @@ static struct lq_buffer *read_output(const char *name)
     return buffer;
 }
 
+static void move_output(const char *from, const char *to)
+{
+    char old[128];
+    char new[128];
+    snprintf(old, sizeof old, "%s/%s", folder, from);
+    snprintf(new, sizeof new, "%s/%s", folder, to);
+    cr_assert_eq(rename(old, new), 0);
+}
+
 static void expect_same_file(const char *a, const char *b)
 {
     const struct lq_buffer *left = read_output(a);
@@ -201,6 +212,50 @@ Test(gpu_model, reports)
                  "  prompts = [\"The value\"]  path = \"%s\" }\n",
                  "tasks known { path = \"tasks.jsonl\" }\n"
                  "model other { source = \"" LQ_SOURCE_DIR "/examples/tiny-llama\" }\n");
+}
+
+/* Experts, fused and biased matrices, norms behind parts, windows, caps. */
+static void expect_arch_alike(const char *name)
+{
+    static const char *const methods[] = {"activation", "fisher"};
+    char path[128];
+    char text[1024];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    cr_assert_eq(make_arch_write(arch_config_find(name)->text, path, NULL, NULL, &err), LQ_OK, "%s",
+                 err.message);
+    for (size_t i = 0; i < LQ_COUNT_OF(methods); i++) {
+        snprintf(text, sizeof text,
+                 "model other { source = \"%s\" }\n"
+                 "calibration short { model = other  text = eval  samples = 128  sequence = 4 }\n"
+                 "imatrix x { model = other  calibration = short  method = \"%s\"  path = \"x\" }\n"
+                 "mask y { model = other  find = \"spikes\"  calibration = short  threshold = 2\n"
+                 "         path = \"y\" }\n",
+                 path, methods[i]);
+        for (int gpu = 0; gpu < 2; gpu++) {
+            char cache_name[32];
+            snprintf(cache_name, sizeof cache_name, "c-%s-%d", name, gpu);
+            cr_assert_eq(build(gpu != 0, cache_name, "x", text), LQ_OK, "%s: %s", name,
+                         err.message);
+            cr_expect_eq(strstr(numerics, "cuda-bf16") != NULL, gpu != 0, "%s", numerics);
+            cr_expect_eq(warnings, 0, "%s: %s", name, warning);
+            cr_assert_eq(build(gpu != 0, cache_name, "y", text), LQ_OK, "%s: %s", name,
+                         err.message);
+            if (gpu == 0) {
+                move_output("x", "x.cpu");
+                move_output("y", "y.cpu");
+            }
+        }
+        expect_same_file("x.cpu", "x");
+        expect_same_file("y.cpu", "y");
+    }
+}
+
+Test(gpu_model, architectures)
+{
+    static const char *const names[] = {"mixtral", "gemma2", "phi3", "qwen2"};
+    for (size_t i = 0; i < LQ_COUNT_OF(names); i++) {
+        expect_arch_alike(names[i]);
+    }
 }
 
 /* ---- batches ---- */
@@ -401,6 +456,68 @@ Test(gpu_model, little_memory_makes_batches_small_and_less_is_too_little)
     expect_fallback("c2", "a sample of 20 tokens needs");
     cr_expect_str_eq(numerics, "cpu-f32; exact");
     expect_same_file("cpu", "gpu");
+}
+
+/* Memory that a model left is there for who quantizes. */
+Test(gpu_model, leases_get_what_idle_models_keep)
+{
+    size_t memory_bytes = 0;
+    far_state.is_full = true;
+    lq_gpu_use_module(&far_module, far_make);
+    lq_gpu_choose(LQ_GPU_AUTO, -1);
+    struct lq_device *device = lq_gpu_take_device(&memory_bytes);
+    cr_assert_not_null(device);
+    cr_expect_gt(memory_bytes, 0);
+    cr_expect_null(lq_gpu_take(), "the CPU does it while the model runs");
+    cr_expect_null(lq_gpu_notice());
+    lq_gpu_give_device(device);
+    cr_expect_eq(far_state.devices, 1);
+    struct lq_gpu_lease *lease = lq_gpu_take();
+    cr_assert_not_null(lease, "%s", lq_gpu_notice());
+    cr_expect_eq(far_state.devices, 0);
+    lq_gpu_give(lease);
+    far_state.is_full = false;
+    device = lq_gpu_take_device(&memory_bytes);
+    cr_assert_not_null(device);
+    lq_gpu_give_device(device);
+}
+
+/* Kept memory outlives its device's failure, and is gone with it. */
+Test(gpu_model, memory_that_is_kept_can_be_read_until_the_device_fails)
+{
+    size_t memory_bytes = 0;
+    float values[64];
+    float out[64] = {0};
+    lq_gpu_use_module(&far_module, far_make);
+    lq_gpu_choose(LQ_GPU_AUTO, -1);
+    struct lq_device *device = lq_gpu_take_device(&memory_bytes);
+    for (int i = 0; i < 64; i++) {
+        values[i] = (float)i;
+    }
+    struct lq_gpu_kept *kept = lq_gpu_keep(device, sizeof values);
+    struct lq_gpu_kept *other = lq_gpu_keep(device, 16);
+    cr_assert_not_null(kept);
+    device->ops->upload(device, lq_gpu_kept_memory(kept, device), values, sizeof values);
+    cr_expect(lq_gpu_read_kept(kept, 4, out, 8), "by who has the device");
+    cr_expect_eq(out[1], 2.0f);
+    lq_gpu_give_device(device);
+    cr_expect(lq_gpu_read_kept(kept, 0, out, sizeof out), "by somebody else");
+    cr_expect_arr_eq(out, values, sizeof out);
+    lq_gpu_unkeep(other);
+    cr_expect_eq(far_state.used_bytes, sizeof values);
+    cr_assert_eq(lq_gpu_take_device(&memory_bytes), device);
+    far_state.fail_op = far_state.ops + 1;
+    device->ops->zero(device, lq_gpu_kept_memory(kept, device), 4);
+    lq_gpu_give_device(device);
+    cr_expect_not(lq_gpu_read_kept(kept, 0, out, sizeof out));
+    device = lq_gpu_take_device(&memory_bytes);
+    cr_assert_not_null(device);
+    cr_expect_null(lq_gpu_kept_memory(kept, device), "it is another one");
+    cr_expect_eq(far_state.devices, 2);
+    lq_gpu_unkeep(kept);
+    cr_expect_eq(far_state.devices, 1);
+    cr_expect_eq(far_state.used_bytes, 0);
+    lq_gpu_give_device(device);
 }
 
 Test(gpu_model, a_device_that_cannot_be_made_is_a_reason)
