@@ -51,6 +51,13 @@ LANE_INLINE lane_m lane_and(lane_m a, lane_m b)
     return a & b;
 }
 
+LANE_INLINE bool lane_all(lane_m mask)
+{
+    bool all = true;
+    WIDE_EACH all = all && mask[lane] != 0;
+    return all;
+}
+
 LANE_INLINE lane_f lane_select(lane_m mask, lane_f yes, lane_f no)
 {
     WIDE_EACH no[lane] = mask[lane] ? yes[lane] : no[lane];

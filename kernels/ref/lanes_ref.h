@@ -69,6 +69,12 @@ LANE_INLINE lane_m lane_and(lane_m a, lane_m b)
     return a && b;
 }
 
+/* Whether it is so in every lane. */
+LANE_INLINE bool lane_all(lane_m mask)
+{
+    return mask;
+}
+
 LANE_INLINE lane_f lane_select(lane_m mask, lane_f yes, lane_f no)
 {
     return mask ? yes : no;

@@ -72,21 +72,23 @@ LANE_FN struct affine_fit affine_solve(const struct affine_sums *s, bool free_of
     lane_f scale = (s->w * s->tl - s->t * s->l) * inverse;
     lane_f middle = (s->ll * s->t - s->l * s->tl) * inverse;
     lane_f new_offset = s->value_middle + middle - scale * s->code_middle;
-    lane_m allowed = regular;
-    if (!free_offset) {
-        allowed = lane_and(regular, lane_less(new_offset, zero));
-        offset = lane_select(regular, zero, offset);
+    lane_m allowed = free_offset ? regular : lane_and(regular, lane_less(new_offset, zero));
+    if (!lane_all(allowed)) {
+        /* With the offset given only the scale is free. */
+        if (!free_offset) {
+            offset = lane_select(regular, zero, offset);
+        }
+        lane_f target = s->value_middle - offset;
+        lane_f ll = s->ll + s->code_middle * (s->l + s->l + s->code_middle * s->w);
+        lane_f tl = s->tl + s->code_middle * s->t + target * (s->l + s->code_middle * s->w);
+        lane_m has_codes = lane_less(zero, ll);
+        lane_f bound_scale = lane_max(tl / lane_select(has_codes, ll, one), zero);
+        scale = lane_select(allowed, scale, bound_scale);
+        middle = lane_select(allowed, middle, bound_scale * s->code_middle - target);
+        new_offset = lane_select(allowed, new_offset, offset);
     }
-    /* With the offset given only the scale is free. */
-    lane_f target = s->value_middle - offset;
-    lane_f ll = s->ll + s->code_middle * (s->l + s->l + s->code_middle * s->w);
-    lane_f tl = s->tl + s->code_middle * s->t + target * (s->l + s->code_middle * s->w);
-    lane_m has_codes = lane_less(zero, ll);
-    lane_f bound_scale = tl / lane_select(has_codes, ll, one);
-    scale = lane_max(lane_select(allowed, scale, bound_scale), zero);
-    middle = lane_select(allowed, middle, scale * s->code_middle - target);
-    struct affine_fit fit = {.scale = scale};
-    fit.offset = lane_select(allowed, new_offset, offset);
+    struct affine_fit fit = {.scale = lane_max(scale, zero), .offset = new_offset};
+    scale = fit.scale;
     lane_f two = lane_set(2.0f);
     fit.error = scale * (scale * s->ll - two * s->tl) +
                 middle * (middle * s->w - two * s->t + two * scale * s->l);

@@ -89,7 +89,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q4_k)(const float *row, void *blocks, size
         .elem_count = 32,
         .small_max = 63.0f,
         .trials = {15.0f, false, 2},
-        .min_reach = {1, 0},
+        .min_reach = 1,
         .share_max = 0.0312f,
     };
     unsigned char *out = (unsigned char *)blocks;
@@ -122,7 +122,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q5_k)(const float *row, void *blocks, size
         .elem_count = 32,
         .small_max = 63.0f,
         .trials = {31.0f, false, 2},
-        .min_reach = {0, 3},
+        .min_reach = 3,
         .share_max = 0.0078f,
     };
     unsigned char *out = (unsigned char *)blocks;
@@ -170,7 +170,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q2_k)(const float *row, void *blocks, size
         .elem_count = 16,
         .small_max = 15.0f,
         .trials = {3.0f, false, 2},
-        .min_reach = {0, 1},
+        .min_reach = 1,
         .share_max = 0.42f,
     };
     unsigned char *out = (unsigned char *)blocks;
@@ -230,7 +230,6 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q3_k)(const float *row, void *blocks, size
         .codes = {-4.0f, 3.0f, -0.9f, 0.36f, 6, 2, true, NULL, false},
         .small_low = -32.0f,
         .small_high = 31.0f,
-        .round_count = 1,
         .share_max = 0.136f,
     };
     unsigned char *out = (unsigned char *)blocks;
@@ -272,7 +271,6 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q6_k)(const float *row, void *blocks, size
         .codes = {-32.0f, 31.0f, -5.0f, 1.0f, 6, 0, false, NULL, false},
         .small_low = -128.0f,
         .small_high = 127.0f,
-        .round_count = 1,
         .share_max = 0.0018f,
     };
     unsigned char *out = (unsigned char *)blocks;
@@ -314,7 +312,6 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq4_xs)(const float *row, void *blocks, si
         .codes = {-127.0f, 113.0f, -24.0f, 8.0f, 7, 1, true, &lq_book_iq4, false},
         .small_low = -32.0f,
         .small_high = 31.0f,
-        .round_count = 1,
         .share_max = 0.0442f,
     };
     unsigned char *out = (unsigned char *)blocks;

@@ -1,23 +1,20 @@
 /* Q2_K, Q4_K, Q5_K: x ~ d * scale * code - dmin * min, with one half d and dmin per 256 values and
  * small integers scale and min per problem. Real fits first (affine.h), then d and dmin, then the
- * integers by trial: each trial re-quantizes every value and measures the true error. Included once
- * per CPU level after the lanes. Thread rule: pure. */
+ * integers by trial: each trial re-quantizes every value and measures the true error. Last d and
+ * dmin again by least squares. Included once per CPU level after the lanes. Thread rule: pure. */
 #ifndef LQ_KERNELS_SEARCH_K_AFFINE_H
 #define LQ_KERNELS_SEARCH_K_AFFINE_H
 
 #include "kernels/search/affine.h"
 #include "kernels/search/super.h"
 
-/* Trials of integers; between two rounds d and dmin are refitted. */
-#define K_AFFINE_ROUNDS 2
-
 struct k_affine_shape {
     size_t problem_count; /* of a super-block */
     size_t elem_count;
     float small_max; /* largest integer scale and min */
     struct affine_trials trials;
-    int min_reach[K_AFFINE_ROUNDS]; /* integer mins tried on either side */
-    float share_max;                /* of stretch_factor */
+    int min_reach;   /* integer mins tried on either side */
+    float share_max; /* of stretch_factor */
 };
 
 /* The parameters of a tile's super-blocks; scales, mins and errors per problem. */
@@ -82,7 +79,7 @@ LANE_FN void k_affine_trial(const struct tile *tile, const struct k_affine_shape
 
 /* Tries the integers next to the present ones. */
 LANE_FN void k_affine_trials(const struct tile *tile, const struct k_affine_shape *shape,
-                             struct k_affine *fit, size_t p, int min_reach)
+                             struct k_affine *fit, size_t p)
 {
     lane_f zero = lane_set(0.0f);
     lane_f small_max = lane_set(shape->small_max);
@@ -92,7 +89,7 @@ LANE_FN void k_affine_trials(const struct tile *tile, const struct k_affine_shap
     struct k_affine_best best = {super_lanes(tile, p, fit->d), super_lanes(tile, p, fit->dmin),
                                  start_scale, start_min, lane_set(0x1p100f)};
     k_affine_trial(tile, shape, p, sum_w, start_scale, start_min, &best);
-    for (int step = -min_reach; step <= min_reach; step++) {
+    for (int step = -shape->min_reach; step <= shape->min_reach; step++) {
         lane_f min = lane_max(lane_min(start_min + lane_set((float)step), small_max), zero);
         if (step != 0) {
             k_affine_trial(tile, shape, p, sum_w, start_scale, min, &best);
@@ -103,7 +100,7 @@ LANE_FN void k_affine_trials(const struct tile *tile, const struct k_affine_shap
     lane_store(fit->error + p, best.error);
 }
 
-/* The sums for the refit, with the codes of the present integers. */
+/* The error and the sums for the refit, with the codes of the present integers. */
 LANE_FN void k_affine_measure(const struct tile *tile, const struct k_affine_shape *shape,
                               struct k_affine *fit, struct k_affine_normal *normal, size_t p)
 {
@@ -138,15 +135,6 @@ LANE_FN void k_affine_measure(const struct tile *tile, const struct k_affine_sha
     lane_store(normal->xm + p, zero - small_min * sum_r);
 }
 
-LANE_FN float k_affine_total(const struct k_affine *fit, size_t first, size_t count)
-{
-    float total = 0.0f;
-    for (size_t p = first; p < first + count; p++) {
-        total += fit->error[p];
-    }
-    return total;
-}
-
 /* d and dmin of super-block `super` by least squares on the residuals of the present codes. */
 LANE_FN void k_affine_refit(const struct k_affine_shape *shape,
                             const struct k_affine_normal *normal, struct k_affine *fit,
@@ -172,8 +160,10 @@ LANE_FN void k_affine_refit(const struct k_affine_shape *shape,
     }
     float d = fit->d[super].value + d_move;
     float dmin = fit->dmin[super].value + dmin_move;
-    fit->d[super] = super_half_of(d > 0.0f ? d : 0.0f, unit);
-    fit->dmin[super] = super_half_of(dmin > 0.0f ? dmin : 0.0f, unit);
+    if (d > 0.0f && dmin >= 0.0f) {
+        fit->d[super] = super_half_of(d, unit);
+        fit->dmin[super] = super_half_of(dmin, unit);
+    }
 }
 
 LANE_FN void k_affine_start(const struct tile *tile, const struct k_affine_shape *shape,
@@ -206,45 +196,20 @@ LANE_FN void k_affine_start(const struct tile *tile, const struct k_affine_shape
     }
 }
 
-/* Takes over one super-block. */
-LANE_FN void k_affine_keep(struct k_affine *best, const struct k_affine *fit, size_t super,
-                           size_t problem_count)
-{
-    best->d[super] = fit->d[super];
-    best->dmin[super] = fit->dmin[super];
-    for (size_t p = super * problem_count; p < (super + 1) * problem_count; p++) {
-        best->scale[p] = fit->scale[p];
-        best->min[p] = fit->min[p];
-        best->error[p] = fit->error[p];
-    }
-}
-
 LANE_FN struct k_affine k_affine_search(const struct tile *tile, const struct k_affine_shape *shape)
 {
     struct k_affine fit = {.scale = {0.0f}};
     struct k_affine_normal normal;
     size_t count = shape->problem_count;
     k_affine_start(tile, shape, &fit);
-    struct k_affine best = fit;
-    for (int round = 0; round < K_AFFINE_ROUNDS; round++) {
-        bool last = round == K_AFFINE_ROUNDS - 1;
-        for (size_t p = 0; p < tile->problem_count; p += LANES) {
-            k_affine_trials(tile, shape, &fit, p, shape->min_reach[round]);
-            if (!last) {
-                k_affine_measure(tile, shape, &fit, &normal, p);
-            }
-        }
-        for (size_t s = 0; s * count < tile->problem_count; s++) {
-            float total = k_affine_total(&fit, s * count, count);
-            if (round == 0 || total < k_affine_total(&best, s * count, count)) {
-                k_affine_keep(&best, &fit, s, count);
-            }
-            if (!last) {
-                k_affine_refit(shape, &normal, &fit, s, tile->scale.unit[s * count]);
-            }
-        }
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
+        k_affine_trials(tile, shape, &fit, p);
+        k_affine_measure(tile, shape, &fit, &normal, p);
     }
-    return best;
+    for (size_t s = 0; s * count < tile->problem_count; s++) {
+        k_affine_refit(shape, &normal, &fit, s, tile->scale.unit[s * count]);
+    }
+    return fit;
 }
 
 /* The codes of all problems in element order. */

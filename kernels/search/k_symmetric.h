@@ -13,7 +13,6 @@ struct k_symmetric_shape {
     size_t elem_count;
     struct symmetric_range codes;
     float small_low, small_high; /* range of the integer scales */
-    int round_count;             /* refits of d */
     float share_max;             /* of stretch_factor */
 };
 
@@ -110,31 +109,6 @@ LANE_FN void k_symmetric_move(const struct tile *tile, const struct k_symmetric_
     }
 }
 
-LANE_FN float k_symmetric_total(const struct k_symmetric *fit, size_t first, size_t count)
-{
-    float total = 0.0f;
-    for (size_t p = first; p < first + count; p++) {
-        total += fit->error[p];
-    }
-    return total;
-}
-
-/* Takes over each super-block that became better. */
-LANE_FN void k_symmetric_keep(const struct tile *tile, const struct k_symmetric_shape *shape,
-                              struct k_symmetric *best, const struct k_symmetric *fit)
-{
-    size_t count = shape->problem_count;
-    for (size_t s = 0; s * count < tile->problem_count; s++) {
-        if (k_symmetric_total(fit, s * count, count) < k_symmetric_total(best, s * count, count)) {
-            best->d[s] = fit->d[s];
-            for (size_t p = s * count; p < (s + 1) * count; p++) {
-                best->scale[p] = fit->scale[p];
-                best->error[p] = fit->error[p];
-            }
-        }
-    }
-}
-
 LANE_FN struct k_symmetric k_symmetric_search(const struct tile *tile,
                                               const struct k_symmetric_shape *shape)
 {
@@ -143,20 +117,13 @@ LANE_FN struct k_symmetric k_symmetric_search(const struct tile *tile,
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
         k_symmetric_trials(tile, shape, &fit, p);
     }
-    struct k_symmetric best = fit;
-    for (int round = 0; round < shape->round_count; round++) {
-        float moves[TILE_SUPERS_MAX];
-        k_symmetric_move(tile, shape, &fit, moves);
-        for (size_t s = 0; s * shape->problem_count < tile->problem_count; s++) {
-            fit.d[s] = super_half_of(fit.d[s].value + moves[s],
-                                     tile->scale.unit[s * shape->problem_count]);
-        }
-        for (size_t p = 0; p < tile->problem_count; p += LANES) {
-            k_symmetric_trials(tile, shape, &fit, p);
-        }
-        k_symmetric_keep(tile, shape, &best, &fit);
+    float moves[TILE_SUPERS_MAX];
+    k_symmetric_move(tile, shape, &fit, moves);
+    for (size_t s = 0; s * shape->problem_count < tile->problem_count; s++) {
+        float unit = tile->scale.unit[s * shape->problem_count];
+        fit.d[s] = super_half_of(fit.d[s].value + moves[s], unit);
     }
-    return best;
+    return fit;
 }
 
 /* Codes minus their lowest, or their indices, in element order. */

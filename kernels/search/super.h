@@ -54,21 +54,27 @@ LANE_FN float super_step(const float *scales, const float *weights, size_t count
         float shrink = 0.5f - 0.5f * (float)k;
         offsets[k] = (anchor < 0.0f ? anchor - shrink : anchor + shrink) / peak;
     }
-    for (size_t k = 0; k < SUPER_TRIALS; k += LANES) {
-        lane_f inverse = lane_load(offsets + k);
-        lane_f cross = lane_set(0.0f);
-        lane_f square = lane_set(0x1p-100f);
-        for (size_t p = 0; p < count; p++) {
-            lane_f scale = lane_set(scales[p]);
-            lane_f code = lane_min(scale * inverse, lane_set(high));
+    lane_f cross[SUPER_TRIALS / LANES];
+    lane_f square[SUPER_TRIALS / LANES];
+    for (size_t k = 0; k < SUPER_TRIALS / LANES; k++) {
+        cross[k] = lane_set(0.0f);
+        square[k] = lane_set(0x1p-100f);
+    }
+    for (size_t p = 0; p < count; p++) {
+        lane_f scale = lane_set(scales[p]);
+        lane_f weight = lane_set(weights[p]);
+        for (size_t k = 0; k < SUPER_TRIALS / LANES; k++) {
+            lane_f code = lane_min(scale * lane_load(offsets + k * LANES), lane_set(high));
             code = lane_round(lane_max(code, lane_set(low)));
-            lane_f weighted = lane_set(weights[p]) * code;
-            cross = cross + weighted * scale;
-            square = square + weighted * code;
+            lane_f weighted = weight * code;
+            cross[k] = cross[k] + weighted * scale;
+            square[k] = square[k] + weighted * code;
         }
-        lane_f step = cross / square;
-        lane_store(steps + k, step);
-        lane_store(gains + k, step * cross);
+    }
+    for (size_t k = 0; k < SUPER_TRIALS / LANES; k++) {
+        lane_f step = cross[k] / square[k];
+        lane_store(steps + k * LANES, step);
+        lane_store(gains + k * LANES, step * cross[k]);
     }
     size_t best = 0;
     for (size_t k = 1; k < SUPER_TRIALS; k++) {

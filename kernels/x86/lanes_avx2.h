@@ -76,6 +76,11 @@ LANE_INLINE lane_m lane_and(lane_m a, lane_m b)
     return _mm256_and_ps(a, b);
 }
 
+LANE_INLINE bool lane_all(lane_m mask)
+{
+    return _mm256_movemask_ps(mask) == 0xff;
+}
+
 LANE_INLINE lane_f lane_select(lane_m mask, lane_f yes, lane_f no)
 {
     return _mm256_blendv_ps(no, yes, mask);

@@ -76,6 +76,11 @@ LANE_INLINE lane_m lane_and(lane_m a, lane_m b)
     return (lane_m)(a & b);
 }
 
+LANE_INLINE bool lane_all(lane_m mask)
+{
+    return mask == 0xffff;
+}
+
 LANE_INLINE lane_f lane_select(lane_m mask, lane_f yes, lane_f no)
 {
     return _mm512_mask_blend_ps(mask, no, yes);
