@@ -1,11 +1,11 @@
-/* Encodes one tensor: rows are decoded to floats tile by tile, checked, encoded, validated and
+/* Encodes one tensor: rows are decoded to floats strip by strip, checked, encoded, validated and
  * handed to a sink in order, so that memory stays small whatever the tensor's size. Tiles are cut
  * the same way everywhere and rows do not depend on each other: the bytes are the same for any
  * number of threads. Protected weights get an importance that dominates their block, which makes
  * the block search reproduce them first. With a GPU the rows are encoded there (encode_gpu.h). The
  * caller owns everything in the job. Thread rule: one job per thread; its loop is spread over the
- * job's pool. Limits: a tile is at most 1 MiB of floats or one row, 4 MiB or 16 rows of floats at a
- * time. */
+ * job's pool. Limits: 16 tiles of 64 Ki values or one row at a time, of
+ * which the blocks are kept, and of each 8 Ki values or one row as floats. */
 #ifndef LQ_RULES_QUANT_ENCODE_TENSOR_H
 #define LQ_RULES_QUANT_ENCODE_TENSOR_H
 
