@@ -523,7 +523,8 @@ struct lq_gpu_kept *lq_gpu_keep(struct lq_device *device, size_t size_bytes)
     (void)pthread_mutex_lock(&mutex);
     struct model *model = model_of(device);
     size_t most = model->total_bytes / 2;
-    bool fits = size_bytes <= most && model->kept_bytes <= most - size_bytes;
+    bool fits = size_bytes <= most && model->kept_bytes <= most - size_bytes &&
+                size_bytes <= free_memory(device) / 2;
     struct lq_gpu_kept *kept = fits ? calloc(1, sizeof *kept) : NULL;
     if (kept != NULL) {
         *kept = (struct lq_gpu_kept){.model = model, .size_bytes = size_bytes};

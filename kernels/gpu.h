@@ -80,7 +80,8 @@ void lq_gpu_give_device(struct lq_device *device);
 void lq_gpu_leave_models(const char *why);
 
 /* Memory of a device that stays when the device is given back. What is kept is at most half of a
- * GPU's memory: NULL beyond that, and when the device fails. The caller has the device. */
+ * GPU's memory, and half of what is free when it is taken: NULL beyond that, and when the device
+ * fails. The caller has the device. */
 struct lq_gpu_kept;
 struct lq_gpu_kept *lq_gpu_keep(struct lq_device *device, size_t size_bytes);
 /* NULL on another device. */

@@ -482,6 +482,25 @@ Test(gpu_model, leases_get_what_idle_models_keep)
     lq_gpu_give_device(device);
 }
 
+Test(gpu_model, half_of_what_is_free_may_be_kept)
+{
+    size_t memory_bytes = 0;
+    far_state.memory_bytes = 1000;
+    far_state.total_bytes = 1 << 20;
+    lq_gpu_use_module(&far_module, far_make);
+    lq_gpu_choose(LQ_GPU_AUTO, -1);
+    struct lq_device *device = lq_gpu_take_device(&memory_bytes);
+    cr_assert_not_null(device);
+    cr_expect_null(lq_gpu_keep(device, 501));
+    struct lq_gpu_kept *kept = lq_gpu_keep(device, 500);
+    cr_assert_not_null(kept);
+    cr_expect_null(lq_gpu_keep(device, 251));
+    cr_expect_null(device->ops->failure(device));
+    lq_gpu_unkeep(kept);
+    lq_gpu_give_device(device);
+    cr_expect_eq(far_state.used_bytes, 0);
+}
+
 /* Kept memory outlives its device's failure, and is gone with it. */
 Test(gpu_model, memory_that_is_kept_can_be_read_until_the_device_fails)
 {
