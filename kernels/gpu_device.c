@@ -379,6 +379,7 @@ const char *lq_gpu_device_create(const struct lq_gpu_module *module, struct lq_g
         gpu->device.ops = &gpu_ops;
         gpu->module = module;
         gpu->context = context;
+        gpu->scores_bytes = LQ_GPU_SCORES_BYTES;
         const char *why = prepare(gpu);
         if (why != NULL) {
             destroy(gpu);

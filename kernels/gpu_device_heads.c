@@ -7,10 +7,9 @@
 enum {
     TILE_ROWS = 128,    /* queries of a head in a tile */
     TILE_ROWS_MIN = 16, /* when scores of long sequences would not fit */
-    SCORES_BYTES = 128 * 1024 * 1024,
 };
 
-/* One call. Bands (gpu_operations.h) are done in parts whose tiles of scores fit SCORES_BYTES. */
+/* One call. Bands (gpu_operations.h) are done in parts whose tiles of scores fit scores_bytes. */
 struct attention {
     struct lq_gpu_device *gpu;
     const struct lq_attention_shape *shape;
@@ -74,7 +73,7 @@ static bool plan(struct attention *job)
         .head_dim = (uint32_t)shape->head_dim,
     };
     size_t tile_rows = TILE_ROWS;
-    while (tile_rows > TILE_ROWS_MIN && score_bytes(job, tile_rows) > SCORES_BYTES) {
+    while (tile_rows > TILE_ROWS_MIN && score_bytes(job, tile_rows) > job->gpu->scores_bytes) {
         tile_rows /= 2;
     }
     tile_rows = lq_gpu_min(tile_rows, shape->sequence);
@@ -83,7 +82,7 @@ static bool plan(struct attention *job)
     job->keys.group = 1;
     job->keys.tile_rows = (uint32_t)shape->sequence;
     job->stride = stride_of(job, tile_rows);
-    job->part = lq_gpu_min(job->bands, SCORES_BYTES / score_bytes(job, tile_rows) + 1);
+    job->part = lq_gpu_min(job->bands, job->gpu->scores_bytes / score_bytes(job, tile_rows) + 1);
     return true;
 }
 

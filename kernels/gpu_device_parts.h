@@ -9,6 +9,8 @@
 
 /* Of a slot of the host memory that copies go through. */
 #define LQ_GPU_STAGING_BYTES ((size_t)4 << 20)
+/* Of the scores that attention has at a time. */
+#define LQ_GPU_SCORES_BYTES ((size_t)128 << 20)
 
 struct lq_gpu_block {
     char *memory;
@@ -41,7 +43,8 @@ struct lq_gpu_device {
     uint64_t now;  /* counts products */
     char *staging; /* host memory, a slot for each mark */
     unsigned next_slot;
-    uint32_t *bad; /* device memory: set by checks */
+    uint32_t *bad;       /* device memory: set by checks */
+    size_t scores_bytes; /* LQ_GPU_SCORES_BYTES; tests set less */
     bool has_failed;
     char failure[256];
 };
