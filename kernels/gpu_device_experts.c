@@ -18,6 +18,7 @@ void lq_gpu_route(struct lq_device *device, const float *logits, size_t rows, si
         .used = (uint32_t)used,
         .chosen = lq_gpu_take_memory(gpu, rows * used, sizeof(int32_t)),
         .weights = route->weights,
+        .all = route->all,
     };
     const struct lq_gpu_place place = {
         .chosen = choose.chosen,
@@ -28,6 +29,9 @@ void lq_gpu_route(struct lq_device *device, const float *logits, size_t rows, si
         .sources = route->sources,
         .starts = route->starts,
     };
+    if (route->all != NULL) {
+        lq_gpu_written(gpu, route->all, rows * expert_count * sizeof *route->all);
+    }
     lq_gpu_run(gpu, LQ_GPU_OP_CHOOSE, &choose, lq_gpu_divide_up(rows, LQ_GPU_THREADS));
     lq_gpu_run(gpu, LQ_GPU_OP_PLACE, &place, 1);
     lq_gpu_give_memory(gpu, choose.chosen);
@@ -67,6 +71,7 @@ void lq_gpu_route_back(struct lq_device *device, const float *x, const float *gr
         .weights = route->weights,
         .slots = route->slots,
         .starts = route->starts,
+        .all = route->all,
         .out = logits_grad,
         .expert_count = (uint32_t)expert_count,
         .used = (uint32_t)used,

@@ -7,6 +7,20 @@
 
 #include "kernels/gpu_rows.h"
 
+/* The softmax over all experts; `out` may be `logits`. */
+LQ_DEVICE_FN static inline void lq_gpu_spread_experts(const float *logits, uint32_t count,
+                                                      float largest, float *out)
+{
+    float sum = 0.0f;
+    for (uint32_t e = 0; e < count; e++) {
+        out[e] = lq_exp_f32(logits[e] - largest);
+        sum += out[e];
+    }
+    for (uint32_t e = 0; e < count; e++) {
+        out[e] /= sum;
+    }
+}
+
 /* The largest logit among those of experts that are not yet chosen; of equal ones the first. */
 LQ_DEVICE_FN static inline uint32_t lq_gpu_next_expert(const float *logits, uint32_t expert_count,
                                                        const int32_t *chosen, uint32_t count)
@@ -42,8 +56,12 @@ LQ_DEVICE_FN static inline void lq_gpu_choose_block(const struct lq_gpu_choose *
             weights[k] = lq_exp_f32(logits[expert] - logits[chosen[0]]);
             sum += weights[k];
         }
+        float *all = op->all == NULL ? NULL : op->all + row * op->expert_count;
+        if (all != NULL && op->used != 0) {
+            lq_gpu_spread_experts(logits, op->expert_count, logits[chosen[0]], all);
+        }
         for (uint32_t k = 0; k < op->used; k++) {
-            weights[k] /= sum;
+            weights[k] = all != NULL ? all[chosen[k]] : weights[k] / sum;
         }
     }
 }
@@ -177,8 +195,9 @@ LQ_DEVICE_FN static inline void lq_gpu_slot_product(const struct lq_gpu_route_ba
     lq_gpu_sum_lanes(products, op->shape.lanes);
 }
 
-/* Weights are a softmax over the experts of a row: with s_k = x_k . grad_k, the gradient of expert
- * k's logit is w_k (s_k - sum of w_j s_j). */
+/* With s_k = x_k . grad_k for the experts of a row, the gradient of expert k's logit is
+ * w_k (s_k - sum of w_j s_j). Where weights are a softmax over all experts, those that the row does
+ * not use have s = 0 and share in it. */
 LQ_DEVICE_FN static inline void lq_gpu_route_back_block(const struct lq_gpu_route_back *op,
                                                         size_t block)
 {
@@ -212,7 +231,12 @@ LQ_DEVICE_FN static inline void lq_gpu_route_back_block(const struct lq_gpu_rout
         if (row >= op->shape.rows || lq_gpu_lane_of(&op->shape, t) != 0) {
             continue;
         }
-        for (uint32_t k = 0; k < op->used; k++) {
+        const float *all = op->all == NULL ? NULL : op->all + row * op->expert_count;
+        for (uint32_t e = 0; all != NULL && e < op->expert_count; e++) {
+            float *slope = &op->out[row * op->expert_count + e];
+            *slope = all[e] * (*slope - means[t]);
+        }
+        for (uint32_t k = 0; all == NULL && k < op->used; k++) {
             size_t at = row * op->used + k;
             float *slope =
                 &op->out[row * op->expert_count + lq_gpu_expert_of_slot(op, op->slots[at])];

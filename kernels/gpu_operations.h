@@ -189,6 +189,7 @@ struct lq_gpu_choose {
     uint32_t used;
     int32_t *chosen; /* [rows x used] */
     float *weights;
+    float *all; /* as in struct lq_route */
 };
 
 /* A counting sort of chosen[total] by expert, by one block. */
@@ -234,7 +235,8 @@ struct lq_gpu_route_back {
     const float *weights;
     const int32_t *slots;
     const int32_t *starts;
-    float *out; /* [rows x expert_count] */
+    const float *all; /* as in struct lq_route */
+    float *out;       /* [rows x expert_count] */
     uint32_t expert_count;
     uint32_t used;
 };

@@ -51,7 +51,7 @@ CASES = {
         head_dim=16, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=32,
         norm_topk_prob=True, decoder_sparse_step=1)),
     "qwen3moe-share": ("Qwen3Moe", dict(
-        head_dim=16, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=32,
+        head_dim=16, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=32,
         norm_topk_prob=False, decoder_sparse_step=1)),
     "phi3": ("Phi3", dict(sliding_window=16)),
     "phi3-longrope": ("Phi3", dict(

@@ -384,8 +384,8 @@ struct case_name {
 ParameterizedTestParameters(gpu_passes, every_architecture_agrees_with_the_cpu)
 {
     static struct case_name cases[] = {
-        {"llama"}, {"llama-yarn"}, {"mistral"}, {"mixtral"}, {"qwen2"},
-        {"qwen3"}, {"qwen3moe"},   {"phi3"},    {"gemma2"},  {"gemma3"},
+        {"llama"},    {"llama-yarn"},     {"mistral"}, {"mixtral"}, {"qwen2"},  {"qwen3"},
+        {"qwen3moe"}, {"qwen3moe-share"}, {"phi3"},    {"gemma2"},  {"gemma3"},
     };
     return cr_make_param_array(struct case_name, cases, sizeof cases / sizeof cases[0]);
 }
