@@ -20,6 +20,8 @@ enum {
     PAIRS = LQ_SHORT_BLOCK / 2,
     DEPTH_BLOCKS = 64 / B_ROWS, /* blocks of B that stay in the first-level cache: 16 KiB */
     PACK_LANES = 8,
+    CACHE_LINE_BYTES = 64,
+    PREFETCH_ROWS = 96, /* rows of a task: over these a strip of B is fetched ahead */
     INFINITE_BITS = 0x7f800000,
 };
 
@@ -196,6 +198,21 @@ static void multiply_edge(struct lq_short_strip a, struct lq_short_strip b, size
     }
 }
 
+/* While strips meet: where the sums go, and this strip's share of the next strip of B. */
+static inline void prefetch_next(const int16_t *next, size_t row, size_t blocks, const float *c,
+                                 size_t ldc)
+{
+    const char *from =
+        (const char *)(next + row * blocks * LQ_SHORT_BLOCK * B_ROWS / PREFETCH_ROWS);
+    size_t size_bytes = blocks * LQ_SHORT_BLOCK * B_ROWS * sizeof *next * A_ROWS / PREFETCH_ROWS;
+    for (size_t i = 0; i < size_bytes; i += CACHE_LINE_BYTES) {
+        _mm_prefetch(from + i, _MM_HINT_T0);
+    }
+    for (size_t i = 0; i < A_ROWS; i++) {
+        _mm_prefetch((const char *)(c + i * ldc), _MM_HINT_T0);
+    }
+}
+
 static void multiply(const struct lq_short_args *args)
 {
     size_t blocks = lq_short_blocks(args->k);
@@ -218,6 +235,9 @@ static void multiply(const struct lq_short_args *args)
                 size_t rows = smaller(A_ROWS, args->rows - row);
                 float *c = args->c + row * args->ldc + col;
                 if (rows == A_ROWS && cols == B_ROWS) {
+                    bool is_last = args->cols - col <= B_ROWS;
+                    prefetch_next(b.values + (is_last ? 0 : args->b_value_step), row, depth, c,
+                                  args->ldc);
                     multiply_strips(a, b, depth, c, args->ldc, block == 0);
                 } else {
                     multiply_edge(a, b, depth, c, args->ldc, block == 0, rows, cols);
