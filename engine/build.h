@@ -78,7 +78,7 @@ struct lq_build_options {
     bool force;         /* run every step of the wanted artifacts even if it is cached */
     bool place_nothing; /* leave the files that the recipe names as they are */
     bool explain;
-    double hold_seconds;       /* work that may be lost with held outputs; 0: LQ_BUILD_HOLD_SECONDS */
+    double hold_seconds; /* work that may be lost with held outputs; 0: LQ_BUILD_HOLD_SECONDS */
     uint64_t memory_bytes_max; /* limit for steps that run at the same time; 0: a part of RAM */
     const struct lq_digest *snapshot; /* where a build without changes leaves a snapshot; or NULL */
     struct lq_remote *remote;         /* asked when the cache misses; may be NULL */

@@ -122,9 +122,9 @@ struct lq_held {
     struct lq_buffer bytes;
     struct lq_object *object; /* instead of bytes; or NULL */
     atomic_bool is_lost;      /* a worker could not read the object */
-    double unsaved_seconds; /* what it costs to make it again */
-    unsigned users;         /* runs that read it */
-    bool dropped;           /* goes with its last user */
+    double unsaved_seconds;   /* what it costs to make it again */
+    unsigned users;           /* runs that read it */
+    bool dropped;             /* goes with its last user */
 };
 
 /* How many have a use for a transient output in the cache. */

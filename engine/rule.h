@@ -249,9 +249,9 @@ enum lq_status lq_run_input_path(struct lq_run *run, const char *name, const cha
 /* Appends to an output, in order. Each output is written by one thread at a time. */
 enum lq_status lq_run_write(struct lq_run *run, const char *output, const void *data,
                             size_t size_bytes, struct lq_error *err);
-/* A transient output stays in memory as far as there is room, and is not written to the cache unless
- * a killed build would lose much work with it: for steps that are faster than the cache. Before the
- * first write to it. */
+/* A transient output stays in memory as far as there is room, and is not written to the cache
+ * unless a killed build would lose much work with it: for steps that are faster than the cache.
+ * Before the first write to it. */
 void lq_run_hold(struct lq_run *run, const char *output);
 /* What a step leaves somewhere else, on a device, instead of bytes: `read` gives a part of them, on
  * any thread, one at a time; when it fails they are lost. `destroy` is called once, on any thread.

@@ -64,10 +64,9 @@ static bool fits(const struct lq_build *build, const struct lq_task *task)
         return false;
     }
     /* A step that alone exceeds the limit still runs, but by itself. */
-    return build->memory_under_way == 0 ||
-           (task->spec.memory_bytes <= build->memory_max &&
-            build->memory_under_way + build->held_bytes <=
-                build->memory_max - task->spec.memory_bytes);
+    return build->memory_under_way == 0 || (task->spec.memory_bytes <= build->memory_max &&
+                                            build->memory_under_way + build->held_bytes <=
+                                                build->memory_max - task->spec.memory_bytes);
 }
 
 struct lq_task *lq_ready_pop(struct lq_build *build)

@@ -1,6 +1,7 @@
-/* Small rules for tests of the engine: text in, text out, with every feature of the contract that the
- * real rules use. Each run of a step appends "op label" to the file named by fake_log_path, so that a
- * test can count runs over several processes. Header only; include it in one test program. */
+/* Small rules for tests of the engine: text in, text out, with every feature of the contract that
+ * the real rules use. Each run of a step appends "op label" to the file named by fake_log_path, so
+ * that a test can count runs over several processes. Header only; include it in one test program.
+ */
 #ifndef LQ_TESTS_FAKE_RULES_H
 #define LQ_TESTS_FAKE_RULES_H
 
@@ -27,7 +28,8 @@ static bool fake_holds;
 static char fake_retry_label[64];
 static unsigned fake_retry_failures;
 static char fake_first_error[LQ_ERROR_BYTES];
-/* Links hand on objects instead; those of the link with this label cannot be read, so many times. */
+/* Links hand on objects instead; those of the link with this label cannot be read, so many times.
+ */
 static bool fake_objects;
 static char fake_lost_label[64];
 static unsigned fake_lost_reads;
@@ -62,8 +64,8 @@ static enum lq_status fake_hand_on(struct lq_run *run, const void *data, size_t 
                                    const char *label, struct lq_error *err)
 {
     struct fake_object *object = calloc(1, sizeof *object);
-    object->object = (struct lq_object){size_bytes + strlen(label), fake_object_read,
-                                        fake_object_destroy};
+    object->object =
+        (struct lq_object){size_bytes + strlen(label), fake_object_read, fake_object_destroy};
     object->is_lost = strcmp(label, fake_lost_label) == 0;
     memcpy(object->bytes, data, size_bytes);
     memcpy(object->bytes + size_bytes, label, strlen(label));
@@ -177,7 +179,10 @@ static enum lq_status lower_expand(struct lq_expand *expand, struct lq_error *er
 }
 
 static const struct lq_attr_spec lower_attrs[] = {
-    {.name = "input", .type = LQ_ATTR_REF, .required = true, .choices = "file lower lines chain",
+    {.name = "input",
+     .type = LQ_ATTR_REF,
+     .required = true,
+     .choices = "file lower lines chain",
      .help = "text"},
     {.name = "path", .type = LQ_ATTR_OUT_PATH, .help = "output"},
 };
@@ -285,7 +290,10 @@ static enum lq_status lines_expand(struct lq_expand *expand, struct lq_error *er
 }
 
 static const struct lq_attr_spec lines_attrs[] = {
-    {.name = "input", .type = LQ_ATTR_REF, .required = true, .choices = "file lower lines chain",
+    {.name = "input",
+     .type = LQ_ATTR_REF,
+     .required = true,
+     .choices = "file lower lines chain",
      .help = "text"},
     {.name = "mark", .type = LQ_ATTR_STRING, .default_text = "\"> \"", .help = "put before lines"},
     {.name = "verdict", .type = LQ_ATTR_STRING, .default_text = "\"good\"", .help = "judgement"},
@@ -389,9 +397,16 @@ static enum lq_status chain_expand(struct lq_expand *expand, struct lq_error *er
 }
 
 static const struct lq_attr_spec chain_attrs[] = {
-    {.name = "input", .type = LQ_ATTR_REF, .required = true, .choices = "file lower lines chain",
+    {.name = "input",
+     .type = LQ_ATTR_REF,
+     .required = true,
+     .choices = "file lower lines chain",
      .help = "text"},
-    {.name = "links", .type = LQ_ATTR_INT, .default_text = "4", .min = 1, .max = 32,
+    {.name = "links",
+     .type = LQ_ATTR_INT,
+     .default_text = "4",
+     .min = 1,
+     .max = 32,
      .help = "how many"},
     {.name = "path", .type = LQ_ATTR_OUT_PATH, .help = "output"},
 };

@@ -167,8 +167,8 @@ enum lq_status lq_backward_create(struct lq_backward **out, const struct lq_hpar
     }
     backward->options = *options;
     backward->sequence = sequence;
-    enum lq_status status = lq_forward_create_within(&backward->forward, hparams, env, sequence,
-                                                     pass_bytes, err);
+    enum lq_status status =
+        lq_forward_create_within(&backward->forward, hparams, env, sequence, pass_bytes, err);
     if (status == LQ_OK) {
         status = take_scratch(backward, err);
     }

@@ -51,7 +51,8 @@ static enum lq_status pass_batch(struct lq_calibrate_io *io, struct lq_forward *
     size_t first = lq_forward_first_samples(io->sequence_length);
     size_t count = io->sample_count < first ? io->sample_count : first;
     if (count > lq_forward_batch_samples(forward)) {
-        return lq_error_set(err, LQ_ENOMEM, "%zu samples of %u tokens do not fit the device's memory", count,
+        return lq_error_set(err, LQ_ENOMEM,
+                            "%zu samples of %u tokens do not fit the device's memory", count,
                             (unsigned)io->sequence_length);
     }
     size_t rows = count * io->sequence_length;

@@ -1,8 +1,8 @@
 /* The steps that look for super weights by activation spikes (spikes.h): one for each layer, with
- * the first samples of the calibration's samples (about 2048 tokens), for a spike does not depend on
- * the text. Output "spikes": LQ_SPIKE_BYTES for each, largest output first. Hidden states between
- * layers are transient outputs in the format of calibrate.h. Thread rule: runs on the expansion's
- * thread. Limits: those of spikes.h. */
+ * the first samples of the calibration's samples (about 2048 tokens), for a spike does not depend
+ * on the text. Output "spikes": LQ_SPIKE_BYTES for each, largest output first. Hidden states
+ * between layers are transient outputs in the format of calibrate.h. Thread rule: runs on the
+ * expansion's thread. Limits: those of spikes.h. */
 #ifndef LQ_RULES_MODEL_SPIKE_STEPS_H
 #define LQ_RULES_MODEL_SPIKE_STEPS_H
 
