@@ -47,6 +47,11 @@ struct tree {
     enum tree_kind kind;
     unsigned depth;
     uint64_t branches, leaves, overflows, entries;
+    /* The newest key on the way through the tree, and whether it is only a bound of what follows.
+     */
+    unsigned char key[key_bytes_max];
+    size_t key_bytes;
+    bool has_key, is_bound;
 };
 
 struct walk {
@@ -225,6 +230,39 @@ static bool check_value(struct walk *walk, struct tree *tree, const struct node 
 
 static bool check_page(struct walk *walk, struct tree *tree, uint64_t number, unsigned level);
 
+/* Of two keys of a tree; those of the free list are numbers. */
+static int compare_keys(const struct tree *tree, const struct node *node)
+{
+    if (tree->kind == TREE_FREE) {
+        uint64_t left = u64_at(node->key);
+        uint64_t right = u64_at(tree->key);
+        return left < right ? -1 : left > right;
+    }
+    size_t common = node->key_bytes < tree->key_bytes ? node->key_bytes : tree->key_bytes;
+    int order = memcmp(node->key, tree->key, common);
+    return order != 0 ? order
+                      : (node->key_bytes > tree->key_bytes) - (node->key_bytes < tree->key_bytes);
+}
+
+/* What is out of order is not found, or found at times: new records would vanish. */
+static bool check_key(struct walk *walk, struct tree *tree, const struct node *node, bool leaf)
+{
+    if (tree->kind == TREE_FREE && node->key_bytes != sizeof(uint64_t)) {
+        return bad(walk, "a key has another size");
+    }
+    if (tree->has_key) {
+        int order = compare_keys(tree, node);
+        if (order < 0 || (order == 0 && !(leaf && tree->is_bound))) {
+            return bad(walk, "keys are out of order");
+        }
+    }
+    memcpy(tree->key, node->key, node->key_bytes);
+    tree->key_bytes = node->key_bytes;
+    tree->has_key = true;
+    tree->is_bound = !leaf;
+    return true;
+}
+
 static bool check_node(struct walk *walk, struct tree *tree, const struct node *node,
                        const unsigned char *head, unsigned level)
 {
@@ -242,7 +280,6 @@ static bool check_nodes(struct walk *walk, struct tree *tree, const unsigned cha
     size_t lower = u16_at(page + page_lower_at);
     size_t upper = u16_at(page + page_upper_at);
     size_t taken = 0;
-    uint64_t before = 0; /* transaction */
     for (size_t i = 0; i < count; i++) {
         struct node node;
         size_t at = u16_at(page + page_head_bytes + 2 * i);
@@ -250,14 +287,6 @@ static bool check_nodes(struct walk *walk, struct tree *tree, const unsigned cha
             at < upper || at >= walk->file.page_bytes ? 0 : read_node(walk, page, at, leaf, &node);
         if (size == 0) {
             return bad(walk, "a node does not fit its page");
-        }
-        /* The first key of a branch stands for all that is smaller. */
-        if (tree->kind == TREE_FREE && (leaf || i > 0)) {
-            uint64_t key = node.key_bytes == sizeof key ? u64_at(node.key) : 0;
-            if (key <= before) {
-                return bad(walk, "lists of free pages are out of order");
-            }
-            before = key;
         }
         taken += size;
     }
@@ -268,6 +297,10 @@ static bool check_nodes(struct walk *walk, struct tree *tree, const unsigned cha
         struct node node;
         size_t at = u16_at(page + page_head_bytes + 2 * i);
         (void)read_node(walk, page, at, leaf, &node);
+        /* The first key of a branch stands for all that is smaller. */
+        if ((leaf || i > 0) && !check_key(walk, tree, &node, leaf)) {
+            return false;
+        }
         if (!check_node(walk, tree, &node, page + at, level)) {
             return false;
         }

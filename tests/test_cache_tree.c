@@ -229,6 +229,14 @@ Test(cache_tree, findings)
         {leaf + first + 4, 8, "does not fit"},
         {leaf + first + 4, 2, "where none belongs"},
     };
+    /* The first key of a leaf becomes the largest. */
+    size_t key = leaf + first + 8;
+    unsigned char saved = data.data[key];
+    data.data[key] = 0xFF;
+    const char *order = check(&data);
+    cr_assert(order != NULL && strstr(order, "out of order") != NULL, "%s",
+              order == NULL ? "nothing" : order);
+    data.data[key] = saved;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         data.data[cases[i].at] ^= cases[i].flip;
         const char *why = check(&data);
