@@ -1,6 +1,5 @@
-/* When the trees of the data file are looked at: once in a process, when something is not found or
- * before it writes, whichever is first. A build in which nothing changed finds everything and
- * writes nothing, so it does not pay for it; what it reads is guarded (store_guard.h). */
+/* When the trees of the data file are looked at: once in a process, before it writes. Reads do not
+ * wait for it (a million results have many pages); they are guarded (store_guard.h). */
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
 #include <sys/stat.h>

@@ -580,10 +580,6 @@ enum lq_status lq_txn_get(struct lq_txn *txn, enum lq_db db, const struct lq_byt
     int code = mdb_get(txn->handle, txn->store->dbis[db], &raw_key, &raw);
     *found = code == 0;
     *value = (struct lq_bytes){raw.mv_data, raw.mv_size};
-    if (code == MDB_NOTFOUND && db != LQ_DB_META) {
-        /* It may be missing because a page on the way to it is damaged; of counters many are. */
-        return lq_store_check_trees(txn->store, (uint64_t)mdb_txn_id(txn->handle), err);
-    }
     return code == 0 || code == MDB_NOTFOUND ? LQ_OK : txn_fail(txn, code, "read", err);
 }
 
