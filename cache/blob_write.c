@@ -46,7 +46,8 @@ struct lq_blob_writer {
     struct lq_pool *pool; /* may be NULL */
     lq_blob_take copy;    /* may be NULL */
     void *copy_user;
-    size_t uncopied_bytes; /* the last ones of the buffer */
+    size_t fresh_bytes;         /* the last ones of the buffer: neither hashed nor copied yet */
+    struct lq_hash_job hashing; /* a full buffer */
 };
 
 static const size_t flush_bytes = (size_t)LQ_FLUSH_CHUNKS * LQ_CHUNK_BYTES;
@@ -209,22 +210,44 @@ static bool grow_buffer(struct lq_blob_writer *writer, size_t wanted)
     return true;
 }
 
-/* Bytes are copied when they leave the buffer, not with each small write. */
-static enum lq_status copy_buffered(struct lq_blob_writer *writer, struct lq_error *err)
+/* Waits for the hash of the last full buffer. */
+static void hash_end(struct lq_blob_writer *writer)
 {
-    size_t size_bytes = writer->uncopied_bytes;
-    writer->uncopied_bytes = 0;
-    return writer->copy == NULL || size_bytes == 0
-               ? LQ_OK
-               : writer->copy(writer->copy_user,
-                              writer->buffer + writer->buffered_bytes - size_bytes, size_bytes,
-                              err);
+    lq_hash_aside_end(&writer->cache->hashing, &writer->hashing);
+}
+
+/* Bytes are hashed and copied when they leave the buffer, not with each small write. The buffer
+ * may be filled again when hash_end has returned. */
+static enum lq_status settle_begin(struct lq_blob_writer *writer, struct lq_error *err)
+{
+    size_t size_bytes = writer->fresh_bytes;
+    const unsigned char *data = writer->buffer + writer->buffered_bytes - size_bytes;
+    writer->fresh_bytes = 0;
+    if (size_bytes == 0) {
+        return LQ_OK;
+    }
+    hash_end(writer);
+    writer->hashing =
+        (struct lq_hash_job){.hasher = writer->hasher, .data = data, .size_bytes = size_bytes};
+    if (size_bytes == flush_bytes) {
+        lq_hash_aside_begin(&writer->cache->hashing, &writer->hashing);
+    } else {
+        lq_hasher_update(writer->hasher, data, size_bytes);
+    }
+    return writer->copy == NULL ? LQ_OK : writer->copy(writer->copy_user, data, size_bytes, err);
+}
+
+static enum lq_status settle(struct lq_blob_writer *writer, struct lq_error *err)
+{
+    enum lq_status status = settle_begin(writer, err);
+    hash_end(writer);
+    return status;
 }
 
 /* A full buffer goes on its way while the other one is filled. */
 static enum lq_status turn_buffers(struct lq_blob_writer *writer, struct lq_error *err)
 {
-    enum lq_status status = copy_buffered(writer, err);
+    enum lq_status status = settle_begin(writer, err);
     if (status == LQ_OK) {
         status = flush_begin(writer, writer->buffer, flush_bytes, false, err);
     }
@@ -249,6 +272,9 @@ static enum lq_status store_bytes(struct lq_blob_writer *writer, const unsigned 
             status =
                 writer->copy == NULL ? LQ_OK : writer->copy(writer->copy_user, data, taken, err);
             status = status == LQ_OK ? flush_begin(writer, data, taken, true, err) : status;
+            /* Hashed beside the write. */
+            hash_end(writer);
+            lq_hasher_update(writer->hasher, data, status == LQ_OK ? taken : 0);
         } else {
             size_t room = flush_bytes - writer->buffered_bytes;
             taken = size_bytes < room ? size_bytes : room;
@@ -259,11 +285,9 @@ static enum lq_status store_bytes(struct lq_blob_writer *writer, const unsigned 
             } else {
                 memcpy(writer->buffer + writer->buffered_bytes, data, taken);
                 writer->buffered_bytes += taken;
-                writer->uncopied_bytes += taken;
+                writer->fresh_bytes += taken;
             }
         }
-        /* Hashed beside the write. */
-        lq_hasher_update(writer->hasher, data, status == LQ_OK ? taken : 0);
         data += taken;
         size_bytes -= taken;
         writer->stored_bytes += taken;
@@ -423,7 +447,7 @@ enum lq_status lq_blob_write_blob(struct lq_blob_writer *writer, const struct lq
     } else if (status == LQ_OK && joined) {
         status = write_joined(writer, reader, err);
     } else if (status == LQ_OK && lq_blob_size(reader) > 0) {
-        status = copy_buffered(writer, err);
+        status = settle(writer, err);
         status = status == LQ_OK ? hash_part(writer, part, reader, err) : status;
         if (status == LQ_OK) {
             status = add_part(writer, part, lq_blob_size(reader), err);
@@ -614,7 +638,7 @@ static enum lq_status commit_begin(struct lq_blob_writer *writer, const struct l
                                    struct lq_digest *own, struct lq_error *err)
 {
     enum lq_status status = usable(writer, err);
-    status = status == LQ_OK ? copy_buffered(writer, err) : status;
+    status = status == LQ_OK ? settle(writer, err) : status;
     status = status == LQ_OK ? flush_end(writer, err) : status;
     if (status != LQ_OK) {
         return status;
@@ -676,6 +700,7 @@ void lq_blob_abort(struct lq_blob_writer *writer)
     if (writer == NULL) {
         return;
     }
+    hash_end(writer);
     (void)flush_end(writer, NULL);
     (void)commit_wait(writer, NULL);
     if (writer->id != 0) {

@@ -31,6 +31,7 @@ enum lq_status lq_cache_open_sized(struct lq_cache **out, const struct lq_cache_
         return lq_error_nomem(err, "the cache");
     }
     (void)pthread_mutex_init(&cache->mutex, NULL);
+    lq_hash_aside_init(&cache->hashing);
     cache->warn = options->warn;
     cache->warn_user = options->warn_user;
     cache->files_flushed_ns = lq_clock_ns();
@@ -83,6 +84,7 @@ void lq_cache_close(struct lq_cache *cache)
         /* A hint only: on a full disk the build is as good without it. */
         (void)lq_uses_flush(cache->uses, cache->store, NULL);
     }
+    lq_hash_aside_fini(&cache->hashing);
     lq_store_close(cache->store);
     lq_marks_destroy(cache->marks);
     lq_uses_destroy(cache->uses);

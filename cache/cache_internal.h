@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include "cache/cache.h"
+#include "cache/hash_aside.h"
 #include "cache/locks.h"
 #include "cache/marks.h"
 #include "cache/record.h"
@@ -34,6 +35,7 @@ struct lq_cache {
     void *warn_user;
     struct lq_marks *marks;
     struct lq_uses *uses;
+    struct lq_hash_aside hashing;
     pthread_mutex_t mutex; /* guards files_flushed_ns */
     uint64_t files_flushed_ns;
 };
