@@ -443,14 +443,46 @@ static bool is_own_key(const char *key)
 {
     return strcmp(key, "general.quantization_version") == 0 ||
            strcmp(key, "general.file_type") == 0 || strcmp(key, "general.alignment") == 0 ||
-           strcmp(key, "lqbuild.protected_weights") == 0 || lq_provenance_is_key(key) ||
+           lq_text_starts_with(key, "lqbuild.protected_") || lq_provenance_is_key(key) ||
            lq_text_starts_with(key, "split.") || lq_text_starts_with(key, "quantize.imatrix.");
 }
 
 enum { QUANTIZATION_VERSION = 2 }; /* of the block formats, docs/formats.md */
 
-static void put_keys(const struct request *request, struct lq_gguf_writer *writer)
+/* True for a tensor in which the mask's weights got better values than they would have had: they
+ * lead their blocks, or the type has room for them. */
+static bool is_protected(const struct request *request, size_t number)
 {
+    enum lq_dtype dtype = request->types[number];
+    return lq_mask_find(&request->mask, request->index.tensors[number].name) != NULL &&
+           (lq_encode_can_protect(dtype) || lq_dtype_bpw(dtype) >= lq_dtype_bpw(LQ_DTYPE_Q8_0));
+}
+
+static enum lq_status put_protection(const struct request *request, struct lq_gguf_writer *writer,
+                                     struct lq_error *err)
+{
+    struct lq_gguf_string *names =
+        lq_arena_get_array(request->arena, request->index.tensor_count + 1, sizeof *names);
+    size_t count = 0;
+    if (names == NULL) {
+        return lq_error_nomem(err, "a GGUF header");
+    }
+    for (size_t i = 0; i < request->index.tensor_count; i++) {
+        if (is_protected(request, i)) {
+            const char *name = request->index.tensors[i].name;
+            names[count++] = (struct lq_gguf_string){.data = name, .length = strlen(name)};
+        }
+    }
+    lq_gguf_put_uint(writer, "lqbuild.protected_weights", LQ_GGUF_U64,
+                     request->mask.total_protected);
+    lq_gguf_put_strings(writer, "lqbuild.protected_tensors", names, count);
+    return LQ_OK;
+}
+
+static enum lq_status put_keys(const struct request *request, struct lq_gguf_writer *writer,
+                               struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
     for (size_t i = 0; i < request->meta.kv_count; i++) {
         if (!is_own_key(request->meta.kvs[i].key)) {
             lq_gguf_put_value(writer, request->meta.kvs[i].key, &request->meta.kvs[i].value);
@@ -469,10 +501,10 @@ static void put_keys(const struct request *request, struct lq_gguf_writer *write
         lq_gguf_put_u32(writer, "quantize.imatrix.chunks_count", imatrix->chunk_count);
     }
     if (request->has_mask) {
-        lq_gguf_put_uint(writer, "lqbuild.protected_weights", LQ_GGUF_U64,
-                         request->mask.total_protected);
+        status = put_protection(request, writer, err);
     }
     lq_provenance_put_keys(&request->provenance, writer);
+    return status;
 }
 
 static enum lq_status make_header(const struct request *request, struct lq_ref *ref,
@@ -482,8 +514,7 @@ static enum lq_status make_header(const struct request *request, struct lq_ref *
     struct lq_buffer header;
     lq_gguf_writer_init(&writer);
     lq_buffer_init(&header);
-    put_keys(request, &writer);
-    enum lq_status status = LQ_OK;
+    enum lq_status status = put_keys(request, &writer, err);
     for (size_t i = 0; i < request->index.tensor_count && status == LQ_OK; i++) {
         const struct lq_model_tensor *tensor = &request->index.tensors[i];
         status = lq_gguf_put_tensor(&writer, tensor->name, request->types[i], tensor->dim_count,
@@ -778,7 +809,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 const struct lq_rule lq_rule_gguf = {
     .kind = "gguf",
-    .version = 6,
+    .version = 7,
     .program_version = lq_version,
     .help = "a GGUF file of a model at a quantization level or by a profile",
     .attrs = attrs,

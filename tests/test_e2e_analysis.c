@@ -68,6 +68,22 @@ Test(e2e_analysis, compare_puts_models_side_by_side)
     cr_expect_eq(e2e_run("quality compare %s --fail-above 90%% --format csv", models), 0);
     cr_expect_not_null(strstr(e2e_stdout(), "\r\n\"a,\"\"b.gguf\","), "%s", e2e_stdout());
 
+    /* Without a limit of one's own a growth above the usual one is said, and nothing fails. */
+    cr_expect_eq(e2e_run("quality compare %s --format json", models), 0);
+    cr_expect_null(strstr(e2e_stderr(), "higher than the original's"), "%s", e2e_stderr());
+    cr_assert_eq(setenv("LQBUILD_QUALITY_THRESHOLD", "0.5", 1), 0);
+    cr_expect_eq(e2e_run("quality compare %s", models), 0);
+    cr_expect_not_null(strstr(e2e_stderr(), "perplexity of 'a,\"b.gguf' is "), "%s", e2e_stderr());
+    cr_expect_null(strstr(e2e_stderr(), "perplexity of 'good.gguf'"), "%s", e2e_stderr());
+    cr_expect_eq(e2e_run("--json quality compare %s", models), 0);
+    cr_expect_eq(e2e_count_events("warning", "higher than the original's, more than 0.5%"), 1);
+    cr_expect_eq(e2e_run("--json quality report model 'a,\"b.gguf' --calibration-data words.txt"),
+                 0);
+    cr_expect_eq(e2e_count_events("warning", "higher than the original's, more than 0.5%"), 1);
+    cr_expect_eq(e2e_run("quality compare %s --fail-above 90%%", models), 0);
+    cr_expect_null(strstr(e2e_stderr(), "higher than the original's"), "%s", e2e_stderr());
+    cr_assert_eq(unsetenv("LQBUILD_QUALITY_THRESHOLD"), 0);
+
     /* Sizes need no text, and agree with what the report says. */
     cr_assert_eq(e2e_run("quality compare good.gguf 'a,\"b.gguf' --metrics size,bpw --format json"),
                  0, "%s", e2e_stderr());
@@ -132,6 +148,22 @@ Test(e2e_analysis, analyze_finds_super_weights_as_it_is_told)
     cJSON_Delete(root);
     cr_expect_geq(both, ranked);
     cr_expect_gt(ranked, 4000);
+
+    /* The result says which tensors' super weights are protected: those of the mask. */
+    cr_assert_eq(e2e_run("quantize model gguf -q Q2_K --imatrix x.imatrix --protect-super-weights "
+                         "--protection-coverage 0.000001 -o kept.gguf --format json"),
+                 0, "%s", e2e_stderr());
+    root = parse_stdout();
+    size_t protected_count = 0;
+    const cJSON *layer = NULL;
+    cJSON_ArrayForEach(layer, cJSON_GetObjectItemCaseSensitive(root, "layer_summary"))
+    {
+        const cJSON *flag = cJSON_GetObjectItemCaseSensitive(layer, "is_protected");
+        cr_assert(cJSON_IsBool(flag));
+        protected_count += cJSON_IsTrue(flag) ? 1 : 0;
+    }
+    cr_expect(protected_count >= 1 && protected_count <= 4, "%zu", protected_count);
+    cJSON_Delete(root);
 
     cr_assert_eq(e2e_run("inspect x.imatrix x.mask --picture --svg x.svg"), 0, "%s", e2e_stderr());
     cr_expect_not_null(strstr(e2e_stdout(), "\nlayer attn_q"), "%s", e2e_stdout());

@@ -313,6 +313,12 @@ Test(rules_e2e, masks_protect_and_promote)
     struct lq_map plain = get_file("plain.gguf");
     struct lq_gguf gguf = parse_gguf(&map);
     cr_expect_eq(lq_gguf_get_uint(&gguf, "lqbuild.protected_weights", 0), 4718);
+    const struct lq_gguf_value *names = lq_gguf_find(&gguf, "lqbuild.protected_tensors");
+    cr_assert_not_null(names);
+    cr_expect_eq(names->count, mask.tensor_count);
+    for (size_t i = 0; i < names->count; i++) {
+        cr_expect_not_null(lq_mask_find(&mask, names->strings[i].data));
+    }
     cr_expect_eq(lq_gguf_get_uint(&gguf, "quantize.imatrix.chunks_count", 0), 128);
     cr_expect_eq(lq_gguf_get_uint(&gguf, "quantize.imatrix.entries_count", 0), 42);
     struct lq_gguf other = parse_gguf(&plain);

@@ -16,8 +16,14 @@ static enum lq_status print_report(void *user, struct lq_json_writer *writer, st
         }
         return LQ_OK;
     }
-    return lq_quality_result_write(job->report, job->original, job->quantized[0],
-                                   lq_args_has(&job->cli->args, "include-layers"), writer, err);
+    double delta_pct = 0.0;
+    enum lq_status status = lq_quality_result_write(job->report, job->original, job->quantized[0],
+                                                    lq_args_has(&job->cli->args, "include-layers"),
+                                                    writer, &delta_pct, err);
+    /* With a limit of the user's own that one counts; people read of it in the text. */
+    return status == LQ_OK && !lq_args_has(&job->cli->args, "fail-above")
+               ? lq_quality_warn(job->cli, job->quantized[0], delta_pct, err)
+               : status;
 }
 
 /* The result object is read from a report file, so it needs one also without -o. */

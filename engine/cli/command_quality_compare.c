@@ -338,6 +338,18 @@ static enum lq_status judge(const struct comparison *comparison, const struct ro
                                         100.0 * comparison->fail_above);
 }
 
+/* With a limit of the user's own that one counts. */
+static enum lq_status warn(const struct comparison *comparison, const struct row *rows,
+                           size_t count, struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
+    for (size_t r = 1; r < count && isnan(comparison->fail_above) && status == LQ_OK; r++) {
+        status =
+            lq_quality_warn(comparison->job.cli, rows[r].name, rows[r].values[COLUMN_DELTA], err);
+    }
+    return status;
+}
+
 static enum lq_status print_comparison(void *user, struct lq_json_writer *writer,
                                        struct lq_buffer *out, struct lq_error *err)
 {
@@ -354,6 +366,9 @@ static enum lq_status print_comparison(void *user, struct lq_json_writer *writer
     }
     enum lq_status status = job->report == NULL ? rows_of_files(comparison, rows, err)
                                                 : rows_of_report(comparison, rows, err);
+    if (status == LQ_OK) {
+        status = warn(comparison, rows, count, err);
+    }
     if (status != LQ_OK) {
         return status;
     }

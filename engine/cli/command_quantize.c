@@ -263,6 +263,22 @@ static uint64_t count_elements(const struct lq_gguf_tensor *tensor)
     return tensor->ne[0] * tensor->ne[1] * tensor->ne[2] * tensor->ne[3];
 }
 
+/* The file names the tensors whose super weights are protected. */
+static bool is_protected(const struct lq_gguf *gguf, const char *name)
+{
+    const struct lq_gguf_value *names = lq_gguf_find(gguf, "lqbuild.protected_tensors");
+    bool listed =
+        names != NULL && names->type == LQ_GGUF_ARRAY && names->element_type == LQ_GGUF_STRING;
+    for (uint64_t i = 0; listed && i < names->count; i++) {
+        const struct lq_gguf_string *listed_name = &names->strings[i];
+        if (listed_name->length == strlen(name) &&
+            memcmp(listed_name->data, name, listed_name->length) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void write_layers(const struct lq_gguf *gguf, struct lq_json_writer *writer)
 {
     lq_json_key(writer, "layer_summary");
@@ -277,6 +293,7 @@ static void write_layers(const struct lq_gguf *gguf, struct lq_json_writer *writ
                            elements == 0 ? 0.0
                                          : (double)tensor->size_bytes * 8.0 / (double)elements);
         lq_json_put_int(writer, "parameter_count", (int64_t)elements);
+        lq_json_put_bool(writer, "is_protected", is_protected(gguf, tensor->name));
         lq_json_end_object(writer);
     }
     lq_json_end_array(writer);
@@ -335,8 +352,12 @@ static enum lq_status print_quantization(void *user, struct lq_json_writer *writ
     if (status == LQ_OK && job->report != NULL && writer != NULL) {
         lq_json_key(writer, "quality_report");
         lq_json_begin_object(writer);
-        status = lq_quality_metrics_write(job->report, writer, err);
+        double delta_pct = 0.0;
+        status = lq_quality_metrics_write(job->report, writer, &delta_pct, err);
         lq_json_end_object(writer);
+        if (status == LQ_OK) {
+            status = lq_quality_warn(job->cli, job->output, delta_pct, err);
+        }
     }
     lq_arena_fini(&arena);
     return status;

@@ -142,16 +142,42 @@ static enum lq_status read_variable(const char *name, bool percent, double max, 
     return LQ_OK;
 }
 
+enum lq_status lq_quality_threshold(double *percent, struct lq_error *err)
+{
+    *percent = WARN_PERCENT_DEFAULT;
+    return read_variable("LQBUILD_QUALITY_THRESHOLD", true, 1e6, percent, err);
+}
+
+enum lq_status lq_quality_warn(struct lq_cli *cli, const char *model, double delta_pct,
+                               struct lq_error *err)
+{
+    double percent = 0.0;
+    enum lq_status status = lq_quality_threshold(&percent, err);
+    if (status != LQ_OK || !(delta_pct > percent)) {
+        return status;
+    }
+    const char *message = lq_arena_printf(
+        &cli->arena,
+        "the perplexity of '%s' is %.4g%% higher than the original's, more than %.4g%%; an "
+        "importance matrix, --dynamic or a less aggressive level would cost less",
+        model, delta_pct, percent);
+    if (message == NULL) {
+        return lq_error_nomem(err, "a warning");
+    }
+    lq_cli_warn(cli, message);
+    return LQ_OK;
+}
+
 enum lq_status lq_quality_put_limits(const struct lq_cli *cli, struct lq_recipe_text *text,
                                      struct lq_error *err)
 {
     double limit = 0.0;
-    double percent = WARN_PERCENT_DEFAULT;
+    double percent = 0.0;
     double coherence = -1.0;
     bool has_limit = false;
     enum lq_status status = lq_args_number(&cli->args, "fail-above", &limit, &has_limit, err);
     if (status == LQ_OK) {
-        status = read_variable("LQBUILD_QUALITY_THRESHOLD", true, 1e6, &percent, err);
+        status = lq_quality_threshold(&percent, err);
     }
     if (status == LQ_OK) {
         status = read_variable("LQBUILD_COHERENCE_THRESHOLD", false, 1.0, &coherence, err);

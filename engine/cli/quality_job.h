@@ -37,5 +37,10 @@ enum lq_status lq_quality_job_write(const struct lq_quality_job *job, struct lq_
  * --coherence-check was given. */
 enum lq_status lq_quality_put_limits(const struct lq_cli *cli, struct lq_recipe_text *text,
                                      struct lq_error *err);
+/* LQBUILD_QUALITY_THRESHOLD, or 20: the growth of perplexity in percent that is warned of. */
+enum lq_status lq_quality_threshold(double *percent, struct lq_error *err);
+/* Warns when the perplexity of a model grew by more than that; an unknown growth (NaN) is none. */
+enum lq_status lq_quality_warn(struct lq_cli *cli, const char *model, double delta_pct,
+                               struct lq_error *err);
 
 #endif

@@ -67,7 +67,7 @@ static void put_time(struct lq_json_writer *writer)
 }
 
 enum lq_status lq_quality_metrics_write(const char *path, struct lq_json_writer *writer,
-                                        struct lq_error *err)
+                                        double *delta_pct, struct lq_error *err)
 {
     struct lq_qreport report;
     struct lq_arena arena;
@@ -75,6 +75,7 @@ enum lq_status lq_quality_metrics_write(const char *path, struct lq_json_writer 
     enum lq_status status = read_report(path, &arena, &report, err);
     if (status == LQ_OK) {
         put_metrics(&report, writer);
+        *delta_pct = report.models[0].delta_pct;
     }
     lq_arena_fini(&arena);
     return status;
@@ -82,7 +83,8 @@ enum lq_status lq_quality_metrics_write(const char *path, struct lq_json_writer 
 
 enum lq_status lq_quality_result_write(const char *path, const char *original,
                                        const char *quantized, bool with_layers,
-                                       struct lq_json_writer *writer, struct lq_error *err)
+                                       struct lq_json_writer *writer, double *delta_pct,
+                                       struct lq_error *err)
 {
     struct lq_qreport report;
     struct lq_arena arena;
@@ -102,6 +104,7 @@ enum lq_status lq_quality_result_write(const char *path, const char *original,
             lq_json_put_number(writer, "coherence_score", report.models[0].coherence.score);
         }
         put_time(writer);
+        *delta_pct = report.models[0].delta_pct;
     }
     lq_arena_fini(&arena);
     return status;
