@@ -3,7 +3,7 @@
 
 # What building needs; OpenBLAS is loaded at run time.
 LQ_BUILD_PACKAGES="gcc libc6-dev make cmake pkg-config liblmdb-dev libcjson-dev libssl-dev libcurl4-openssl-dev
-    libpcre2-dev libopenblas0-pthread"
+    libpcre2-dev libutf8proc-dev libopenblas0-pthread"
 # What the tests need on top.
 LQ_TEST_PACKAGES="libcriterion-dev nginx-light"
 

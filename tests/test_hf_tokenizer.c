@@ -308,8 +308,9 @@ Test(hf_tokenizer, refuses_what_it_cannot_express)
     expect_error("{" MODEL "\"merges\":[\"a b\"]},\"pre_tokenizer\":{\"type\":\"Whitespace\"}}",
                  NULL, 0, LQ_EUNSUPPORTED, "Whitespace");
     expect_error("{" MODEL
-                 "\"merges\":[\"a b\"]},\"normalizer\":{\"type\":\"Lowercase\"}," BYTE_LEVEL "}",
-                 NULL, 0, LQ_EUNSUPPORTED, "Lowercase");
+                 "\"merges\":[\"a b\"]},\"normalizer\":{\"type\":\"BertNormalizer\"}," BYTE_LEVEL
+                 "}",
+                 NULL, 0, LQ_EUNSUPPORTED, "BertNormalizer");
     expect_error("{" MODEL "\"merges\":[\"a b\"]},\"pre_tokenizer\":{\"type\":\"Sequence\","
                  "\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"x+y\"},"
                  "\"behavior\":\"Isolated\",\"invert\":false},{\"type\":\"ByteLevel\","
@@ -398,6 +399,51 @@ Test(hf_tokenizer, added_tokens_take_the_blanks_around_them)
     /* Written out but not looked for, they are text like any other. */
     const int32_t plain[] = {32, 60, 108, 62};
     expect_ids(vocab, " <l>", false, false, plain, 4);
+    lq_vocab_destroy(vocab);
+    lq_buffer_fini(&text);
+    lq_arena_fini(&converted.arena);
+}
+
+/* One added token is looked for in normalized text, one in the text as it is. The ids are those of
+ * the Hugging Face tokenizers library 0.23.3. */
+Test(hf_tokenizer, text_is_normalized_before_it_is_cut)
+{
+    static const struct {
+        const char *text;
+        size_t count;
+        int32_t ids[12];
+    } cases[] = {
+        {"e\u0301", 2, {195, 169}},
+        {"E\u0301", 2, {195, 169}},
+        {"AA", 1, {256}},
+        {"aA<R>Aa", 3, {256, 258, 256}},
+        {"<r>", 3, {60, 114, 62}},
+        {"<E\u0301>", 1, {257}},
+        {"<\u00e9>", 1, {257}},
+        {"x<\u00c9>y<R>", 4, {120, 257, 121, 258}},
+        {"\u1112\u1161\u11ab", 3, {237, 149, 156}},
+        {"<R\u0301>", 4, {60, 197, 149, 62}},
+        {"E\xff\u0301", 4, {101, 255, 204, 129}}, /* the library takes no such text */
+    };
+    struct lq_error err = {0};
+    struct converted converted;
+    struct lq_buffer text;
+    struct lq_vocab *vocab = NULL;
+    lq_buffer_init(&text);
+    lq_buffer_append_string(
+        &text, "{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},"
+               "{\"type\":\"Lowercase\"}]},\"added_tokens\":["
+               "{\"id\":257,\"content\":\"<\u00c9>\",\"normalized\":true,\"special\":false},"
+               "{\"id\":258,\"content\":\"<R>\",\"normalized\":false,\"special\":false}");
+    put_bytes(&text, 256);
+    cr_assert_eq(convert(lq_buffer_text(&text), NULL, 0, &converted, &err), LQ_OK, "%s",
+                 err.message);
+    cr_expect_str_eq(lq_gguf_get_string(&converted.gguf, "tokenizer.lqbuild.normalizer"),
+                     "[{\"type\":\"NFC\"},{\"type\":\"Lowercase\"}]");
+    cr_assert_eq(lq_vocab_load(&vocab, &converted.gguf, "nfc", &err), LQ_OK, "%s", err.message);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        expect_ids(vocab, cases[i].text, false, true, cases[i].ids, cases[i].count);
+    }
     lq_vocab_destroy(vocab);
     lq_buffer_fini(&text);
     lq_arena_fini(&converted.arena);

@@ -65,7 +65,7 @@ static bool is_system_allowed(const char *from, const char *to)
     if (starts(to, "curl/")) {
         return strcmp(from, "cache/http_curl.c") == 0;
     }
-    if (starts(to, "pcre2")) {
+    if (starts(to, "pcre2") || starts(to, "utf8proc")) {
         return starts(from, "rules/");
     }
     if (starts(to, "openssl/")) {

@@ -56,13 +56,16 @@ static const char *recognise(const cJSON *row)
 {
     struct lq_error err = {0};
     struct lq_hf_text_rules rules;
+    struct lq_arena arena;
+    lq_arena_init(&arena);
     cJSON *tokenizer = cJSON_CreateObject();
     cJSON *model = cJSON_AddObjectToObject(tokenizer, "model");
     cJSON_AddBoolToObject(model, "ignore_merges", cJSON_IsTrue(lq_json_find(row, "ignore_merges")));
     cJSON_AddItemToObject(tokenizer, "pre_tokenizer",
                           cJSON_Duplicate(lq_json_find(row, "pre_tokenizer"), true));
-    cr_assert_eq(lq_hf_text_rules_find(tokenizer, &rules, &err), LQ_OK, "%s", err.message);
+    cr_assert_eq(lq_hf_text_rules_find(tokenizer, &arena, &rules, &err), LQ_OK, "%s", err.message);
     cJSON_Delete(tokenizer);
+    lq_arena_fini(&arena);
     return rules.pre;
 }
 

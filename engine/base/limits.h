@@ -26,6 +26,7 @@ enum {
     LQ_GGUF_ARRAY_MAX = 1 << 30,
     LQ_VOCAB_MAX = 1 << 24,
     LQ_MERGES_MAX = 1 << 24,
+    LQ_NORMALIZER_STEPS_MAX = 64, /* steps of a tokenizer's normalizer */
     LQ_SEQUENCE_MAX = 1 << 20,
     LQ_SAMPLES_MAX = 1 << 20,
     LQ_IMATRIX_ENTRIES_MAX = 1000000,

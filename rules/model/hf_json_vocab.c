@@ -118,8 +118,8 @@ static bool is_byte_text(const char *text)
            strspn(text + 3, "0123456789ABCDEF") == 2;
 }
 
-/* Added tokens that are "normalized" are looked for in what the others leave of the text. Where all
- * are, or none is, there is nothing to say. */
+/* Added tokens that are "normalized" are looked for in what the others leave of the text, once that
+ * is normalized. Where no order and no normalizer make a difference there is nothing to say. */
 static void mark_second(struct lq_hf_vocab *draft, const cJSON *added)
 {
     size_t normalized = 0;
@@ -130,7 +130,7 @@ static void mark_second(struct lq_hf_vocab *draft, const cJSON *added)
         normalized += cJSON_IsTrue(lq_json_find(item, "normalized")) ? 1 : 0;
         count++;
     }
-    if (normalized == 0 || normalized == count) {
+    if (normalized == 0 || (normalized == count && draft->rules.normalizer == NULL)) {
         return;
     }
     draft->has_strips = true;
@@ -306,7 +306,7 @@ enum lq_status lq_hf_json_read(const struct lq_hf_documents *documents, uint64_t
         status = fill_merges(draft, model, arena, err);
     }
     if (status == LQ_OK) {
-        status = lq_hf_text_rules_find(tokenizer, &draft->rules, err);
+        status = lq_hf_text_rules_find(tokenizer, arena, &draft->rules, err);
     }
     if (status == LQ_OK) {
         status = fill_texts(draft, model, vocab, has_added ? added : NULL, arena, err);

@@ -3,7 +3,10 @@
 #include <string.h>
 
 #include "engine/base/buffer.h"
+#include "engine/base/compiler.h"
+#include "engine/base/limits.h"
 #include "rules/model/hf_tokenizer.h"
+#include "rules/model/normalize.h"
 #include "rules/model/pretokenize.h"
 
 #define FILE_NAME "tokenizer.json"
@@ -12,6 +15,8 @@
 static const struct lq_json_scope scope = {.where = FILE_NAME, .status = LQ_EFORMAT};
 
 struct scan {
+    const cJSON *steps[LQ_NORMALIZER_STEPS_MAX]; /* of the normalizer */
+    size_t step_count;
     const char *expressions[LQ_PRE_EXPRESSIONS_MAX];
     size_t expression_count;
     bool too_many;
@@ -42,22 +47,24 @@ static bool is_string(const cJSON *object, const char *key, const char *text)
     return cJSON_IsString(item) && strcmp(item->valuestring, text) == 0;
 }
 
+/* What SentencePiece does with blanks is a normalizer in tokenizer.json. */
+static bool marks_blanks(const cJSON *step)
+{
+    const cJSON *pattern = lq_json_find(step, "pattern");
+    return is_string(step, "type", "Replace") && pattern != NULL &&
+           is_string(pattern, "String", " ") && is_string(step, "content", BLANK_MARK);
+}
+
+static bool prepends_mark(const cJSON *step)
+{
+    return is_string(step, "type", "Prepend") && is_string(step, "prepend", BLANK_MARK);
+}
+
 /* A boolean member, or `fallback` when it is absent. */
 static bool flag(const cJSON *object, const char *key, bool fallback)
 {
     const cJSON *item = lq_json_find(object, key);
     return cJSON_IsBool(item) ? cJSON_IsTrue(item) : fallback;
-}
-
-static enum lq_status scan_replace(const cJSON *node, struct scan *scan, struct lq_error *err)
-{
-    const cJSON *pattern = lq_json_find(node, "pattern");
-    if (pattern == NULL || !is_string(pattern, "String", " ") ||
-        !is_string(node, "content", BLANK_MARK)) {
-        return unsupported("normalizer", "Replace", err);
-    }
-    scan->marks_blanks = true;
-    return LQ_OK;
 }
 
 /* Depth is bounded by LQ_JSON_DEPTH_MAX. */
@@ -78,15 +85,15 @@ static enum lq_status scan_normalizer(const cJSON *node, struct scan *scan, stru
         }
         return status;
     }
-    if (strcmp(type, "NFC") == 0) {
-        return LQ_OK;
+    if (scan->step_count == LQ_NORMALIZER_STEPS_MAX) {
+        return lq_error_set(err, LQ_EUNSUPPORTED,
+                            FILE_NAME ": the normalizer has more than %d steps",
+                            LQ_NORMALIZER_STEPS_MAX);
     }
-    if (strcmp(type, "Prepend") == 0 && is_string(node, "prepend", BLANK_MARK)) {
-        scan->prepends_mark = true;
-        return LQ_OK;
-    }
-    return strcmp(type, "Replace") == 0 ? scan_replace(node, scan, err)
-                                        : unsupported("normalizer", type, err);
+    scan->steps[scan->step_count++] = node;
+    scan->marks_blanks = scan->marks_blanks || marks_blanks(node);
+    scan->prepends_mark = scan->prepends_mark || prepends_mark(node);
+    return LQ_OK;
 }
 
 static enum lq_status scan_split(const cJSON *node, struct scan *scan, struct lq_error *err)
@@ -201,9 +208,6 @@ static enum lq_status decide(const struct scan *scan, const cJSON *model,
                              struct lq_hf_text_rules *rules, struct lq_error *err)
 {
     if (scan->byte_level) {
-        if (scan->marks_blanks || scan->prepends_mark) {
-            return unsupported("normalizer", "U+2581 before ByteLevel", err);
-        }
         rules->kind = LQ_HF_BYTE_LEVEL;
         rules->pre = scan->too_many
                          ? NULL
@@ -221,8 +225,71 @@ static enum lq_status decide(const struct scan *scan, const cJSON *model,
     return LQ_OK;
 }
 
-enum lq_status lq_hf_text_rules_find(const cJSON *tokenizer, struct lq_hf_text_rules *rules,
-                                     struct lq_error *err)
+static void write_text(struct lq_json_writer *writer, const cJSON *node, const char *key)
+{
+    const cJSON *item = lq_json_find(node, key);
+    if (cJSON_IsString(item)) {
+        lq_json_put_string(writer, key, item->valuestring);
+    } else if (cJSON_IsBool(item)) {
+        lq_json_put_bool(writer, key, cJSON_IsTrue(item));
+    }
+}
+
+static void write_step(struct lq_json_writer *writer, const cJSON *step)
+{
+    static const char *const members[] = {"content", "prepend", "strip_left", "strip_right"};
+    const cJSON *pattern = lq_json_find(step, "pattern");
+    lq_json_begin_object(writer);
+    write_text(writer, step, "type");
+    if (pattern != NULL) {
+        lq_json_key(writer, "pattern");
+        lq_json_begin_object(writer);
+        write_text(writer, pattern, "String");
+        write_text(writer, pattern, "Regex");
+        lq_json_end_object(writer);
+    }
+    for (size_t i = 0; i < LQ_COUNT_OF(members); i++) {
+        write_text(writer, step, members[i]);
+    }
+    lq_json_end_object(writer);
+}
+
+/* The steps that the kind of tokenizer does not imply, as JSON; they are created once to see
+ * whether they are known. */
+static enum lq_status write_normalizer(const struct scan *scan, struct lq_arena *arena,
+                                       struct lq_hf_text_rules *rules, struct lq_error *err)
+{
+    struct lq_buffer text;
+    struct lq_json_writer writer;
+    struct lq_normalizer *normalizer = NULL;
+    size_t count = 0;
+    lq_buffer_init(&text);
+    lq_json_writer_init(&writer, &text, false);
+    lq_json_begin_array(&writer);
+    for (size_t i = 0; i < scan->step_count; i++) {
+        const cJSON *step = scan->steps[i];
+        if (rules->kind == LQ_HF_BYTE_LEVEL || !(marks_blanks(step) || prepends_mark(step))) {
+            write_step(&writer, step);
+            count++;
+        }
+    }
+    lq_json_end_array(&writer);
+    enum lq_status status = text.failed ? lq_error_nomem(err, "normalizer") : LQ_OK;
+    if (status == LQ_OK && count > 0) {
+        status = lq_normalizer_create(&normalizer, lq_buffer_text(&text), text.size_bytes, NULL,
+                                      FILE_NAME, err);
+        rules->normalizer = lq_arena_dup(arena, lq_buffer_text(&text), text.size_bytes);
+        if (status == LQ_OK && rules->normalizer == NULL) {
+            status = lq_error_nomem(err, "normalizer");
+        }
+    }
+    lq_normalizer_destroy(normalizer);
+    lq_buffer_fini(&text);
+    return status;
+}
+
+enum lq_status lq_hf_text_rules_find(const cJSON *tokenizer, struct lq_arena *arena,
+                                     struct lq_hf_text_rules *rules, struct lq_error *err)
 {
     struct scan scan = {0};
     const cJSON *normalizer = NULL;
@@ -243,5 +310,8 @@ enum lq_status lq_hf_text_rules_find(const cJSON *tokenizer, struct lq_hf_text_r
     if (status == LQ_OK && found) {
         status = scan_pre_tokenizer(pre, &scan, err);
     }
-    return status == LQ_OK ? decide(&scan, model, rules, err) : status;
+    if (status == LQ_OK) {
+        status = decide(&scan, model, rules, err);
+    }
+    return status == LQ_OK ? write_normalizer(&scan, arena, rules, err) : status;
 }

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "rules/model/normalize.h"
 #include "rules/model/vocab.h"
 
 #define BLANK_MARK "\xe2\x96\x81"
@@ -116,6 +117,9 @@ static void put_vocab(const struct lq_hf_vocab *vocab, struct lq_gguf_writer *wr
                           vocab->count);
     }
     lq_gguf_put_array(writer, "tokenizer.ggml.token_type", LQ_GGUF_I32, vocab->types, vocab->count);
+    if (vocab->rules.normalizer != NULL) {
+        lq_gguf_put_string(writer, LQ_VOCAB_NORMALIZER_KEY, vocab->rules.normalizer);
+    }
     if (vocab->has_strips) {
         lq_gguf_put_array(writer, LQ_VOCAB_STRIPS_KEY, LQ_GGUF_U8, vocab->strips, vocab->count);
     }

@@ -3,9 +3,9 @@
  * config.json and other files say which tokens play which role. Two kinds can be expressed:
  * byte-level BPE behind a known pre-tokenizer ("gpt2"), and SentencePiece's BPE with byte fallback
  * ("llama"), whose scores stand in tokenizer.model or are made from the order of the merges. What
- * GGUF cannot say (NFC normalisation) is left out, as llama.cpp's converter does; that an added
- * token takes the blanks around it, counts as a whole word only, or is looked for after the others
- * stands in a key of our own. Thread rule: pure. Limits: LQ_VOCAB_MAX, LQ_MERGES_MAX,
+ * GGUF cannot say stands in keys of our own, which llama.cpp steps over: the normalizer, and that
+ * an added token takes the blanks around it, counts as a whole word only, or is looked for after
+ * the others. Thread rule: pure. Limits: LQ_VOCAB_MAX, LQ_MERGES_MAX,
  * LQ_JSON_BYTES_MAX. */
 #ifndef LQ_RULES_MODEL_HF_TOKENIZER_H
 #define LQ_RULES_MODEL_HF_TOKENIZER_H
@@ -34,8 +34,9 @@ enum lq_hf_tokenizer_kind { LQ_HF_BYTE_LEVEL, LQ_HF_SENTENCE_PIECE };
 
 struct lq_hf_text_rules {
     enum lq_hf_tokenizer_kind kind;
-    const char *pre;       /* GGUF name of the pre-tokenizer */
-    bool add_space_prefix; /* SENTENCE_PIECE */
+    const char *pre;        /* GGUF name of the pre-tokenizer */
+    const char *normalizer; /* JSON for normalize.h; NULL: none */
+    bool add_space_prefix;  /* SENTENCE_PIECE */
 };
 
 enum lq_hf_role {
@@ -89,8 +90,8 @@ enum lq_status lq_hf_sentencepiece_read(const struct lq_hf_documents *documents,
                                         uint64_t vocab_size, struct lq_arena *arena,
                                         struct lq_hf_vocab *vocab, struct lq_error *err);
 /* Recognises the normalizer and pre-tokenizer of tokenizer.json. */
-enum lq_status lq_hf_text_rules_find(const cJSON *tokenizer, struct lq_hf_text_rules *rules,
-                                     struct lq_error *err);
+enum lq_status lq_hf_text_rules_find(const cJSON *tokenizer, struct lq_arena *arena,
+                                     struct lq_hf_text_rules *rules, struct lq_error *err);
 /* Puts ids of special tokens, add_bos_token, add_eos_token and chat templates. */
 enum lq_status lq_hf_specials_put(const struct lq_hf_documents *documents,
                                   const struct lq_hf_vocab *vocab, struct lq_arena *arena,

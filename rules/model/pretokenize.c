@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/base/buffer.h"
+#include "engine/base/compiler.h"
 #include "rules/model/pretokenize_parts.h"
 
 struct lq_pretokenizer {
@@ -32,8 +33,7 @@ static enum lq_status unknown_name(const char *name, struct lq_error *err)
     "\\t-\\r\\x20\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}"   \
     "\\x{3000}"
 
-/* Spells out \s and \S, inside and outside of brackets. */
-static void spell_spaces(const char *expression, struct lq_buffer *out)
+void lq_pre_spell_spaces(const char *expression, struct lq_buffer *out)
 {
     bool in_class = false;
     for (const char *at = expression; *at != '\0'; at++) {
@@ -59,7 +59,7 @@ static enum lq_status compile(const char *expression, pcre2_code **code, struct 
         strcmp(expression, LQ_PRE_BYTE_LEVEL) == 0 ? LQ_PRE_GPT2_EXPRESSION : expression;
     struct lq_buffer spelled;
     lq_buffer_init(&spelled);
-    spell_spaces(text, &spelled);
+    lq_pre_spell_spaces(text, &spelled);
     int error = 0;
     PCRE2_SIZE offset = 0;
     *code =
@@ -150,6 +150,37 @@ size_t lq_utf8_length(const char *text, size_t length)
         return 0;
     }
     return size;
+}
+
+size_t lq_utf8_space_length(const char *text, size_t length)
+{
+    static const char *const wide[] = {"\xc2\x85",     "\xc2\xa0",     "\xe1\x9a\x80",
+                                       "\xe2\x80\xa8", "\xe2\x80\xa9", "\xe2\x80\xaf",
+                                       "\xe2\x81\x9f", "\xe3\x80\x80"};
+    if (length > 0 && (*text == ' ' || (*text >= '\t' && *text <= '\r'))) {
+        return 1;
+    }
+    for (size_t i = 0; i < LQ_COUNT_OF(wide); i++) {
+        size_t size = strlen(wide[i]);
+        if (length >= size && memcmp(text, wide[i], size) == 0) {
+            return size;
+        }
+    }
+    /* U+2000 to U+200A. */
+    bool is_quad = length >= 3 && memcmp(text, "\xe2\x80", 2) == 0 &&
+                   (unsigned char)text[2] >= 0x80 && (unsigned char)text[2] <= 0x8a;
+    return is_quad ? 3 : 0;
+}
+
+size_t lq_utf8_strip_end(const char *text, size_t length)
+{
+    size_t end = 0;
+    for (size_t i = 0; i < length;) {
+        size_t space = lq_utf8_space_length(text + i, length - i);
+        i += space == 0 ? 1 : space;
+        end = space == 0 ? i : end;
+    }
+    return end;
 }
 
 struct split {

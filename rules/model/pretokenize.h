@@ -46,5 +46,9 @@ const char *lq_pretokenizer_name_of(const char *const *expressions, size_t count
 /* The length of the valid UTF-8 sequence at `text` (1 to 4), or 0 when the first byte does not
  * start one. */
 size_t lq_utf8_length(const char *text, size_t length);
+/* The length of the white space character (Unicode's White_Space) at `text`, or 0. */
+size_t lq_utf8_space_length(const char *text, size_t length);
+/* Where the white space begins that text[0, length) ends with. */
+size_t lq_utf8_strip_end(const char *text, size_t length);
 
 #endif

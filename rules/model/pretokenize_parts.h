@@ -22,6 +22,8 @@ struct lq_pre_row {
 
 /* By name or alias; NULL when it is unknown. */
 const struct lq_pre_row *lq_pre_row_find(const char *name);
+/* Appends an expression with \s and \S spelled out, inside and outside of brackets. */
+void lq_pre_spell_spaces(const char *expression, struct lq_buffer *out);
 /* Appends all names and aliases, separated by blanks. */
 void lq_pre_row_list(struct lq_buffer *out);
 

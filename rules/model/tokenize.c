@@ -1,10 +1,11 @@
-/* Tokenizing: special tokens are cut out of the text first, what is left is cut into words, and the
- * symbols of each word are merged in order of priority with a heap over a linked list. Words repeat
- * a lot, so the ids of a word are copied from its last occurrence when that is still known. */
+/* Tokenizing: special tokens are cut out of the text first, what is left is normalized and cut into
+ * words, and the symbols of each word are merged in order of priority with a heap over a linked
+ * list. Words repeat a lot, so the ids of a word are copied from its last occurrence when that is
+ * still known. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/base/compiler.h"
+#include "engine/base/buffer.h"
 #include "rules/model/vocab_parts.h"
 
 enum {
@@ -45,6 +46,11 @@ struct job {
     size_t escaped_capacity;
     size_t word_count;
     bool reached_limit;
+    const char *text; /* the whole of it */
+    /* Normalized texts: words that were seen point into them until the end. */
+    struct lq_buffer *kept;
+    size_t kept_count;
+    size_t kept_capacity;
 };
 
 void lq_token_list_init(struct lq_token_list *list)
@@ -435,39 +441,6 @@ static int32_t special_at(const struct lq_vocab *vocab, const char *text, size_t
     return -1;
 }
 
-/* The length of the white space character that the text starts with, or 0. */
-static size_t space_length(const char *text, size_t length)
-{
-    static const char *const wide[] = {"\xc2\x85",     "\xc2\xa0",     "\xe1\x9a\x80",
-                                       "\xe2\x80\xa8", "\xe2\x80\xa9", "\xe2\x80\xaf",
-                                       "\xe2\x81\x9f", "\xe3\x80\x80"};
-    if (length > 0 && (*text == ' ' || (*text >= '\t' && *text <= '\r'))) {
-        return 1;
-    }
-    for (size_t i = 0; i < LQ_COUNT_OF(wide); i++) {
-        size_t size = strlen(wide[i]);
-        if (length >= size && memcmp(text, wide[i], size) == 0) {
-            return size;
-        }
-    }
-    /* U+2000 to U+200A. */
-    bool is_quad = length >= 3 && memcmp(text, "\xe2\x80", 2) == 0 &&
-                   (unsigned char)text[2] >= 0x80 && (unsigned char)text[2] <= 0x8a;
-    return is_quad ? 3 : 0;
-}
-
-/* Where the white space begins that text[0, length) ends with. */
-static size_t strip_end(const char *text, size_t length)
-{
-    size_t end = 0;
-    for (size_t i = 0; i < length;) {
-        size_t space = space_length(text + i, length - i);
-        i += space == 0 ? 1 : space;
-        end = space == 0 ? i : end;
-    }
-    return end;
-}
-
 /* False for a token that counts as a whole word only and is a part of one. */
 static bool counts(const struct lq_vocab *vocab, int32_t id, const char *text, size_t at,
                    size_t length)
@@ -481,11 +454,42 @@ static bool counts(const struct lq_vocab *vocab, int32_t id, const char *text, s
 static enum lq_status add_fragments(struct job *job, const char *text, size_t length,
                                     const struct search *search, struct lq_error *err);
 
+/* Puts the normalized text in place of the text, if it is another one. */
+static enum lq_status normalize(struct job *job, const char **text, size_t *length,
+                                struct lq_error *err)
+{
+    if (job->vocab->normalizer == NULL || *length == 0 || job->reached_limit) {
+        return LQ_OK;
+    }
+    void *array = job->kept;
+    if (!reserve(&array, &job->kept_capacity, job->kept_count + 1, sizeof *job->kept)) {
+        return lq_error_nomem(err, "text");
+    }
+    job->kept = array;
+    struct lq_buffer *out = &job->kept[job->kept_count];
+    lq_buffer_init(out);
+    enum lq_status status =
+        lq_normalizer_run(job->vocab->normalizer, *text == job->text, *text, *length, out, err);
+    bool changed = out->size_bytes != *length || memcmp(lq_buffer_text(out), *text, *length) != 0;
+    if (status != LQ_OK || !changed) {
+        lq_buffer_fini(out);
+        return status;
+    }
+    job->kept_count++;
+    *text = lq_buffer_text(out);
+    *length = out->size_bytes;
+    return LQ_OK;
+}
+
 /* What lies between the tokens of a pass: text, or what the next pass looks through. */
 static enum lq_status add_between(struct job *job, const char *text, size_t length,
                                   const struct search *search, struct lq_error *err)
 {
     const struct search next = {search->parse_special, true};
+    enum lq_status status = search->second ? LQ_OK : normalize(job, &text, &length, err);
+    if (status != LQ_OK) {
+        return status;
+    }
     return search->second || !job->vocab->two_passes ? add_text(job, text, length, err)
                                                      : add_fragments(job, text, length, &next, err);
 }
@@ -504,13 +508,14 @@ static enum lq_status add_fragments(struct job *job, const char *text, size_t le
         }
         unsigned strips = strips_of(vocab, id);
         size_t before = i - start;
-        before = (strips & LQ_TOKEN_STRIPS_LEFT) != 0 ? strip_end(text + start, before) : before;
+        before =
+            (strips & LQ_TOKEN_STRIPS_LEFT) != 0 ? lq_utf8_strip_end(text + start, before) : before;
         status = add_between(job, text + start, before, search, err);
         status = status == LQ_OK && !job->reached_limit ? push_ids(job->out, &id, 1, err) : status;
         i += vocab->texts[id].length;
         size_t space = (strips & LQ_TOKEN_STRIPS_RIGHT) != 0 ? 1 : 0;
         while (space > 0) {
-            space = space_length(text + i, length - i);
+            space = lq_utf8_space_length(text + i, length - i);
             i += space;
         }
         start = i;
@@ -533,7 +538,7 @@ enum lq_status lq_tokenize(const struct lq_vocab *vocab, const char *text, size_
                            struct lq_error *err)
 {
     size_t slots = seen_slots(length);
-    struct job job = {.vocab = vocab, .out = out, .seen_mask = slots - 1};
+    struct job job = {.vocab = vocab, .out = out, .seen_mask = slots - 1, .text = text};
     job.seen = calloc(slots, sizeof *job.seen);
     enum lq_status status = job.seen == NULL ? lq_error_nomem(err, "tokens") : LQ_OK;
     if (status == LQ_OK && add_special && vocab->add_bos) {
@@ -550,5 +555,9 @@ enum lq_status lq_tokenize(const struct lq_vocab *vocab, const char *text, size_
     free(job.symbols);
     free(job.heap);
     free(job.escaped);
+    for (size_t i = 0; i < job.kept_count; i++) {
+        lq_buffer_fini(&job.kept[i]);
+    }
+    free(job.kept);
     return status;
 }

@@ -221,6 +221,42 @@ static enum lq_status load_kind(struct lq_vocab *vocab, const struct lq_gguf *gg
                         where, model);
 }
 
+/* Tokens that are looked for in normalized text are so as normalized text. */
+static enum lq_status normalize_tokens(struct lq_vocab *vocab, struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
+    for (size_t i = 0; i < vocab->size && vocab->two_passes && status == LQ_OK; i++) {
+        struct lq_token_bytes *text = &vocab->texts[i];
+        struct lq_buffer normalized;
+        if ((vocab->strips[i] & LQ_TOKEN_SECOND) == 0) {
+            continue;
+        }
+        lq_buffer_init(&normalized);
+        status =
+            lq_normalizer_run(vocab->normalizer, true, text->data, text->length, &normalized, err);
+        if (status == LQ_OK) {
+            text->length = normalized.size_bytes;
+            text->data =
+                lq_arena_dup(&vocab->arena, lq_buffer_text(&normalized), normalized.size_bytes);
+            status = text->data == NULL ? lq_error_nomem(err, "vocabulary") : LQ_OK;
+        }
+        lq_buffer_fini(&normalized);
+    }
+    return status;
+}
+
+static enum lq_status load_normalizer(struct lq_vocab *vocab, const struct lq_gguf *gguf,
+                                      const char *where, struct lq_error *err)
+{
+    const char *steps = lq_gguf_get_string(gguf, LQ_VOCAB_NORMALIZER_KEY);
+    if (steps == NULL) {
+        return LQ_OK;
+    }
+    enum lq_status status =
+        lq_normalizer_create(&vocab->normalizer, steps, strlen(steps), NULL, where, err);
+    return status == LQ_OK ? normalize_tokens(vocab, err) : status;
+}
+
 enum lq_status lq_vocab_load(struct lq_vocab **out, const struct lq_gguf *gguf, const char *where,
                              struct lq_error *err)
 {
@@ -245,6 +281,9 @@ enum lq_status lq_vocab_load(struct lq_vocab **out, const struct lq_gguf *gguf, 
         status = load_kind(vocab, gguf, where, err);
     }
     if (status == LQ_OK) {
+        status = load_normalizer(vocab, gguf, where, err);
+    }
+    if (status == LQ_OK) {
         status = load_flags(vocab, gguf, where, err);
     }
     if (status == LQ_OK) {
@@ -264,6 +303,7 @@ void lq_vocab_destroy(struct lq_vocab *vocab)
         return;
     }
     lq_pretokenizer_destroy(vocab->pre);
+    lq_normalizer_destroy(vocab->normalizer);
     lq_word_class_destroy(vocab->words);
     lq_pair_table_fini(&vocab->merges);
     lq_token_table_fini(&vocab->table);

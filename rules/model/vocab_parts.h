@@ -10,6 +10,7 @@
 
 #include "engine/base/arena.h"
 #include "rules/format/gguf.h"
+#include "rules/model/normalize.h"
 #include "rules/model/pretokenize.h"
 #include "rules/model/token_table.h"
 #include "rules/model/vocab.h"
@@ -40,6 +41,7 @@ struct lq_vocab {
     int32_t byte_symbols[256]; /* BPE: symbol of a byte; SPM: token of a byte; -1 none */
     struct lq_pair_table merges;
     struct lq_pretokenizer *pre;
+    struct lq_normalizer *normalizer; /* NULL: none */
     /* SPM: no token has U+2581 behind another character, so words can be merged one by one. */
     bool words_are_closed;
     /* Tokens that are looked for in the text before everything else: longest first, grouped by
