@@ -92,9 +92,10 @@ static enum lq_status take_presence(struct lq_locks *locks, struct lq_error *err
         code = set_lock(locks->fd, F_RDLCK, presence_at, 1);
     }
     if (code == EAGAIN) {
-        return lq_error_set(err, LQ_ECACHE,
-                            "%s: another process compacts the cache; try again when it is done",
-                            locks->path);
+        return lq_error_set(
+            err, LQ_ECACHE,
+            "%s: another process compacts or repairs the cache; try again when it is done",
+            locks->path);
     }
     return code == 0 ? LQ_OK : lock_error(locks->path, code, err);
 }

@@ -12,7 +12,7 @@
 static enum lq_status check_snapshot(struct lq_store *store, uint64_t snapshot,
                                      struct lq_error *err)
 {
-    unsigned char meta[LQ_TREE_META_BYTES];
+    unsigned char meta[LQ_META_BYTES];
     MDB_stat stat;
     struct stat st;
     int fd = -1;
@@ -22,8 +22,8 @@ static enum lq_status check_snapshot(struct lq_store *store, uint64_t snapshot,
     if (code != 0) {
         return lq_store_fail(store, code, "check it", err);
     }
-    off_t at = (off_t)((snapshot % 2) * stat.ms_psize + LQ_TREE_META_AT);
-    if (pread(fd, meta, sizeof meta, at) != LQ_TREE_META_BYTES) {
+    off_t at = (off_t)((snapshot % 2) * stat.ms_psize + LQ_META_AT);
+    if (pread(fd, meta, sizeof meta, at) != LQ_META_BYTES) {
         return lq_store_fail(store, MDB_CORRUPTED, "check it", err);
     }
     if (lq_tree_snapshot(meta) != snapshot) {
@@ -36,10 +36,7 @@ static enum lq_status check_snapshot(struct lq_store *store, uint64_t snapshot,
         return lq_error_nomem(err, store->dir);
     }
     if (why != NULL) {
-        return lq_error_set(err, LQ_ECACHE,
-                            "cache folder %s: data.mdb is damaged (%s); remove the folder to start "
-                            "with an empty cache, or use another one with --cache-dir",
-                            store->dir, why);
+        return lq_store_damaged(err, store->dir, why);
     }
     store->checked = true;
     return LQ_OK;

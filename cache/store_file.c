@@ -125,18 +125,19 @@ void lq_folder_release(struct lq_folder_claim *claim)
     (void)pthread_mutex_unlock(&claim_mutex);
 }
 
+enum lq_status lq_store_damaged(struct lq_error *err, const char *dir, const char *why)
+{
+    return lq_error_set(err, LQ_ECACHE,
+                        "cache folder %s: data.mdb is damaged%s%s%s; 'lqbuild cache repair' saves "
+                        "what can still be read, or use another folder with --cache-dir",
+                        dir, why == NULL ? "" : " (", why == NULL ? "" : why,
+                        why == NULL ? "" : ")");
+}
+
 static bool path_in(char *out, size_t out_bytes, const char *dir, const char *name)
 {
     int length = snprintf(out, out_bytes, "%s/%s", dir, name);
     return length > 0 && (size_t)length < out_bytes;
-}
-
-static enum lq_status refuse_data(const char *path, const char *why, struct lq_error *err)
-{
-    return lq_error_set(err, LQ_ECACHE,
-                        "%s: %s; remove the folder to start with an empty cache, or use another "
-                        "one with --cache-dir",
-                        path, why);
 }
 
 /* One meta page; 0 for the page size when it is not one. */
@@ -157,30 +158,30 @@ static uint32_t read_meta(const unsigned char *bytes, uint32_t *version)
     return page_bytes;
 }
 
-static enum lq_status check_metas(int fd, const char *path, uint64_t size_bytes,
+static enum lq_status check_metas(int fd, const char *dir, uint64_t size_bytes,
                                   struct lq_error *err)
 {
     unsigned char bytes[meta_page_bytes];
     uint32_t version = 0;
     ssize_t got = pread(fd, bytes, sizeof bytes, 0);
     if (got < 0) {
-        return lq_error_errno(err, LQ_EIO, "%s: cannot read", path);
+        return lq_error_errno(err, LQ_EIO, "%s/data.mdb: cannot read", dir);
     }
     uint32_t page_bytes = (size_t)got < sizeof bytes ? 0 : read_meta(bytes, &version);
     if (page_bytes == 0) {
-        return refuse_data(path, "it is not the data file of a cache (no LMDB header)", err);
+        return lq_store_damaged(err, dir, "it does not begin like a data file of LMDB");
     }
     /* LMDB reads its header in the byte order and with the flag bits of the machine. */
     if ((version & 0xFFFFu) != lmdb_version) {
-        return refuse_data(path, "it was written by another version of LMDB", err);
+        return lq_store_damaged(err, dir, "its header names another version of LMDB");
     }
     if (page_bytes < page_bytes_min || page_bytes > page_bytes_max ||
         (page_bytes & (page_bytes - 1)) != 0 || size_bytes < 2 * (uint64_t)page_bytes) {
-        return refuse_data(path, "its header is damaged or the file is truncated", err);
+        return lq_store_damaged(err, dir, "its header makes no sense, or the file was cut");
     }
     got = pread(fd, bytes, sizeof bytes, (off_t)page_bytes);
     if ((size_t)got != sizeof bytes || read_meta(bytes, &version) != page_bytes) {
-        return refuse_data(path, "its second header is damaged", err);
+        return lq_store_damaged(err, dir, "its second header makes no sense");
     }
     return LQ_OK;
 }
@@ -204,11 +205,14 @@ static enum lq_status check_data(const char *dir, uint64_t *size_bytes, struct l
     if (fstat(fd, &st) != 0) {
         status = lq_error_errno(err, LQ_EIO, "%s: cannot stat", path);
     } else if (!S_ISREG(st.st_mode)) {
-        status = refuse_data(path, "it is not a regular file", err);
+        status = lq_error_set(err, LQ_ECACHE,
+                              "%s: it is not a regular file; remove it, or use another folder with "
+                              "--cache-dir",
+                              path);
     } else {
         *size_bytes = (uint64_t)st.st_size;
         /* Another process may be making the file right now. */
-        status = st.st_size == 0 ? LQ_OK : check_metas(fd, path, *size_bytes, err);
+        status = st.st_size == 0 ? LQ_OK : check_metas(fd, dir, *size_bytes, err);
     }
     (void)close(fd);
     return status;

@@ -26,6 +26,9 @@ enum lq_status lq_folder_claim(struct lq_folder_claim *claim, const char *dir,
 /* Nothing happens to a claim that was not granted. */
 void lq_folder_release(struct lq_folder_claim *claim);
 
+/* The one sentence about a data file that is damaged: `why` is static text or NULL; LQ_ECACHE. */
+enum lq_status lq_store_damaged(struct lq_error *err, const char *dir, const char *why);
+
 /* Checks the meta pages of dir/data.mdb; a missing or empty file is fine. *size_bytes is the size
  * of the file. */
 enum lq_status lq_store_check_data(const char *dir, uint64_t *size_bytes, struct lq_error *err);

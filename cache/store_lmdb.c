@@ -56,11 +56,7 @@ enum lq_status lq_store_fail(const struct lq_store *store, int code, const char 
     case MDB_PANIC:
     case MDB_VERSION_MISMATCH:
     case MDB_INCOMPATIBLE:
-        return lq_error_set(err, LQ_ECACHE,
-                            "cache folder %s: cannot %s: data.mdb is damaged (%s); remove the "
-                            "folder to start with an empty cache, or use another one with "
-                            "--cache-dir",
-                            store->dir, doing, mdb_strerror(code));
+        return lq_store_damaged(err, store->dir, mdb_strerror(code));
     case MDB_READERS_FULL:
         return lq_error_set(err, LQ_ECACHE,
                             "cache folder %s: cannot %s: %d readers are at work already; run fewer "

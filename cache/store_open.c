@@ -172,12 +172,9 @@ static void on_assert(MDB_env *env, const char *message)
         store->guard.fatal(store->guard.message);
     }
     if (store != NULL && store->warn != NULL) {
-        char text[LQ_ERROR_BYTES];
-        (void)snprintf(text, sizeof text,
-                       "cache folder %s: data.mdb is damaged (%s); remove the folder to start with "
-                       "an empty cache",
-                       store->dir, message);
-        store->warn(store->warn_user, text);
+        struct lq_error err;
+        (void)lq_store_damaged(&err, store->dir, message);
+        store->warn(store->warn_user, err.message);
     }
     abort();
 }
@@ -242,14 +239,9 @@ static void destroy(struct lq_store *store)
 
 static char *describe_damage(const char *dir)
 {
-    static const char format[] = "cache folder %s: data.mdb is damaged; remove the folder to start "
-                                 "with an empty cache, or use another one with --cache-dir";
-    size_t size = strlen(dir) + sizeof format;
-    char *text = malloc(size);
-    if (text != NULL) {
-        (void)snprintf(text, size, format, dir);
-    }
-    return text;
+    struct lq_error err;
+    (void)lq_store_damaged(&err, dir, NULL);
+    return strdup(err.message);
 }
 
 enum lq_status lq_store_open(struct lq_store **out, const struct lq_store_options *options,
@@ -351,6 +343,11 @@ enum lq_status lq_store_live_bytes(struct lq_store *store, uint64_t *size_bytes,
 
 enum lq_status lq_store_copy(struct lq_store *store, const char *path, struct lq_error *err)
 {
+    /* LMDB copies damage, and what it cannot read is gone then. */
+    enum lq_status status = check_trees(store, err);
+    if (status != LQ_OK) {
+        return status;
+    }
     int code = mdb_env_copy2(store->env, path, MDB_CP_COMPACT);
     return code == 0 ? LQ_OK : lq_store_fail(store, code, "write a compact copy of it", err);
 }

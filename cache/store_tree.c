@@ -6,40 +6,9 @@
 #include <string.h>
 #include <unistd.h>
 
-enum {
-    meta_free_at = 24, /* magic, version, address and size of the map come before */
-    meta_main_at = 72,
-    meta_last_page_at = 120,
-    meta_snapshot_at = 128,
+#include "cache/store_page.h"
 
-    db_bytes = 48,
-    db_depth_at = 6,
-    db_branch_at = 8,
-    db_leaf_at = 16,
-    db_overflow_at = 24,
-    db_entries_at = 32,
-    db_root_at = 40,
-
-    page_flags_at = 10,
-    page_lower_at = 12, /* in runs of pages, how many, in 32 bits */
-    page_upper_at = 14,
-    page_head_bytes = 16,
-    page_branch = 0x01,
-    page_leaf = 0x02,
-    page_overflow = 0x04,
-
-    node_flags_at = 4,
-    node_key_bytes_at = 6,
-    node_head_bytes = 8,
-    node_big = 0x01, /* the value is a run of pages, whose number stands here */
-    node_tree = 0x02,
-
-    first_page = 2, /* behind the two meta pages */
-    key_bytes_max = 511,
-    depth_max = 32, /* of LMDB's cursors */
-    nesting = 2,    /* trees in the main tree */
-};
-static const uint64_t no_page = UINT64_MAX;
+enum { nesting = 2 }; /* trees in the main tree */
 
 enum tree_kind { TREE_FREE, TREE_MAIN, TREE_NAMED };
 
@@ -49,7 +18,7 @@ struct tree {
     uint64_t branches, leaves, overflows, entries;
     /* The newest key on the way through the tree, and whether it is only a bound of what follows.
      */
-    unsigned char key[key_bytes_max];
+    unsigned char key[LQ_PAGE_KEY_BYTES_MAX];
     size_t key_bytes;
     bool has_key, is_bound;
 };
@@ -64,27 +33,6 @@ struct walk {
     const char *why;
 };
 
-static uint16_t u16_at(const unsigned char *at)
-{
-    uint16_t value;
-    memcpy(&value, at, sizeof value);
-    return value;
-}
-
-static uint32_t u32_at(const unsigned char *at)
-{
-    uint32_t value;
-    memcpy(&value, at, sizeof value);
-    return value;
-}
-
-static uint64_t u64_at(const unsigned char *at)
-{
-    uint64_t value;
-    memcpy(&value, at, sizeof value);
-    return value;
-}
-
 static bool bad(struct walk *walk, const char *why)
 {
     walk->why = why;
@@ -93,7 +41,7 @@ static bool bad(struct walk *walk, const char *why)
 
 static bool see(struct walk *walk, uint64_t page, uint64_t count)
 {
-    if (page < first_page || page >= walk->page_count || count > walk->page_count - page) {
+    if (page < LQ_PAGE_FIRST || page >= walk->page_count || count > walk->page_count - page) {
         return bad(walk, "a page number is beyond the last page");
     }
     for (uint64_t i = page; i < page + count; i++) {
@@ -118,13 +66,13 @@ static bool read_at(struct walk *walk, uint64_t page, void *out, size_t size_byt
 static bool check_free(struct walk *walk, const unsigned char *value, uint64_t size_bytes)
 {
     uint64_t room = size_bytes / sizeof(uint64_t);
-    uint64_t count = room > 0 ? u64_at(value) : 0;
+    uint64_t count = room > 0 ? lq_u64_at(value) : 0;
     if (room == 0 || count >= room) {
         return bad(walk, "a list of free pages is too short");
     }
-    uint64_t above = no_page;
+    uint64_t above = LQ_PAGE_NONE;
     for (uint64_t i = 1; i <= count; i++) {
-        uint64_t page = u64_at(value + i * sizeof page);
+        uint64_t page = lq_u64_at(value + i * sizeof page);
         if (page >= above) {
             return bad(walk, "a list of free pages is out of order");
         }
@@ -138,13 +86,13 @@ static bool check_free(struct walk *walk, const unsigned char *value, uint64_t s
 
 static bool check_free_run(struct walk *walk, uint64_t first, uint64_t size_bytes)
 {
-    unsigned char *run = malloc((size_t)(page_head_bytes + size_bytes));
+    unsigned char *run = malloc((size_t)(LQ_PAGE_HEAD_BYTES + size_bytes));
     if (run == NULL) {
         walk->no_memory = true;
         return false;
     }
-    bool good = read_at(walk, first, run, (size_t)(page_head_bytes + size_bytes)) &&
-                check_free(walk, run + page_head_bytes, size_bytes);
+    bool good = read_at(walk, first, run, (size_t)(LQ_PAGE_HEAD_BYTES + size_bytes)) &&
+                check_free(walk, run + LQ_PAGE_HEAD_BYTES, size_bytes);
     free(run);
     return good;
 }
@@ -152,13 +100,13 @@ static bool check_free_run(struct walk *walk, uint64_t first, uint64_t size_byte
 /* A value in pages of its own. */
 static bool check_run(struct walk *walk, struct tree *tree, uint64_t first, uint64_t size_bytes)
 {
-    unsigned char head[page_head_bytes];
+    unsigned char head[LQ_PAGE_HEAD_BYTES];
     if (!see(walk, first, 1) || !read_at(walk, first, head, sizeof head)) {
         return false;
     }
-    uint64_t count = u32_at(head + page_lower_at);
-    uint64_t needed = (page_head_bytes - 1 + size_bytes) / walk->file.page_bytes + 1;
-    if (u64_at(head) != first || u16_at(head + page_flags_at) != page_overflow || count < needed) {
+    uint64_t count = lq_page_run_count(head);
+    uint64_t needed = lq_page_run_needed(size_bytes, walk->file.page_bytes);
+    if (lq_page_number(head) != first || lq_page_flags(head) != LQ_PAGE_RUN || count < needed) {
         return bad(walk, "the pages of a value are not that");
     }
     if (count > 1 && !see(walk, first + 1, count - 1)) {
@@ -172,58 +120,18 @@ static bool check_tree(struct walk *walk, enum tree_kind kind, const unsigned ch
 
 /* ---- pages of trees ---- */
 
-struct node {
-    const unsigned char *key;
-    size_t key_bytes;
-    const unsigned char *value;
-    uint64_t value_bytes;
-    uint64_t child; /* of a branch */
-    bool big;
-};
-
-/* Reads the node at `at` and tells what room it takes; 0: it does not fit. */
-static size_t read_node(struct walk *walk, const unsigned char *page, size_t at, bool leaf,
-                        struct node *node)
+static bool check_value(struct walk *walk, struct tree *tree, const struct lq_page_node *node)
 {
-    size_t room = walk->file.page_bytes - at;
-    const unsigned char *head = page + at;
-    if (at % 2 != 0 || room < node_head_bytes) {
-        return 0;
-    }
-    uint32_t low = u16_at(head) | (uint32_t)u16_at(head + 2) << 16;
-    unsigned flags = u16_at(head + node_flags_at);
-    node->key_bytes = u16_at(head + node_key_bytes_at);
-    node->key = head + node_head_bytes;
-    node->child = low | (uint64_t)flags << 32;
-    node->value_bytes = low;
-    node->big = leaf && (flags & node_big) != 0;
-    size_t inside = !leaf ? 0 : node->big ? sizeof(uint64_t) : low;
-    if (node->key_bytes > key_bytes_max || inside > room ||
-        node_head_bytes + node->key_bytes + inside > room) {
-        return 0;
-    }
-    if (leaf && (flags & ~(unsigned)(node_big | node_tree)) != 0) {
-        return 0;
-    }
-    node->value = node->key + node->key_bytes;
-    size_t taken = node_head_bytes + node->key_bytes + inside;
-    return taken + taken % 2;
-}
-
-static bool check_value(struct walk *walk, struct tree *tree, const struct node *node,
-                        const unsigned char *head)
-{
-    bool is_tree = (u16_at(head + node_flags_at) & node_tree) != 0;
-    if (is_tree && tree->kind != TREE_MAIN) {
+    if (node->is_table && tree->kind != TREE_MAIN) {
         return bad(walk, "a database is where none belongs");
     }
-    if (is_tree) {
-        return !node->big && node->value_bytes == db_bytes
+    if (node->is_table) {
+        return !node->big && node->value_bytes == LQ_TABLE_BYTES
                    ? check_tree(walk, TREE_NAMED, node->value)
                    : bad(walk, "the description of a database has another size");
     }
     if (node->big) {
-        return check_run(walk, tree, u64_at(node->value), node->value_bytes);
+        return check_run(walk, tree, lq_u64_at(node->value), node->value_bytes);
     }
     return tree->kind != TREE_FREE || check_free(walk, node->value, node->value_bytes);
 }
@@ -231,11 +139,11 @@ static bool check_value(struct walk *walk, struct tree *tree, const struct node 
 static bool check_page(struct walk *walk, struct tree *tree, uint64_t number, unsigned level);
 
 /* Of two keys of a tree; those of the free list are numbers. */
-static int compare_keys(const struct tree *tree, const struct node *node)
+static int compare_keys(const struct tree *tree, const struct lq_page_node *node)
 {
     if (tree->kind == TREE_FREE) {
-        uint64_t left = u64_at(node->key);
-        uint64_t right = u64_at(tree->key);
+        uint64_t left = lq_u64_at(node->key);
+        uint64_t right = lq_u64_at(tree->key);
         return left < right ? -1 : left > right;
     }
     size_t common = node->key_bytes < tree->key_bytes ? node->key_bytes : tree->key_bytes;
@@ -245,7 +153,8 @@ static int compare_keys(const struct tree *tree, const struct node *node)
 }
 
 /* What is out of order is not found, or found at times: new records would vanish. */
-static bool check_key(struct walk *walk, struct tree *tree, const struct node *node, bool leaf)
+static bool check_key(struct walk *walk, struct tree *tree, const struct lq_page_node *node,
+                      bool leaf)
 {
     if (tree->kind == TREE_FREE && node->key_bytes != sizeof(uint64_t)) {
         return bad(walk, "a key has another size");
@@ -263,45 +172,29 @@ static bool check_key(struct walk *walk, struct tree *tree, const struct node *n
     return true;
 }
 
-static bool check_node(struct walk *walk, struct tree *tree, const struct node *node,
-                       const unsigned char *head, unsigned level)
+static bool check_node(struct walk *walk, struct tree *tree, const struct lq_page_node *node,
+                       unsigned level)
 {
     if (level < tree->depth) {
         return check_page(walk, tree, node->child, level + 1);
     }
     tree->entries++;
-    return check_value(walk, tree, node, head);
+    return check_value(walk, tree, node);
 }
 
 static bool check_nodes(struct walk *walk, struct tree *tree, const unsigned char *page,
-                        size_t count, unsigned level)
+                        unsigned level)
 {
     bool leaf = level == tree->depth;
-    size_t lower = u16_at(page + page_lower_at);
-    size_t upper = u16_at(page + page_upper_at);
-    size_t taken = 0;
+    size_t count = lq_page_node_count(page, walk->file.page_bytes);
     for (size_t i = 0; i < count; i++) {
-        struct node node;
-        size_t at = u16_at(page + page_head_bytes + 2 * i);
-        size_t size =
-            at < upper || at >= walk->file.page_bytes ? 0 : read_node(walk, page, at, leaf, &node);
-        if (size == 0) {
-            return bad(walk, "a node does not fit its page");
-        }
-        taken += size;
-    }
-    if (lower > upper || taken != walk->file.page_bytes - upper) {
-        return bad(walk, "the nodes of a page are not as long as its bounds say");
-    }
-    for (size_t i = 0; i < count; i++) {
-        struct node node;
-        size_t at = u16_at(page + page_head_bytes + 2 * i);
-        (void)read_node(walk, page, at, leaf, &node);
+        struct lq_page_node node;
+        (void)lq_page_node(page, walk->file.page_bytes, i, leaf, &node);
         /* The first key of a branch stands for all that is smaller. */
         if ((leaf || i > 0) && !check_key(walk, tree, &node, leaf)) {
             return false;
         }
-        if (!check_node(walk, tree, &node, page + at, level)) {
+        if (!check_node(walk, tree, &node, level)) {
             return false;
         }
     }
@@ -312,24 +205,22 @@ static bool check_page_bytes(struct walk *walk, struct tree *tree, const unsigne
                              uint64_t number, unsigned level)
 {
     bool leaf = level == tree->depth;
-    size_t lower = u16_at(page + page_lower_at);
-    size_t upper = u16_at(page + page_upper_at);
-    if (u64_at(page) != number ||
-        u16_at(page + page_flags_at) != (leaf ? page_leaf : page_branch)) {
+    if (lq_page_number(page) != number ||
+        lq_page_flags(page) != (leaf ? LQ_PAGE_LEAF : LQ_PAGE_BRANCH)) {
         return bad(walk, "a page is not what points to it says");
     }
-    if (lower <= page_head_bytes || lower % 2 != 0 || upper < lower ||
-        upper > walk->file.page_bytes) {
-        return bad(walk, "the bounds of a page are impossible");
+    const char *why = lq_page_check(page, walk->file.page_bytes, leaf);
+    if (why != NULL) {
+        return bad(walk, why);
     }
     tree->leaves += leaf ? 1 : 0;
     tree->branches += leaf ? 0 : 1;
-    return check_nodes(walk, tree, page, (lower - page_head_bytes) / 2, level);
+    return check_nodes(walk, tree, page, level);
 }
 
 static bool check_page(struct walk *walk, struct tree *tree, uint64_t number, unsigned level)
 {
-    /* Trees are no deeper than depth_max, and only those of the main tree nest. */
+    /* Trees are no deeper than LQ_TABLE_DEPTH_MAX, and only those of the main tree nest. */
     unsigned char *page = walk->pages + (size_t)walk->depth * walk->file.page_bytes;
     walk->depth++;
     bool good = see(walk, number, 1) && read_at(walk, number, page, walk->file.page_bytes) &&
@@ -338,39 +229,52 @@ static bool check_page(struct walk *walk, struct tree *tree, uint64_t number, un
     return good;
 }
 
+/* What the description says of a database besides its tree; how keys are compared is part of it. */
+static bool is_ours(const struct walk *walk, enum tree_kind kind, const unsigned char *db)
+{
+    uint32_t reserved = lq_u32_at(db);
+    unsigned flags = lq_u16_at(db + LQ_TABLE_FLAGS_AT);
+    return kind == TREE_FREE ? reserved == walk->file.page_bytes && flags == LQ_TABLE_NUMBERS
+                             : reserved == 0 && flags == 0;
+}
+
 static bool check_tree(struct walk *walk, enum tree_kind kind, const unsigned char *db)
 {
-    struct tree tree = {.kind = kind, .depth = u16_at(db + db_depth_at)};
-    uint64_t root = u64_at(db + db_root_at);
-    if (tree.depth > depth_max || (root == no_page) != (tree.depth == 0)) {
+    struct tree tree = {.kind = kind, .depth = lq_u16_at(db + LQ_TABLE_DEPTH_AT)};
+    uint64_t root = lq_u64_at(db + LQ_TABLE_ROOT_AT);
+    if (!is_ours(walk, kind, db)) {
+        return bad(walk, "a database is of another kind");
+    }
+    if (tree.depth > LQ_TABLE_DEPTH_MAX || (root == LQ_PAGE_NONE) != (tree.depth == 0)) {
         return bad(walk, "the depth of a tree is impossible");
     }
-    if (root != no_page && !check_page(walk, &tree, root, 1)) {
+    if (root != LQ_PAGE_NONE && !check_page(walk, &tree, root, 1)) {
         return false;
     }
-    if (tree.branches != u64_at(db + db_branch_at) || tree.leaves != u64_at(db + db_leaf_at) ||
-        tree.overflows != u64_at(db + db_overflow_at) ||
-        tree.entries != u64_at(db + db_entries_at)) {
+    if (tree.branches != lq_u64_at(db + LQ_TABLE_BRANCH_AT) ||
+        tree.leaves != lq_u64_at(db + LQ_TABLE_LEAF_AT) ||
+        tree.overflows != lq_u64_at(db + LQ_TABLE_RUN_AT) ||
+        tree.entries != lq_u64_at(db + LQ_TABLE_ENTRIES_AT)) {
         return bad(walk, "a tree has not as many pages or entries as are written down");
     }
     return true;
 }
 
-const char *lq_tree_check(const struct lq_tree_file *file,
-                          const unsigned char meta[LQ_TREE_META_BYTES], bool *no_memory)
+const char *lq_tree_check(const struct lq_tree_file *file, const unsigned char meta[LQ_META_BYTES],
+                          bool *no_memory)
 {
     struct walk walk = {.file = *file};
-    uint64_t last = u64_at(meta + meta_last_page_at);
+    uint64_t last = lq_u64_at(meta + LQ_META_LAST_PAGE_AT);
     *no_memory = false;
-    if (last < first_page - 1 || last >= file->size_bytes / file->page_bytes) {
+    if (last < LQ_PAGE_FIRST - 1 || last >= file->size_bytes / file->page_bytes) {
         return "the file is shorter than its last page";
     }
     walk.page_count = last + 1;
     walk.seen = calloc((size_t)(walk.page_count / 8 + 1), 1);
-    walk.pages = malloc((size_t)nesting * depth_max * file->page_bytes);
+    walk.pages = malloc((size_t)nesting * LQ_TABLE_DEPTH_MAX * file->page_bytes);
     walk.no_memory = walk.seen == NULL || walk.pages == NULL;
-    if (!walk.no_memory && check_tree(&walk, TREE_MAIN, meta + meta_main_at)) {
-        (void)check_tree(&walk, TREE_FREE, meta + meta_free_at);
+    if (!walk.no_memory && check_tree(&walk, TREE_MAIN, meta + LQ_META_MAIN_AT)) {
+        (void)check_tree(&walk, TREE_FREE, meta + LQ_META_FREE_AT);
     }
     free(walk.seen);
     free(walk.pages);
@@ -378,7 +282,7 @@ const char *lq_tree_check(const struct lq_tree_file *file,
     return walk.why;
 }
 
-uint64_t lq_tree_snapshot(const unsigned char meta[LQ_TREE_META_BYTES])
+uint64_t lq_tree_snapshot(const unsigned char meta[LQ_META_BYTES])
 {
-    return u64_at(meta + meta_snapshot_at);
+    return lq_u64_at(meta + LQ_META_SNAPSHOT_AT);
 }

@@ -4,9 +4,7 @@
  * in it, the order of keys, where it points to, that nothing points to a page twice, that free
  * pages are free, and that pages, depth and entries are as many as the database says. What values
  * hold is not looked at; records and blobs have digests of their own.
- *
- * The layout is LMDB's (mdb.c 0.9: MDB_meta, MDB_db, MDB_page, MDB_node), 64 bit, in the machine's
- * byte order. Thread rule: thread-safe; the pages must not change meanwhile, so the caller holds a
+ * Thread rule: thread-safe; the pages must not change meanwhile, so the caller holds a
  * transaction. */
 #ifndef LQ_CACHE_STORE_TREE_H
 #define LQ_CACHE_STORE_TREE_H
@@ -14,22 +12,19 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "cache/store_page.h"
+
 struct lq_tree_file {
     int fd;
     uint64_t size_bytes;
     uint32_t page_bytes;
 };
 
-enum {
-    LQ_TREE_META_BYTES = 136,
-    LQ_TREE_META_AT = 16, /* in its page */
-};
-
 /* Checks all trees that a copy of a meta record names. NULL, or what is wrong: static text.
  * *no_memory: nothing was found out. */
-const char *lq_tree_check(const struct lq_tree_file *file,
-                          const unsigned char meta[LQ_TREE_META_BYTES], bool *no_memory);
+const char *lq_tree_check(const struct lq_tree_file *file, const unsigned char meta[LQ_META_BYTES],
+                          bool *no_memory);
 /* The transaction that wrote it. */
-uint64_t lq_tree_snapshot(const unsigned char meta[LQ_TREE_META_BYTES]);
+uint64_t lq_tree_snapshot(const unsigned char meta[LQ_META_BYTES]);
 
 #endif

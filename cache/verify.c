@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "cache/cache_internal.h"
+#include "cache/store_file.h"
 
 /* ---- walking over blobs ---- */
 
@@ -26,10 +27,7 @@ static enum lq_status walk_next(struct lq_cache *cache, struct lq_txn *txn, stru
         return status;
     }
     if (found_key.size_bytes != LQ_DIGEST_BYTES) {
-        return lq_error_set(err, LQ_ECACHE,
-                            "cache folder %s: data.mdb is damaged (a key has %zu bytes, expected "
-                            "%d); remove the folder to start with an empty cache",
-                            cache->dir, found_key.size_bytes, (int)LQ_DIGEST_BYTES);
+        return lq_store_damaged(err, cache->dir, "the name of a blob is no digest");
     }
     const char *why = NULL;
     walk->started = true;

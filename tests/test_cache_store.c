@@ -174,7 +174,7 @@ Test(cache_data, cut_anywhere_never_crashes)
             write_data(&t, content.data, size);
             if (test_cache_try(&t) != LQ_OK) {
                 cr_assert_eq(t.err.status, LQ_ECACHE, "%s", t.err.message);
-                cr_assert(strstr(t.err.message, "remove") != NULL, "%s", t.err.message);
+                cr_assert(strstr(t.err.message, "cache repair") != NULL, "%s", t.err.message);
                 refused++;
                 continue;
             }

@@ -62,6 +62,15 @@ const struct lq_command lq_cache_commands[] = {
     {.name = "verify",
      .help = "check every entry against its digest, remove what is damaged",
      .run = lq_command_cache_verify},
+    {.name = "repair",
+     .help = "save what a damaged data file still holds",
+     .details =
+         "When a command says that data.mdb is damaged: everything in it that can still be read\n"
+         "and is proven by its digest goes into a new file, which then takes the place of the\n"
+         "old one. What is lost is built again by the next build. Nothing happens to a file\n"
+         "that is sound, nor while another lqbuild has the cache open. Needs room for the new "
+         "file.",
+     .run = lq_command_cache_repair},
     {.name = "compact",
      .help = "make the data file as small as what it holds",
      .run = lq_command_cache_compact},

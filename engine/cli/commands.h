@@ -6,7 +6,7 @@
 #include "engine/cli/command.h"
 
 /* cache_commands.c: the rows of `lqbuild cache`. */
-enum { LQ_CACHE_COMMAND_COUNT = 10 };
+enum { LQ_CACHE_COMMAND_COUNT = 11 };
 extern const struct lq_command lq_cache_commands[];
 
 enum lq_status lq_command_build(struct lq_cli *cli, struct lq_error *err);
@@ -28,6 +28,7 @@ enum lq_status lq_command_cache_pin(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_cache_unpin(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_cache_rm(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_cache_verify(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_cache_repair(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_cache_compact(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_cache_export(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_cache_import(struct lq_cli *cli, struct lq_error *err);
