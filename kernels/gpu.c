@@ -123,10 +123,18 @@ static const char *open_device(int number)
 {
     struct device *device = &devices[device_count];
     const char *why = module->open(number, &device->context);
-    why = why != NULL ? why : module->describe(device->context, &device->info);
+    if (why != NULL) {
+        return why;
+    }
+    why = module->describe(device->context, &device->info);
     why = why != NULL ? why : set_all_near(device);
-    device_count += why == NULL ? 1 : 0;
-    return why;
+    if (why != NULL) {
+        module->close(device->context);
+        memset(device, 0, sizeof *device);
+        return why;
+    }
+    device_count++;
+    return NULL;
 }
 
 static void start(void)
@@ -151,14 +159,16 @@ static void start(void)
         has_notice = choice == LQ_GPU_AUTO;
         return;
     }
-    for (int i = 0; why == NULL && i < count && device_count < LQ_GPU_DEVICES_MAX; i++) {
-        if (wanted_device < 0 || wanted_device == i) {
-            why = open_device(i);
-        }
+    /* One that somebody else has to himself, or that is too old, is no reason to leave the others.
+     */
+    count = why == NULL ? count : 0;
+    for (int i = 0; i < count && device_count < LQ_GPU_DEVICES_MAX; i++) {
+        const char *failure = wanted_device < 0 || wanted_device == i ? open_device(i) : NULL;
+        why = why != NULL ? why : failure;
     }
-    is_usable = why == NULL;
-    has_notice = why != NULL && choice == LQ_GPU_AUTO;
-    (void)snprintf(why_not, sizeof why_not, "%s", why == NULL ? "" : why);
+    is_usable = device_count > 0;
+    has_notice = !is_usable && choice == LQ_GPU_AUTO;
+    (void)snprintf(why_not, sizeof why_not, "%s", is_usable ? "" : why);
 }
 
 /* What fails once is not tried again. */
@@ -437,18 +447,22 @@ static void give_model(struct model *model)
     (void)pthread_cond_broadcast(&given_back);
 }
 
-/* The model of an idle GPU, a new one if need be; NULL (and no reason) when all are taken. */
+/* The model of an idle GPU, a new one if need be; NULL (and no reason) when all that can have one
+ * are taken. */
 static struct model *find_idle(const char **why)
 {
-    *why = NULL;
-    for (unsigned i = 0; i < device_count && *why == NULL; i++) {
-        if (devices[i].model == NULL) {
-            *why = add_model(&devices[i]);
-        }
-        if (*why == NULL && !devices[i].model->is_taken) {
+    const char *failure = NULL;
+    bool any_taken = false;
+    for (unsigned i = 0; i < device_count; i++) {
+        const char *here = devices[i].model == NULL ? add_model(&devices[i]) : NULL;
+        failure = failure != NULL ? failure : here;
+        if (here == NULL && !devices[i].model->is_taken) {
+            *why = NULL;
             return devices[i].model;
         }
+        any_taken = any_taken || here == NULL;
     }
+    *why = any_taken ? NULL : failure;
     return NULL;
 }
 

@@ -7,6 +7,8 @@
 enum {
     TILE_ROWS = 128,    /* queries of a head in a tile */
     TILE_ROWS_MIN = 16, /* when scores of long sequences would not fit */
+    BANDS_MAX = 32768,  /* of a product: some kernels number a batch along a side of their grid that
+                         * has 65535 places */
 };
 
 /* One call. Bands (gpu_operations.h) are done in parts whose tiles of scores fit scores_bytes. */
@@ -83,6 +85,7 @@ static bool plan(struct attention *job)
     job->keys.tile_rows = (uint32_t)shape->sequence;
     job->stride = stride_of(job, tile_rows);
     job->part = lq_gpu_min(job->bands, job->gpu->scores_bytes / score_bytes(job, tile_rows) + 1);
+    job->part = lq_gpu_min(job->part, BANDS_MAX);
     return true;
 }
 

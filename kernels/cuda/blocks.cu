@@ -13,7 +13,7 @@
 #define ENCODE_THREADS 64
 #define DECODE_THREADS 128
 
-/* The number of the calling thread in its grid. */
+/* The number of the calling thread in its grid. Grids are not empty: that would be an error. */
 #define THREAD ((size_t)blockIdx.x * blockDim.x + threadIdx.x)
 
 static unsigned grid_of(size_t count, unsigned threads)
@@ -60,6 +60,9 @@ static __global__ void check_values(struct lq_gpu_work work, size_t count)
 bool lq_cuda_encode(cudaStream_t stream, const struct lq_gpu_work *work)
 {
     size_t count = work->row_count * work->col_count / work->out_elems;
+    if (count == 0) {
+        return true;
+    }
     switch ((enum lq_dtype)work->target) {
         ENCODE_CASE(F16, f16)
         ENCODE_CASE(BF16, bf16)
@@ -72,6 +75,9 @@ bool lq_cuda_encode(cudaStream_t stream, const struct lq_gpu_work *work)
 bool lq_cuda_decode(cudaStream_t stream, const struct lq_gpu_work *work)
 {
     size_t count = work->row_count * work->col_count / work->in_elems;
+    if (count == 0) {
+        return true;
+    }
     switch ((enum lq_dtype)work->source) {
         DECODE_CASE(F16, f16)
         DECODE_CASE(BF16, bf16)
@@ -84,11 +90,16 @@ bool lq_cuda_decode(cudaStream_t stream, const struct lq_gpu_work *work)
 void lq_cuda_check(cudaStream_t stream, const struct lq_gpu_work *work)
 {
     size_t count = work->row_count * work->col_count;
-    check_values<<<grid_of(count, DECODE_THREADS), DECODE_THREADS, 0, stream>>>(*work, count);
+    if (count != 0) {
+        check_values<<<grid_of(count, DECODE_THREADS), DECODE_THREADS, 0, stream>>>(*work, count);
+    }
 }
 
 cudaError_t lq_cuda_set_near(enum lq_gpu_near which, const uint32_t *pairs, const uint16_t *index)
 {
     struct lq_near lists = {pairs, index};
-    return cudaMemcpyToSymbol(near_lists, &lists, sizeof lists, (size_t)which * sizeof lists);
+    cudaError_t error =
+        cudaMemcpyToSymbol(near_lists, &lists, sizeof lists, (size_t)which * sizeof lists);
+    /* Such a copy may return when the bytes are staged, and streams here do not wait for it. */
+    return error != cudaSuccess ? error : cudaDeviceSynchronize();
 }

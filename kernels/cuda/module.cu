@@ -18,9 +18,15 @@ struct lq_gpu_stream {
     struct lq_cuda_products *products; /* NULL until they are prepared */
 };
 
+/* The runtime also keeps an error as the last one of the thread, where the next launch would find
+ * it: memory that is short is an error that callers get over. */
 static const char *sentence(cudaError_t error)
 {
-    return error == cudaSuccess ? NULL : cudaGetErrorString(error);
+    if (error == cudaSuccess) {
+        return NULL;
+    }
+    (void)cudaGetLastError();
+    return cudaGetErrorString(error);
 }
 
 /* The runtime works on the current device of the calling thread. */
@@ -32,10 +38,15 @@ static const char *enter(const struct lq_gpu_context *context)
 static const char *cuda_count(int *device_count)
 {
     cudaError_t error = cudaGetDeviceCount(device_count);
+    if (error != cudaSuccess) {
+        *device_count = 0;
+    }
     if (error == cudaErrorInsufficientDriver) {
+        (void)sentence(error);
         return "there is no NVIDIA driver, or it is older than CUDA 13 needs";
     }
     if (error == cudaErrorNoDevice) {
+        (void)sentence(error);
         return "there is no NVIDIA GPU";
     }
     return sentence(error);
@@ -87,7 +98,7 @@ static const char *cuda_alloc(struct lq_gpu_context *context, size_t size_bytes,
 static void cuda_release(struct lq_gpu_context *context, void *memory)
 {
     if (enter(context) == NULL) {
-        (void)cudaFree(memory);
+        (void)sentence(cudaFree(memory));
     }
 }
 
@@ -100,7 +111,7 @@ static const char *cuda_alloc_host(struct lq_gpu_context *context, size_t size_b
 static void cuda_release_host(struct lq_gpu_context *context, void *memory)
 {
     if (enter(context) == NULL) {
-        (void)cudaFreeHost(memory);
+        (void)sentence(cudaFreeHost(memory));
     }
 }
 
@@ -117,11 +128,11 @@ static void cuda_stream_close(struct lq_gpu_stream *stream)
         lq_cuda_products_close(stream->products);
         for (size_t i = 0; i < LQ_GPU_MARKS; i++) {
             if (stream->marks[i] != NULL) {
-                (void)cudaEventDestroy(stream->marks[i]);
+                (void)sentence(cudaEventDestroy(stream->marks[i]));
             }
         }
         if (stream->stream != NULL) {
-            (void)cudaStreamDestroy(stream->stream);
+            (void)sentence(cudaStreamDestroy(stream->stream));
         }
     }
     free(stream);

@@ -214,7 +214,7 @@ static const char *choose(struct lq_cuda_products *products, struct plan *plan, 
                                                        plan->right, plan->result, plan->result,
                                                        preference, 1, &result, &count));
     (void)library.preference_destroy(preference);
-    if (why == NULL && count == 0) {
+    if (why == NULL && (count == 0 || result.state != CUBLAS_STATUS_SUCCESS)) {
         why = sentence(CUBLAS_STATUS_NOT_SUPPORTED);
     }
     plan->algorithm = result.algo;
@@ -301,6 +301,7 @@ const char *lq_cuda_products_open(struct lq_cuda_products **opened)
     }
     const char *why = sentence(library.create(&products->handle));
     if (why == NULL && cudaMalloc(&products->workspace, WORKSPACE_BYTES) != cudaSuccess) {
+        (void)cudaGetLastError(); /* or the next launch finds it */
         why = "out of memory for products";
     }
     if (why != NULL) {
