@@ -206,6 +206,9 @@ void lq_run_destroy(struct lq_run *run);
 void lq_run_keep_files(struct lq_run *run);
 /* Has the parts of model files that a task will read fetched in the background. */
 void lq_run_read_ahead(struct lq_build *build, const struct lq_task *task);
+/* Before the run begins: what a task that waits for it will read. */
+void lq_run_collect_expected(struct lq_build *build, struct lq_run *run,
+                             const struct lq_task *waiter);
 /* Borrowed from the run. */
 enum lq_status lq_run_get_verdict(const struct lq_run *run, const char **text);
 /* Static text. */

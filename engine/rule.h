@@ -242,6 +242,15 @@ enum lq_status lq_run_input_load(struct lq_run *run, const char *name, const voi
 /* Copies a part of an input. Thread-safe. */
 enum lq_status lq_run_input_read(struct lq_run *run, const char *name, uint64_t offset, void *out,
                                  size_t size_bytes, struct lq_error *err);
+/* Parts of files that steps which wait for this one will read, and what their content is: for who
+ * can use the time until then. Mapped for the rest of the build; the list lives as long as the run.
+ */
+struct lq_run_expected {
+    struct lq_digest digest;
+    const void *data;
+    uint64_t size_bytes;
+};
+size_t lq_run_expected(const struct lq_run *run, const struct lq_run_expected **list);
 /* A file that has the input's content, for programs that want a path; removed after the run. */
 enum lq_status lq_run_input_path(struct lq_run *run, const char *name, const char **path,
                                  struct lq_error *err);

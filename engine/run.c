@@ -125,6 +125,31 @@ enum lq_status lq_run_create(struct lq_build *build, struct lq_task *task, struc
     return LQ_OK;
 }
 
+void lq_run_collect_expected(struct lq_build *build, struct lq_run *run,
+                             const struct lq_task *waiter)
+{
+    const struct lq_step *spec = &waiter->spec;
+    struct lq_run_expected *list =
+        realloc(run->expected, (run->expected_count + spec->input_count + 1) * sizeof *list);
+    if (list == NULL) {
+        return;
+    }
+    run->expected = list;
+    for (size_t i = 0; i < spec->input_count; i++) {
+        const struct lq_ref *ref = &spec->inputs[i].ref;
+        const struct lq_map *map = NULL;
+        if (ref->kind != LQ_REF_SLICE || ref->size_bytes < AHEAD_BYTES_MIN) {
+            continue;
+        }
+        struct lq_source *source = lq_plan_node(build, ref->artifact)->sources[ref->index];
+        if (lq_source_map(build, source, &map, NULL) == LQ_OK && ref->offset <= map->size_bytes &&
+            ref->size_bytes <= map->size_bytes - ref->offset) {
+            list[run->expected_count++] =
+                (struct lq_run_expected){ref->digest, map->data + ref->offset, ref->size_bytes};
+        }
+    }
+}
+
 void lq_run_read_ahead(struct lq_build *build, const struct lq_task *task)
 {
     for (size_t i = 0; i < task->spec.input_count; i++) {
@@ -165,6 +190,7 @@ void lq_run_destroy(struct lq_run *run)
     }
     free(run->inputs);
     free(run->outputs);
+    free(run->expected);
     free(run->verdict_text);
     lq_arena_fini(&run->arena);
     free(run);
@@ -299,6 +325,12 @@ bool lq_run_input_digest(const struct lq_run *run, const char *name, struct lq_d
         *digest = input->digest;
     }
     return input != NULL;
+}
+
+size_t lq_run_expected(const struct lq_run *run, const struct lq_run_expected **list)
+{
+    *list = run->expected;
+    return run->expected_count;
 }
 
 uint64_t lq_run_input_size(const struct lq_run *run, const char *name)

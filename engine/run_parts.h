@@ -39,6 +39,8 @@ struct lq_run {
     enum lq_status verdict;
     char *verdict_text;
     const char *numerics;
+    struct lq_run_expected *expected; /* by those who wait */
+    size_t expected_count;
     uint64_t hold_bytes_left;
     double unsaved_seconds; /* what it costs to make the inputs again that are in memory only */
     bool lost;

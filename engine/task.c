@@ -529,6 +529,10 @@ static void start(struct lq_build *build, struct lq_task *task)
 {
     enum lq_status status = lq_run_create(build, task, &task->job.err);
     if (status == LQ_OK) {
+        for (const struct lq_waiter *waiter = task->waiters; waiter != NULL;
+             waiter = waiter->next) {
+            lq_run_collect_expected(build, task->run, waiter->task);
+        }
         task->job.kind = LQ_JOB_RUN;
         task->job.task = task;
         task->job.lost = false;

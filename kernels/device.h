@@ -83,6 +83,15 @@ struct lq_product {
 
 enum { LQ_PRODUCTS_MAX = 3 }; /* of one group */
 
+/* Bytes of the host that will be loaded soon, and what they are known by: equal keys, equal bytes.
+ */
+enum { LQ_EXPECTED_KEY_BYTES = 32 };
+struct lq_expected {
+    unsigned char key[LQ_EXPECTED_KEY_BYTES];
+    const void *bytes;
+    size_t size_bytes;
+};
+
 /* How a weight's gradient g becomes a score of it: |g w|, or (g w)^2 with g^2 for its column. */
 struct lq_score_shape {
     size_t rows;
@@ -112,6 +121,14 @@ struct lq_device_ops {
      * `finite` tells whether all are. NULL: the caller decodes and uploads. Waits. */
     void (*load)(struct lq_device *device, enum lq_dtype dtype, const void *bytes, size_t rows,
                  size_t cols, float *to, bool *finite);
+    /* All three may be NULL. `expect` begins to copy what `load` will be given soon, in the order
+     * of the list and as far as there is memory for it, beside other work; what was expected before
+     * is given up. The bytes must stay until `settle`, which returns when none is read any more:
+     * what is copied by then counts. `claim`: the next `load` is of these bytes. No result changes.
+     */
+    void (*expect)(struct lq_device *device, const struct lq_expected *list, size_t count);
+    void (*claim)(struct lq_device *device, const unsigned char *key);
+    void (*settle)(struct lq_device *device);
     void (*zero)(struct lq_device *device, void *memory, size_t size_bytes);
     /* Within the device; the parts do not overlap. */
     void (*copy)(struct lq_device *device, float *to, const float *from, size_t count);

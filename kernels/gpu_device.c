@@ -254,6 +254,7 @@ static struct lq_gpu_device *take_idle(const struct lq_gpu_module *module,
 
 static void destroy(struct lq_gpu_device *gpu)
 {
+    lq_gpu_end_ahead(gpu);
     if (gpu->stream != NULL) {
         (void)gpu->module->wait(gpu->stream);
     }
@@ -274,6 +275,8 @@ static void destroy(struct lq_gpu_device *gpu)
 static void gpu_destroy(struct lq_device *device)
 {
     struct lq_gpu_device *gpu = lq_gpu_of(device);
+    lq_gpu_end_ahead(gpu);
+    lq_gpu_give_claimed(gpu);
     lq_gpu_drop_twins(gpu);
     for (size_t i = 0; i < gpu->block_count; i++) {
         gpu->blocks[i].taken = gpu->blocks[i].memory == (char *)gpu->bad;
@@ -321,6 +324,9 @@ static const struct lq_device_ops gpu_ops = {
     .upload = lq_gpu_upload,
     .download = lq_gpu_download,
     .load = lq_gpu_load_weights,
+    .expect = lq_gpu_expect,
+    .claim = lq_gpu_claim,
+    .settle = lq_gpu_settle,
     .zero = lq_gpu_zero,
     .copy = lq_gpu_copy,
     .matmul = lq_gpu_matmul,
@@ -356,8 +362,8 @@ static const char *prepare(struct lq_gpu_device *gpu)
     const char *why = gpu->module->stream_open(gpu->context, &gpu->stream);
     why = why != NULL ? why : gpu->module->prepare_products(gpu->stream);
     why = why != NULL ? why
-                      : gpu->module->alloc_host(gpu->context, LQ_GPU_MARKS * LQ_GPU_STAGING_BYTES,
-                                                &staging);
+                      : gpu->module->alloc_host(
+                            gpu->context, LQ_GPU_STAGING_SLOTS * LQ_GPU_STAGING_BYTES, &staging);
     if (why != NULL) {
         return why;
     }

@@ -73,6 +73,27 @@ static const char *add_block(struct lq_gpu_device *gpu, size_t size_bytes)
     return why;
 }
 
+static size_t rounded_up(size_t size_bytes)
+{
+    return (size_bytes / BLOCK_BYTES + 1) * BLOCK_BYTES;
+}
+
+void *lq_gpu_try_memory(struct lq_gpu_device *gpu, size_t size_bytes)
+{
+    if (gpu->has_failed || size_bytes > SIZE_MAX - BLOCK_BYTES) {
+        return NULL;
+    }
+    struct lq_gpu_block *block = find_free(gpu, rounded_up(size_bytes));
+    if (block == NULL) {
+        if (add_block(gpu, rounded_up(size_bytes)) != NULL) {
+            return NULL;
+        }
+        block = &gpu->blocks[gpu->block_count - 1];
+    }
+    block->taken = true;
+    return block->memory;
+}
+
 void *lq_gpu_take_memory(struct lq_gpu_device *gpu, size_t count, size_t element_bytes)
 {
     if (gpu->has_failed) {
@@ -82,11 +103,12 @@ void *lq_gpu_take_memory(struct lq_gpu_device *gpu, size_t count, size_t element
         (void)lq_gpu_note(gpu, "out of memory for activations");
         return NULL;
     }
-    size_t size_bytes = (count * element_bytes / BLOCK_BYTES + 1) * BLOCK_BYTES;
+    size_t size_bytes = rounded_up(count * element_bytes);
     struct lq_gpu_block *block = find_free(gpu, size_bytes);
     if (block == NULL) {
         const char *why = add_block(gpu, size_bytes);
         if (why != NULL) {
+            lq_gpu_drop_ahead(gpu);
             lq_gpu_drop_old_twins(gpu);
             trim(gpu);
             lq_gpu_device_trim(gpu->module, gpu->context);
@@ -114,11 +136,17 @@ void lq_gpu_give_memory(struct lq_gpu_device *gpu, void *memory)
 size_t lq_gpu_spare_bytes(const struct lq_device *device)
 {
     const struct lq_gpu_device *gpu = (const struct lq_gpu_device *)device;
-    size_t size_bytes = 0;
+    size_t size_bytes = lq_gpu_ahead_bytes(gpu);
     for (size_t i = 0; i < gpu->block_count; i++) {
         size_bytes += gpu->blocks[i].taken ? 0 : gpu->blocks[i].size_bytes;
     }
     return size_bytes;
+}
+
+void lq_gpu_give_claimed(struct lq_gpu_device *gpu)
+{
+    lq_gpu_give_memory(gpu, gpu->claimed.memory);
+    gpu->claimed = (struct lq_gpu_claimed){.memory = NULL};
 }
 
 void *lq_gpu_alloc(struct lq_device *device, size_t size_bytes)
@@ -148,7 +176,7 @@ static void upload(struct lq_gpu_device *gpu, void *to, const void *from, size_t
         size_t part = lq_gpu_min(size_bytes - at, STAGING_BYTES);
         unsigned slot = gpu->next_slot;
         char *staging = gpu->staging + (size_t)slot * STAGING_BYTES;
-        gpu->next_slot = (slot + 1) % LQ_GPU_MARKS;
+        gpu->next_slot = (slot + 1) % LQ_GPU_STAGING_SLOTS;
         if (!lq_gpu_note(gpu, gpu->module->wait_mark(gpu->stream, slot))) {
             return;
         }
@@ -167,7 +195,7 @@ void lq_gpu_upload(struct lq_device *device, void *to, const void *from, size_t 
 static void start_download(struct lq_gpu_device *gpu, const char *from, size_t size_bytes,
                            size_t part)
 {
-    unsigned slot = (unsigned)(part % LQ_GPU_MARKS);
+    unsigned slot = (unsigned)(part % LQ_GPU_STAGING_SLOTS);
     size_t at = part * STAGING_BYTES;
     (void)(lq_gpu_note(
                gpu, gpu->module->download(gpu->stream, gpu->staging + (size_t)slot * STAGING_BYTES,
@@ -183,10 +211,10 @@ void lq_gpu_download(struct lq_device *device, void *to, const void *from, size_
     size_t part_count = lq_gpu_divide_up(size_bytes, STAGING_BYTES);
     size_t started = 0;
     for (size_t part = 0; part < part_count && !gpu->has_failed; part++) {
-        for (; started < part_count && started < part + LQ_GPU_MARKS; started++) {
+        for (; started < part_count && started < part + LQ_GPU_STAGING_SLOTS; started++) {
             start_download(gpu, from, size_bytes, started);
         }
-        unsigned slot = (unsigned)(part % LQ_GPU_MARKS);
+        unsigned slot = (unsigned)(part % LQ_GPU_STAGING_SLOTS);
         if (lq_gpu_note(gpu, gpu->module->wait_mark(gpu->stream, slot))) {
             size_t at = part * STAGING_BYTES;
             memcpy((char *)to + at, gpu->staging + (size_t)slot * STAGING_BYTES,
@@ -214,6 +242,23 @@ void lq_gpu_copy(struct lq_device *device, float *to, const float *from, size_t 
 }
 
 /* ---- weights ---- */
+
+/* The bytes lie on the device as far as they were copied ahead; the rest follows. */
+static void load_claimed(struct lq_gpu_device *gpu, struct lq_gpu_work *work, const char *bytes,
+                         float *to)
+{
+    const struct lq_gpu_claimed *claimed = &gpu->claimed;
+    size_t done = claimed->done_bytes;
+    upload(gpu, claimed->memory + done, bytes + done, claimed->size_bytes - done);
+    work->in = (const unsigned char *)claimed->memory;
+    const char *why = NULL;
+    if (!gpu->has_failed) {
+        why = work->source == LQ_DTYPE_F32
+                  ? gpu->module->copy(gpu->stream, to, claimed->memory, claimed->size_bytes)
+                  : gpu->module->decode(gpu->stream, work);
+        (void)(lq_gpu_note(gpu, why) && lq_gpu_note(gpu, gpu->module->check(gpu->stream, work)));
+    }
+}
 
 /* Rows of weights that the device decodes, some at a time. */
 static void load_rows(struct lq_gpu_device *gpu, struct lq_gpu_work *work, const char *bytes,
@@ -254,12 +299,16 @@ void lq_gpu_load_weights(struct lq_device *device, enum lq_dtype dtype, const vo
     work.in_elems = info->block_elems;
     work.in_bytes = info->block_bytes;
     lq_gpu_zero(device, gpu->bad, sizeof bad);
-    if (dtype == LQ_DTYPE_F32) {
+    size_t size_bytes = rows * lq_dtype_row_bytes(dtype, cols);
+    if (gpu->claimed.memory != NULL && gpu->claimed.size_bytes == size_bytes) {
+        load_claimed(gpu, &work, bytes, to);
+    } else if (dtype == LQ_DTYPE_F32) {
         upload(gpu, to, bytes, rows * cols * sizeof *to);
         (void)(!gpu->has_failed && lq_gpu_note(gpu, gpu->module->check(gpu->stream, &work)));
     } else {
         load_rows(gpu, &work, bytes, rows, to);
     }
+    lq_gpu_give_claimed(gpu);
     lq_gpu_download(device, &bad, gpu->bad, sizeof bad);
     *finite = bad == 0;
 }

@@ -1,6 +1,7 @@
 /* What the files of the GPU device share. gpu_device.c has its life, the table and
- * operations on rows, gpu_device_memory.c memory, copies and weights, gpu_device_product.c products
- * and the bf16 twins of their sides, gpu_device_experts.c mixtures, gpu_device_heads.c attention.
+ * operations on rows, gpu_device_memory.c memory, copies and weights, gpu_device_ahead.c copies of
+ * weights beside other work, gpu_device_product.c products and the bf16 twins of their sides,
+ * gpu_device_experts.c mixtures, gpu_device_heads.c attention.
  * Internal to gpu_device*.c. Thread rule: that of gpu_device.h. Limits: none of its own. */
 #ifndef LQ_KERNELS_GPU_DEVICE_PARTS_H
 #define LQ_KERNELS_GPU_DEVICE_PARTS_H
@@ -9,6 +10,9 @@
 
 /* Of a slot of the host memory that copies go through. */
 #define LQ_GPU_STAGING_BYTES ((size_t)4 << 20)
+/* Such slots, each with a mark of its own; one mark is for where streams meet. */
+#define LQ_GPU_STAGING_SLOTS (LQ_GPU_MARKS - 1)
+#define LQ_GPU_MARK_END (LQ_GPU_MARKS - 1)
 /* Of the scores that attention has at a time. */
 #define LQ_GPU_SCORES_BYTES ((size_t)128 << 20)
 
@@ -30,6 +34,13 @@ struct lq_gpu_range_twin {
     uint64_t used_at; /* `now` of its last use */
 };
 
+/* Bytes that were expected and are wanted now; their memory, NULL without. */
+struct lq_gpu_claimed {
+    char *memory;
+    size_t size_bytes;
+    size_t done_bytes; /* that are there, from the first on */
+};
+
 struct lq_gpu_device {
     struct lq_device device; /* first: the table's functions get a pointer to it */
     const struct lq_gpu_module *module;
@@ -41,8 +52,11 @@ struct lq_gpu_device {
     struct lq_gpu_range_twin *twins;
     size_t twin_count, twin_room;
     uint64_t now;  /* counts products */
-    char *staging; /* host memory, a slot for each mark */
+    char *staging; /* host memory, LQ_GPU_STAGING_SLOTS slots */
     unsigned next_slot;
+    struct lq_gpu_ahead *ahead; /* NULL until something is expected */
+    bool has_no_ahead;          /* it cannot be */
+    struct lq_gpu_claimed claimed;
     uint32_t *bad;       /* device memory: set by checks */
     size_t scores_bytes; /* LQ_GPU_SCORES_BYTES; tests set less */
     bool has_failed;
@@ -70,7 +84,14 @@ bool lq_gpu_note(struct lq_gpu_device *gpu, const char *why);
 /* Device memory, NULL (and a failure) when it is out; sizes may be 0. What is given back may be
  * taken at once: work is in order. */
 void *lq_gpu_take_memory(struct lq_gpu_device *gpu, size_t count, size_t element_bytes);
+/* The same, but without memory nothing has failed. */
+void *lq_gpu_try_memory(struct lq_gpu_device *gpu, size_t size_bytes);
 void lq_gpu_give_memory(struct lq_gpu_device *gpu, void *memory);
+/* Gives up what was copied ahead, or that and the thread. */
+void lq_gpu_drop_ahead(struct lq_gpu_device *gpu);
+void lq_gpu_end_ahead(struct lq_gpu_device *gpu);
+size_t lq_gpu_ahead_bytes(const struct lq_gpu_device *gpu);
+void lq_gpu_give_claimed(struct lq_gpu_device *gpu);
 /* Launches an operation; nothing after a failure or for no blocks. */
 void lq_gpu_run(struct lq_gpu_device *gpu, enum lq_gpu_operation operation, const void *args,
                 size_t block_count);
@@ -103,6 +124,9 @@ void lq_gpu_zero(struct lq_device *device, void *memory, size_t size_bytes);
 void lq_gpu_copy(struct lq_device *device, float *to, const float *from, size_t count);
 void lq_gpu_load_weights(struct lq_device *device, enum lq_dtype dtype, const void *bytes,
                          size_t rows, size_t cols, float *to, bool *finite);
+void lq_gpu_expect(struct lq_device *device, const struct lq_expected *list, size_t count);
+void lq_gpu_claim(struct lq_device *device, const unsigned char *key);
+void lq_gpu_settle(struct lq_device *device);
 void lq_gpu_matmul(struct lq_device *device, const float *a, const float *b, float *c, size_t rows,
                    size_t out_cols, size_t in_cols);
 void lq_gpu_matmul_plain(struct lq_device *device, const float *a, const float *b, float *c,

@@ -17,10 +17,10 @@
 #include "kernels/gpu_work.h"
 
 /* Raised with every change of the structures here, in gpu_work.h and in gpu_operations.h. */
-#define LQ_GPU_MODULE_VERSION 3
+#define LQ_GPU_MODULE_VERSION 4
 #define LQ_GPU_NAME_BYTES 64
 /* Points of a stream's work that can be waited for. */
-#define LQ_GPU_MARKS 4
+#define LQ_GPU_MARKS 5
 
 /* The lists of tables/near.h that encoders of grid types read, in the order of lq_gpu_set_near. */
 enum lq_gpu_near {
@@ -78,6 +78,9 @@ struct lq_gpu_module {
      * that was never set is no wait. */
     const char *(*set_mark)(struct lq_gpu_stream *stream, unsigned mark);
     const char *(*wait_mark)(struct lq_gpu_stream *stream, unsigned mark);
+    /* What the stream does from here on comes behind mark `mark` of another stream of the context,
+     * as it is set now. Nobody may use either meanwhile. */
+    const char *(*follow)(struct lq_gpu_stream *stream, struct lq_gpu_stream *other, unsigned mark);
     /* `args` is the structure of the operation; it is copied. `block_count` is not 0. */
     const char *(*launch)(struct lq_gpu_stream *stream, enum lq_gpu_operation operation,
                           const void *args, size_t block_count);

@@ -14,6 +14,8 @@
 #include "kernels/gpu_module.h"
 #include "kernels/kernels.h"
 
+enum { FAR_EXPECTED_MAX = 64 };
+
 /* Beyond what x86-64 and AArch64 give a process. */
 #define FAR_SHIFT ((uintptr_t)1 << 47)
 
@@ -31,7 +33,10 @@ static struct {
     size_t used_bytes;
     size_t ops;
     size_t allocs;
-    size_t devices; /* alive */
+    size_t expected; /* bytes that were announced */
+    size_t claimed;  /* of them those that were loaded */
+    size_t mistaken; /* claims of other bytes than what was loaded */
+    size_t devices;  /* alive */
     size_t made;
 } far_state;
 
@@ -40,6 +45,9 @@ struct far_device {
     struct lq_device_ops ops;
     struct lq_device *cpu;
     const char *failure;
+    struct lq_expected expected[FAR_EXPECTED_MAX]; /* with bytes of their own */
+    size_t expected_count;
+    const struct lq_expected *claimed;
 };
 
 static void *far_in(const void *memory)
@@ -75,9 +83,12 @@ static const char *far_notice(const struct lq_device *device)
     return NULL;
 }
 
+static void far_forget(struct far_device *self);
+
 static void far_destroy(struct lq_device *device)
 {
     struct far_device *self = (struct far_device *)device;
+    far_forget(self);
     self->cpu->ops->destroy(self->cpu);
     free(self);
     far_state.devices--;
@@ -264,11 +275,58 @@ static void far_load(struct lq_device *d, enum lq_dtype dtype, const void *rows,
     }
     size_t row_bytes = lq_dtype_row_bytes(dtype, cols);
     float *values = far_in(to);
+    const struct lq_expected *claimed = ((struct far_device *)d)->claimed;
+    if (claimed != NULL) {
+        bool same = claimed->size_bytes == row_count * row_bytes &&
+                    memcmp(claimed->bytes, rows, claimed->size_bytes) == 0;
+        far_state.claimed += claimed->size_bytes;
+        far_state.mistaken += same ? 0 : 1;
+        ((struct far_device *)d)->claimed = NULL;
+    }
     for (size_t r = 0; r < row_count; r++) {
         lq_kernels()->decode[dtype]((const unsigned char *)rows + r * row_bytes, values + r * cols,
                                     cols);
     }
     *finite = lq_kernels()->find_nonfinite(values, row_count * cols) == row_count * cols;
+}
+
+static void far_forget(struct far_device *self)
+{
+    for (size_t i = 0; i < self->expected_count; i++) {
+        free((void *)(uintptr_t)self->expected[i].bytes);
+    }
+    self->expected_count = 0;
+    self->claimed = NULL;
+}
+
+static void far_expect(struct lq_device *d, const struct lq_expected *list, size_t count)
+{
+    struct far_device *self = (struct far_device *)d;
+    far_forget(self);
+    for (size_t i = 0; i < count && i < FAR_EXPECTED_MAX; i++) {
+        void *bytes = malloc(list[i].size_bytes);
+        memcpy(bytes, list[i].bytes, list[i].size_bytes);
+        self->expected[i] = list[i];
+        self->expected[i].bytes = bytes;
+        self->expected_count++;
+        far_state.expected += list[i].size_bytes;
+    }
+}
+
+static void far_claim(struct lq_device *d, const unsigned char *key)
+{
+    struct far_device *self = (struct far_device *)d;
+    self->claimed = NULL;
+    for (size_t i = 0; i < self->expected_count; i++) {
+        if (memcmp(self->expected[i].key, key, LQ_EXPECTED_KEY_BYTES) == 0) {
+            self->claimed = &self->expected[i];
+        }
+    }
+}
+
+static void far_settle(struct lq_device *d)
+{
+    (void)d;
 }
 
 static struct lq_device *far_create(void)
@@ -286,6 +344,9 @@ static struct lq_device *far_create(void)
         .download = far_download,
         .zero = far_zero,
         .load = far_state.no_load ? NULL : far_load,
+        .expect = far_expect,
+        .claim = far_claim,
+        .settle = far_settle,
         .copy = far_copy,
         .matmul = far_matmul,
         .rms_norm = far_rms_norm,

@@ -143,6 +143,7 @@ table=$work/table
 : > "$table"
 
 note() { # TEXT
+    [ -n "$1" ] || return 0
     echo "$1"
     echo "         $1" >> "$table"
 }

@@ -1,6 +1,8 @@
 /* A GPU module whose device is the CPU: the sources that kernels/cuda/ compiles for GPUs, compiled
  * as C, and one loop for each kernel. Work waits until the program waits for it, so that a program
- * that touches its buffers too early gets wrong bytes. LQ_FAKE_GPU holds words that change it:
+ * that touches its buffers too early gets wrong bytes; and copies, decoders and checks on several
+ * streams that meet in memory without an order fail (gpu_races.h). LQ_FAKE_GPU holds words that
+ * change it:
  *   version     is of another version
  *   no-driver   cannot count devices
  *   none        has no device
@@ -11,9 +13,11 @@
  *   no-products has no library of products
  *   breaks      fails at its twentieth product
  *   backwards   runs threads and blocks from the last to the first
+ *   eager       does the work of all streams but the first at once
  * With LQ_FAKE_GPU_LOG each device that encodes appends a line to that file. */
 #include "kernels/cuda/sources.h"
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +29,7 @@
 #include "kernels/gpu_experts.h"
 #include "kernels/gpu_heads.h"
 #include "kernels/gpu_rows.h"
+#include "tests/gpu_races.h"
 
 #define LEASE_BYTES ((size_t)150 << 20) /* a little more than the device memory of one lease */
 
@@ -34,7 +39,7 @@ struct lq_gpu_context {
     struct lq_near near[LQ_GPU_NEAR_COUNT]; /* its own; all have the same */
 };
 
-enum kind { COPY, ZERO, DECODE, CHECK, ENCODE, LAUNCH, MULTIPLY };
+enum kind { COPY, ZERO, DECODE, CHECK, ENCODE, LAUNCH, MULTIPLY, FOLLOW };
 
 /* What operations take. */
 union args {
@@ -53,15 +58,32 @@ struct item {
     union args args;
     size_t block_count;
     struct lq_gpu_product product;
+    struct lq_gpu_stream *other; /* FOLLOW: does `turn` items of it first */
+    uint64_t turn;
 };
 
+struct mark {
+    uint64_t turn; /* items in front of it, ever */
+    struct race_clock clock;
+};
+
+/* A stream that is closed stays, for those that follow it. */
 struct lq_gpu_stream {
+    struct lq_gpu_stream *next;
     struct lq_gpu_context *context;
+    unsigned number;
     struct item *items;
     size_t count;
     size_t room;
-    size_t marks[LQ_GPU_MARKS]; /* items in front of each */
+    uint64_t added, done; /* items, ever */
+    struct race_clock clock;
+    struct mark marks[LQ_GPU_MARKS];
 };
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct lq_gpu_stream *all_streams;
+static unsigned stream_count;
+static struct race_clock host_clock; /* what some thread has waited for */
 
 static bool is_told(const char *word)
 {
@@ -123,21 +145,30 @@ static const char *fake_alloc(struct lq_gpu_context *context, size_t size_bytes,
 static void fake_release(struct lq_gpu_context *context, void *memory)
 {
     struct header *header = (struct header *)memory - 1;
+    (void)pthread_mutex_lock(&lock);
     context->used_bytes -= header->size_bytes;
+    race_forget(memory, header->size_bytes);
+    (void)pthread_mutex_unlock(&lock);
     free(header);
 }
 
 static const char *fake_alloc_host(struct lq_gpu_context *context, size_t size_bytes, void **memory)
 {
     (void)context;
-    *memory = malloc(size_bytes);
+    struct header *header = malloc(sizeof *header + size_bytes);
+    header->size_bytes = size_bytes;
+    *memory = header + 1;
     return NULL;
 }
 
 static void fake_release_host(struct lq_gpu_context *context, void *memory)
 {
+    struct header *header = (struct header *)memory - 1;
     (void)context;
-    free(memory);
+    (void)pthread_mutex_lock(&lock);
+    race_forget(memory, header->size_bytes);
+    (void)pthread_mutex_unlock(&lock);
+    free(header);
 }
 
 static const char *fake_set_near(struct lq_gpu_context *context, enum lq_gpu_near which,
@@ -151,23 +182,99 @@ static const char *fake_stream_open(struct lq_gpu_context *context, struct lq_gp
 {
     *stream = calloc(1, sizeof **stream);
     (*stream)->context = context;
+    (void)pthread_mutex_lock(&lock);
+    (*stream)->number = stream_count++;
+    (*stream)->next = all_streams;
+    all_streams = *stream;
+    (void)pthread_mutex_unlock(&lock);
     return NULL;
 }
 
+static void perform_until(struct lq_gpu_stream *stream, uint64_t turn);
+
 static void fake_stream_close(struct lq_gpu_stream *stream)
 {
+    (void)pthread_mutex_lock(&lock);
+    perform_until(stream, stream->added);
     free(stream->items);
-    free(stream);
+    stream->items = NULL;
+    stream->room = 0;
+    (void)pthread_mutex_unlock(&lock);
+}
+
+/* The memory that an item reads and writes, as far as one knows; false for a race. */
+static bool touch(struct lq_gpu_stream *stream, const struct item *item)
+{
+    const struct lq_gpu_work *work = &item->work;
+    const size_t values = work->row_count * work->col_count;
+    const void *reads = NULL;
+    const void *writes = NULL;
+    size_t read_bytes = 0;
+    size_t write_bytes = 0;
+    switch (item->kind) {
+    case COPY:
+        reads = item->from;
+        read_bytes = item->size_bytes;
+        writes = item->to;
+        write_bytes = item->size_bytes;
+        break;
+    case ZERO:
+        writes = item->to;
+        write_bytes = item->size_bytes;
+        break;
+    case DECODE:
+        reads = work->in;
+        read_bytes = values / work->in_elems * work->in_bytes;
+        writes = work->values;
+        write_bytes = values * sizeof(float);
+        break;
+    case CHECK:
+        reads = work->values;
+        read_bytes = values * sizeof(float);
+        break;
+    case ENCODE:
+        reads = work->values;
+        read_bytes = values * sizeof(float);
+        writes = work->out;
+        write_bytes = values / work->out_elems * work->out_bytes;
+        break;
+    default:
+        break;
+    }
+    bool good = race_touch(stream->number, &stream->clock, stream->added, reads, read_bytes, false);
+    return race_touch(stream->number, &stream->clock, stream->added, writes, write_bytes, true) &&
+           good;
 }
 
 static const char *add(struct lq_gpu_stream *stream, struct item item)
 {
+    (void)pthread_mutex_lock(&lock);
     if (stream->count == stream->room) {
         stream->room = 2 * stream->room + 16;
         stream->items = realloc(stream->items, stream->room * sizeof *stream->items);
     }
     stream->items[stream->count++] = item;
-    return NULL;
+    stream->added++;
+    race_join(&stream->clock, &host_clock);
+    bool good = touch(stream, &item);
+    if (stream->number < RACE_STREAMS_MAX) {
+        stream->clock.of[stream->number] = stream->added;
+    }
+    if (stream->number != 0 && is_told("eager")) {
+        perform_until(stream, stream->added);
+    }
+    (void)pthread_mutex_unlock(&lock);
+    return good ? NULL : "a race: streams meet in memory and neither waits for the other";
+}
+
+static const char *fake_follow(struct lq_gpu_stream *stream, struct lq_gpu_stream *other,
+                               unsigned mark)
+{
+    (void)pthread_mutex_lock(&lock);
+    struct item item = {.kind = FOLLOW, .other = other, .turn = other->marks[mark].turn};
+    race_join(&stream->clock, &other->marks[mark].clock);
+    (void)pthread_mutex_unlock(&lock);
+    return add(stream, item);
 }
 
 static const char *fake_copy(struct lq_gpu_stream *stream, void *to, const void *from,
@@ -318,39 +425,59 @@ static void perform(const struct item *item)
     case MULTIPLY:
         run_product(&item->product);
         break;
+    case FOLLOW:
+        break;
     }
 }
 
-/* Does the first `count` items; the others move up. */
-static const char *perform_first(struct lq_gpu_stream *stream, size_t count)
+/* Does items until so many were done, ever; the others move up. Those that follow a stream do its
+ * items first, which may follow this one in turn. */
+static void perform_until(struct lq_gpu_stream *stream, uint64_t turn)
 {
-    for (size_t i = 0; i < count; i++) {
-        perform(&stream->items[i]);
+    static unsigned depth;
+    depth++;
+    while (stream->done < turn && stream->done < stream->added) {
+        struct item item = stream->items[stream->count - (size_t)(stream->added - stream->done)];
+        stream->done++;
+        if (item.kind == FOLLOW) {
+            perform_until(item.other, item.turn);
+        } else {
+            perform(&item);
+        }
     }
-    stream->count -= count;
-    if (stream->count > 0) {
-        memmove(stream->items, stream->items + count, stream->count * sizeof *stream->items);
+    depth--;
+    size_t left = (size_t)(stream->added - stream->done);
+    if (depth == 0 && left < stream->count) {
+        memmove(stream->items, stream->items + (stream->count - left),
+                left * sizeof *stream->items);
+        stream->count = left;
     }
-    for (size_t i = 0; i < LQ_GPU_MARKS; i++) {
-        stream->marks[i] -= stream->marks[i] < count ? stream->marks[i] : count;
-    }
-    return NULL;
 }
 
 static const char *fake_wait(struct lq_gpu_stream *stream)
 {
-    return perform_first(stream, stream->count);
+    (void)pthread_mutex_lock(&lock);
+    perform_until(stream, stream->added);
+    race_join(&host_clock, &stream->clock);
+    (void)pthread_mutex_unlock(&lock);
+    return NULL;
 }
 
 static const char *fake_set_mark(struct lq_gpu_stream *stream, unsigned mark)
 {
-    stream->marks[mark] = stream->count;
+    (void)pthread_mutex_lock(&lock);
+    stream->marks[mark] = (struct mark){stream->added, stream->clock};
+    (void)pthread_mutex_unlock(&lock);
     return NULL;
 }
 
 static const char *fake_wait_mark(struct lq_gpu_stream *stream, unsigned mark)
 {
-    return perform_first(stream, stream->marks[mark]);
+    (void)pthread_mutex_lock(&lock);
+    perform_until(stream, stream->marks[mark].turn);
+    race_join(&host_clock, &stream->marks[mark].clock);
+    (void)pthread_mutex_unlock(&lock);
+    return NULL;
 }
 
 static const char *fake_launch(struct lq_gpu_stream *stream, enum lq_gpu_operation operation,
@@ -409,6 +536,7 @@ static struct lq_gpu_module fake_module = {
     .copy = fake_copy,
     .set_mark = fake_set_mark,
     .wait_mark = fake_wait_mark,
+    .follow = fake_follow,
     .launch = fake_launch,
     .prepare_products = fake_prepare_products,
     .multiply = fake_multiply,

@@ -240,6 +240,13 @@ static const char *cuda_wait_mark(struct lq_gpu_stream *stream, unsigned mark)
     return why != NULL ? why : sentence(cudaEventSynchronize(stream->marks[mark]));
 }
 
+static const char *cuda_follow(struct lq_gpu_stream *stream, struct lq_gpu_stream *other,
+                               unsigned mark)
+{
+    const char *why = enter(stream->context);
+    return why != NULL ? why : sentence(cudaStreamWaitEvent(stream->stream, other->marks[mark], 0));
+}
+
 static const char *cuda_launch(struct lq_gpu_stream *stream, enum lq_gpu_operation operation,
                                const void *args, size_t block_count)
 {
@@ -288,6 +295,7 @@ static const struct lq_gpu_module cuda_module = {
     .copy = cuda_copy,
     .set_mark = cuda_set_mark,
     .wait_mark = cuda_wait_mark,
+    .follow = cuda_follow,
     .launch = cuda_launch,
     .prepare_products = cuda_prepare_products,
     .multiply = cuda_multiply,

@@ -42,9 +42,17 @@ static enum lq_status get_matrix(void *user, const char *name, uint64_t matrix,
                            : status;
 }
 
+static bool get_digest(void *user, const char *name, struct lq_digest *digest)
+{
+    const struct lq_calibrate_io *io = user;
+    size_t number = 0;
+    return find_weight(io->layer, name, &number, NULL) == LQ_OK &&
+           lq_run_input_digest(io->run, io->layer->inputs[number], digest);
+}
+
 struct lq_weight_source lq_calibrate_weights(struct lq_calibrate_io *io)
 {
-    struct lq_weight_source source = {get_weight, io, get_matrix};
+    struct lq_weight_source source = {get_weight, io, get_matrix, get_digest};
     return source;
 }
 

@@ -18,6 +18,7 @@ struct layer_run {
     bool inputs_only;
     float *hidden; /* one batch */
     struct lq_forward *forward;
+    const struct lq_forward_run *forward_run;
     /* States that are on the device; or NULL. */
     struct lq_device_states *in;
     struct lq_device_states *out;
@@ -87,6 +88,9 @@ static enum lq_status stream_samples(struct layer_run *layer_run, struct lq_erro
         return lq_error_nomem(err, "hidden states");
     }
     enum lq_status status = lq_forward_load_layer(layer_run->forward, io->layer->layer, err);
+    if (status == LQ_OK) {
+        lq_forward_run_expect(layer_run->forward_run, &io->layer->hparams);
+    }
     if (status == LQ_OK && !layer_run->inputs_only && layer_run->out == NULL) {
         status = lq_calibrate_write_header(io, "hidden", err);
     }
@@ -106,6 +110,7 @@ enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
         .inputs_only = layer->layer + 1 == layer->hparams.layer_count && !layer->whole,
     };
     struct lq_forward_run forward_run = {0};
+    layer_run.forward_run = &forward_run;
     enum lq_status status = layer_run.is_first
                                 ? lq_calibrate_open_tokens(&layer_run.io, err)
                                 : lq_calibrate_open_rows(&layer_run.io, "hidden", err);

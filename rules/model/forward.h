@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/base/digest.h"
 #include "engine/base/error.h"
 #include "engine/base/pool.h"
 #include "kernels/device.h"
@@ -29,6 +30,8 @@ struct lq_weight_source {
     enum lq_status (*get_matrix)(void *user, const char *name, uint64_t matrix,
                                  const struct lq_model_tensor **tensor, const void **data,
                                  struct lq_error *err);
+    /* Of a tensor's whole data; false where it is not known. May be NULL. */
+    bool (*digest)(void *user, const char *name, struct lq_digest *digest);
 };
 
 /* Decoded experts of a layer that are kept from one batch to the next, in bytes. */

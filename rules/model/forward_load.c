@@ -161,6 +161,17 @@ static bool can_load(const struct lq_forward *forward, const struct lq_model_ten
                tensor->size_bytes;
 }
 
+/* What is loaded next may be on the device already. */
+static void claim(struct lq_forward *forward, const struct lq_model_tensor *tensor)
+{
+    const struct lq_weight_source *source = &forward->env.weights;
+    struct lq_digest digest;
+    if (forward->ops->claim != NULL && source->digest != NULL &&
+        source->digest(source->user, tensor->name, &digest)) {
+        forward->ops->claim(forward->device, digest.bytes);
+    }
+}
+
 /* Decoded by the device. */
 static enum lq_status load_raw(struct lq_forward *forward, const struct lq_model_tensor *tensor,
                                const void *data, float *to, struct lq_error *err)
@@ -198,6 +209,9 @@ enum lq_status lq_forward_load_matrix(struct lq_forward *forward, const char *na
     enum lq_status status = find_matrix(forward, name, shape, matrix, &tensor, &data, err);
     if (status != LQ_OK) {
         return status;
+    }
+    if (mats == 1 && tensor.permute_heads == 0) {
+        claim(forward, &tensor);
     }
     status = can_load(forward, &tensor) ? load_raw(forward, &tensor, data, to, err)
                                         : load_floats(forward, &tensor, data, to, err);

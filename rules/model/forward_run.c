@@ -1,6 +1,8 @@
 #include "rules/model/forward_run.h"
 
 #include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "kernels/gpu.h"
 
@@ -56,6 +58,32 @@ void lq_forward_run_hold(const struct lq_forward_run *forward_run, const char *o
     }
 }
 
+_Static_assert(sizeof(((struct lq_digest *)NULL)->bytes) == LQ_EXPECTED_KEY_BYTES,
+               "what is expected is known by its digest");
+
+void lq_forward_run_expect(const struct lq_forward_run *forward_run,
+                           const struct lq_hparams *hparams)
+{
+    struct lq_device *device = forward_run->device;
+    const struct lq_run_expected *list = NULL;
+    struct lq_expected *expected = NULL;
+    size_t count = lq_run_expected(forward_run->run, &list);
+    if (device->ops->expect == NULL || hparams->expert_count != 0) {
+        return;
+    }
+    expected = calloc(count + 1, sizeof *expected);
+    if (expected == NULL) {
+        return; /* only slower */
+    }
+    for (size_t i = 0; i < count; i++) {
+        expected[i].bytes = list[i].data;
+        expected[i].size_bytes = (size_t)list[i].size_bytes;
+        memcpy(expected[i].key, list[i].digest.bytes, sizeof expected[i].key);
+    }
+    device->ops->expect(device, expected, count);
+    free(expected);
+}
+
 void lq_forward_run_close(struct lq_forward_run *forward_run)
 {
     /* A model has many layers, and each is a step: the same sentence once is enough. */
@@ -63,6 +91,9 @@ void lq_forward_run_close(struct lq_forward_run *forward_run)
     struct lq_device *device = forward_run->device;
     if (device == NULL) {
         return;
+    }
+    if (device->ops->settle != NULL) {
+        device->ops->settle(device);
     }
     const char *notice = device->ops->notice(device);
     if (notice != NULL && !atomic_flag_test_and_set(&said)) {

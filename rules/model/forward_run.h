@@ -22,6 +22,10 @@ enum lq_status lq_forward_run_open(struct lq_forward_run *out, struct lq_run *ru
                                    struct lq_error *err);
 /* A transient output stays in memory when a GPU computes it (lq_run_hold). */
 void lq_forward_run_hold(const struct lq_forward_run *forward_run, const char *output);
+/* What the steps behind this one will read begins to come to the device: when the weights of this
+ * one are there. Not for mixtures, whose experts are read when a token goes to them. */
+void lq_forward_run_expect(const struct lq_forward_run *forward_run,
+                           const struct lq_hparams *hparams);
 /* Passes on what the device has to say to the user, once per process, and gives it back. */
 void lq_forward_run_close(struct lq_forward_run *forward_run);
 struct lq_forward_env lq_forward_run_env(const struct lq_forward_run *forward_run,

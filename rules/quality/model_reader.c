@@ -199,9 +199,17 @@ static enum lq_status get_matrix(void *user, const char *name, uint64_t matrix,
     return read_tensor(reader, *tensor, matrix * size_bytes, size_bytes, data, err);
 }
 
+static bool get_digest(void *user, const char *name, struct lq_digest *digest)
+{
+    const struct lq_model_reader *reader = user;
+    size_t number = 0;
+    return reader->part != NULL && find_part(reader->part, name, &number, NULL) == LQ_OK &&
+           lq_run_input_digest(reader->run, reader->part->inputs[number], digest);
+}
+
 struct lq_weight_source lq_model_reader_weights(struct lq_model_reader *reader)
 {
-    struct lq_weight_source source = {get_weight, reader, get_matrix};
+    struct lq_weight_source source = {get_weight, reader, get_matrix, get_digest};
     return source;
 }
 

@@ -35,6 +35,7 @@ struct layer_run {
     struct lq_hidden_shape in;
     struct lq_hidden_shape out;
     struct lq_forward *forward;
+    const struct lq_forward_run *forward_run;
     bool is_last;
     float *hidden; /* one batch */
     /* States that are on the device; or NULL. */
@@ -159,6 +160,9 @@ static enum lq_status stream_samples(struct layer_run *self, struct lq_error *er
         return lq_error_nomem(err, "hidden states");
     }
     enum lq_status status = lq_forward_load_layer(self->forward, self->state->layer, err);
+    if (status == LQ_OK) {
+        lq_forward_run_expect(self->forward_run, &self->reader.hparams);
+    }
     if (status == LQ_OK && self->to == NULL) {
         status = lq_hidden_begin(self->run, "hidden", &self->out, err);
     }
@@ -182,8 +186,8 @@ static void hold_states(struct layer_run *self, struct lq_forward_run *forward_r
 
 static enum lq_status run_layer(struct lq_run *run, struct lq_error *err)
 {
-    struct layer_run self = {.run = run, .state = lq_run_state(run)};
     struct lq_forward_run forward_run = {0};
+    struct layer_run self = {.run = run, .state = lq_run_state(run), .forward_run = &forward_run};
     enum lq_status status =
         lq_model_reader_open_part(&self.reader, run, "", &self.state->part, err);
     self.is_last = self.state->layer + 1 == self.state->part.hparams.layer_count;
