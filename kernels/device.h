@@ -92,6 +92,15 @@ struct lq_expected {
     size_t size_bytes;
 };
 
+/* What a model predicts for a token next to what the original does; q and p are their
+ * probabilities. */
+struct lq_logits_difference {
+    double kld;          /* sum p ln(p / q) */
+    double nll;          /* -ln q of the target */
+    double nll_original; /* -ln p of it */
+    double same_top;     /* 1 when the first of the largest logits is the same, else 0 */
+};
+
 /* How a weight's gradient g becomes a score of it: |g w|, or (g w)^2 with g^2 for its column. */
 struct lq_score_shape {
     size_t rows;
@@ -180,6 +189,13 @@ struct lq_device_ops {
      * in double. Targets are below cols. A row with a NaN gives NaN. */
     void (*cross_entropy)(struct lq_device *device, const float *logits, const int32_t *targets,
                           size_t rows, size_t cols, double *nll);
+
+    /* out[r] from both models' logits, exponentials in float, sums and logarithms in double;
+     * targets are below cols. A row with a NaN gives NaN. NULL: who wants it downloads the logits.
+     */
+    void (*compare_logits)(struct lq_device *device, const float *original, const float *logits,
+                           const int32_t *targets, size_t rows, size_t cols,
+                           struct lq_logits_difference *out);
 
     /* Mixtures of experts. */
 

@@ -229,6 +229,17 @@ static void gpu_cross_entropy_back(struct lq_device *device, float *logits, cons
     lq_gpu_run(gpu, LQ_GPU_OP_ENTROPY_BACK, &op, lq_gpu_blocks_of(&op.shape));
 }
 
+static void gpu_compare_logits(struct lq_device *device, const float *original, const float *logits,
+                               const int32_t *targets, size_t rows, size_t cols,
+                               struct lq_logits_difference *out)
+{
+    struct lq_gpu_device *gpu = lq_gpu_of(device);
+    const struct lq_gpu_difference op = {lq_gpu_shape_of(gpu, rows, cols), original, logits,
+                                         targets, out};
+    lq_gpu_written(gpu, out, rows * sizeof *out);
+    lq_gpu_run(gpu, LQ_GPU_OP_DIFFERENCE, &op, lq_gpu_blocks_of(&op.shape));
+}
+
 /* ---- life ---- */
 
 /* Devices that were destroyed in good order. */
@@ -340,6 +351,7 @@ static const struct lq_device_ops gpu_ops = {
     .add = gpu_add,
     .add_squares = gpu_add_squares,
     .cross_entropy = gpu_cross_entropy,
+    .compare_logits = gpu_compare_logits,
     .route = lq_gpu_route,
     .gather_rows = lq_gpu_gather_rows,
     .combine_rows = lq_gpu_combine_rows,

@@ -27,6 +27,7 @@
     X(COLUMNS, columns)                                                                            \
     X(ENTROPY, entropy)                                                                            \
     X(ENTROPY_BACK, entropy_back)                                                                  \
+    X(DIFFERENCE, difference)                                                                      \
     X(CHOOSE, choose)                                                                              \
     X(PLACE, place)                                                                                \
     X(GATHER, gather)                                                                              \
@@ -37,6 +38,8 @@
     X(SOFTMAX, softmax)                                                                            \
     X(SPREAD, spread)                                                                              \
     X(JOIN, join)
+
+struct lq_logits_difference;
 
 enum lq_gpu_operation {
 #define LQ_GPU_OPERATION(upper, lower) LQ_GPU_OP_##upper,
@@ -179,6 +182,14 @@ struct lq_gpu_entropy_back {
     const int32_t *targets;
     float scale;
     float cap;
+};
+
+struct lq_gpu_difference {
+    struct lq_gpu_shape shape;
+    const float *original;
+    const float *logits;
+    const int32_t *targets;
+    struct lq_logits_difference *out; /* of device.h */
 };
 
 /* The experts of a row and their weights; one thread a row. */

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "kernels/device.h"
 #include "kernels/exp_inline.h"
 #include "kernels/gpu_operations.h"
 #include "kernels/gpu_threads.h"
@@ -426,6 +427,95 @@ LQ_DEVICE_FN static inline void lq_gpu_entropy_back_block(const struct lq_gpu_en
             }
             logits[j] = target < 0 ? 0.0f : slope;
         }
+    }
+}
+
+/* places[first of each group] = the first column that has the value in `best`; all of them, when
+ * none has. */
+LQ_DEVICE_FN static inline void lq_gpu_row_place(const struct lq_gpu_shape *shape,
+                                                 const float *logits, size_t block,
+                                                 const float *best, uint32_t *places)
+{
+    LQ_GPU_EACH_THREAD(t)
+    {
+        size_t row = lq_gpu_row_of(shape, block, t);
+        uint32_t lane = lq_gpu_lane_of(shape, t);
+        const float *x = logits + row * shape->cols;
+        uint32_t place = shape->cols;
+        for (uint32_t j = lane; row < shape->rows && place == shape->cols && j < shape->cols;
+             j += shape->lanes) {
+            place = x[j] == best[t - lane] ? j : place;
+        }
+        places[t] = place;
+    }
+    for (unsigned stride = shape->lanes / 2; stride > 0; stride /= 2) {
+        LQ_GPU_EACH_THREAD(t)
+        {
+            if ((t & (shape->lanes - 1)) < stride && places[t + stride] < places[t]) {
+                places[t] = places[t + stride];
+            }
+        }
+    }
+}
+
+/* totals[first of each group] = the sum of e = exp(original - best), sums[...] = that of e times
+ * the difference of both logits. */
+LQ_DEVICE_FN static inline void lq_gpu_row_difference(const struct lq_gpu_difference *op,
+                                                      size_t block, const float *best,
+                                                      double *totals, double *sums)
+{
+    LQ_GPU_EACH_THREAD(t)
+    {
+        size_t row = lq_gpu_row_of(&op->shape, block, t);
+        uint32_t lane = lq_gpu_lane_of(&op->shape, t);
+        const float *p = op->original + row * op->shape.cols;
+        const float *q = op->logits + row * op->shape.cols;
+        double total = 0.0;
+        double sum = 0.0;
+        for (uint32_t j = lane; row < op->shape.rows && j < op->shape.cols; j += op->shape.lanes) {
+            float e = lq_exp_f32(p[j] - best[t - lane]);
+            total += (double)e;
+            sum += (double)e * (double)(p[j] - q[j]);
+        }
+        totals[t] = total;
+        sums[t] = sum;
+    }
+    lq_gpu_sum_lanes(totals, op->shape.lanes);
+    lq_gpu_sum_lanes(sums, op->shape.lanes);
+}
+
+/* With e and its sum t, sum p ln(p / q) = sum e (logit_p - logit_q) / t - (ln of both sums'
+ * difference). */
+LQ_DEVICE_FN static inline void lq_gpu_difference_block(const struct lq_gpu_difference *op,
+                                                        size_t block)
+{
+    LQ_GPU_SHARED float best_p[LQ_GPU_THREADS];
+    LQ_GPU_SHARED float best_q[LQ_GPU_THREADS];
+    LQ_GPU_SHARED uint32_t place_p[LQ_GPU_THREADS];
+    LQ_GPU_SHARED uint32_t place_q[LQ_GPU_THREADS];
+    LQ_GPU_SHARED double totals_p[LQ_GPU_THREADS];
+    LQ_GPU_SHARED double totals_q[LQ_GPU_THREADS];
+    LQ_GPU_SHARED double sums[LQ_GPU_THREADS];
+    lq_gpu_row_max(&op->shape, op->original, block, best_p);
+    lq_gpu_row_max(&op->shape, op->logits, block, best_q);
+    lq_gpu_row_place(&op->shape, op->original, block, best_p, place_p);
+    lq_gpu_row_place(&op->shape, op->logits, block, best_q, place_q);
+    lq_gpu_row_exp_sum(&op->shape, op->logits, block, best_q, totals_q);
+    lq_gpu_row_difference(op, block, best_p, totals_p, sums);
+    LQ_GPU_EACH_THREAD(t)
+    {
+        size_t row = lq_gpu_row_of(&op->shape, block, t);
+        if (row >= op->shape.rows || lq_gpu_lane_of(&op->shape, t) != 0) {
+            continue;
+        }
+        size_t target = row * op->shape.cols + (size_t)op->targets[row];
+        double log_p = (double)best_p[t] + log(totals_p[t]);
+        double log_q = (double)best_q[t] + log(totals_q[t]);
+        struct lq_logits_difference *out = &op->out[row];
+        out->kld = sums[t] / totals_p[t] - (log_p - log_q);
+        out->nll = log_q - (double)op->logits[target];
+        out->nll_original = log_p - (double)op->original[target];
+        out->same_top = place_p[t] == place_q[t] ? 1.0 : 0.0;
     }
 }
 

@@ -9,6 +9,7 @@
  * Exits with 77 where there is no GPU. */
 #include "tests/checkdevice.h"
 
+#include "kernels/exp_inline.h"
 #include "kernels/gpu_device_parts.h"
 #include "tests/checkdevice_bench.h"
 
@@ -268,6 +269,66 @@ static void check_entropy(size_t rows, size_t cols, float cap)
     both_free(&targets);
 }
 
+/* The formula, in one sum after another. */
+static void difference_of(const float *p, const float *q, size_t cols, size_t target,
+                          struct lq_logits_difference *out)
+{
+    size_t top_p = 0;
+    size_t top_q = 0;
+    double total_p = 0.0;
+    double total_q = 0.0;
+    double sum = 0.0;
+    for (size_t j = 1; j < cols; j++) {
+        top_p = p[j] > p[top_p] ? j : top_p;
+        top_q = q[j] > q[top_q] ? j : top_q;
+    }
+    for (size_t j = 0; j < cols; j++) {
+        double e = (double)lq_exp_f32(p[j] - p[top_p]);
+        total_p += e;
+        total_q += (double)lq_exp_f32(q[j] - q[top_q]);
+        sum += e * (double)(p[j] - q[j]);
+    }
+    double log_p = (double)p[top_p] + log(total_p);
+    double log_q = (double)q[top_q] + log(total_q);
+    *out = (struct lq_logits_difference){sum / total_p - (log_p - log_q), log_q - (double)q[target],
+                                         log_p - (double)p[target], top_p == top_q ? 1.0 : 0.0};
+}
+
+static void check_difference(size_t rows, size_t cols)
+{
+    int32_t *chosen = take(rows * sizeof *chosen);
+    struct both original = both_random(rows * cols, 12.0f, false);
+    struct both logits = both_random(rows * cols, 0.5f, false);
+    struct both out = both_poison(rows * sizeof(struct lq_logits_difference));
+    for (size_t i = 0; i < rows * cols; i++) {
+        host_of(&logits)[i] += host_of(&original)[i];
+    }
+    for (size_t r = 0; r < rows; r++) {
+        chosen[r] = (int32_t)(random_bits() % cols);
+        if (cols > 2 && r % 3 == 0) { /* of equal ones the first counts */
+            host_of(&original)[r * cols + cols / 2] = host_of(&original)[r * cols + cols - 1] =
+                13.0f;
+        }
+    }
+    gpu->ops->upload(gpu, original.device, original.host, original.size_bytes);
+    gpu->ops->upload(gpu, logits.device, logits.host, logits.size_bytes);
+    struct both targets = both_of(chosen, rows * sizeof *chosen);
+    for (size_t r = 0; r < rows; r++) {
+        difference_of(host_of(&original) + r * cols, host_of(&logits) + r * cols, cols,
+                      (size_t)chosen[r], (struct lq_logits_difference *)out.host + r);
+    }
+    gpu->ops->compare_logits(gpu, device_of(&original), device_of(&logits), targets.device, rows,
+                             cols, out.device);
+    if (!wants_bits) { /* logarithms again */
+        compare_doubles("compare_logits", shape3(rows, cols, 0), &out, SUM_TOLERANCE);
+    }
+    free(chosen);
+    both_free(&original);
+    both_free(&logits);
+    both_free(&out);
+    both_free(&targets);
+}
+
 /* ---- mixtures ---- */
 
 struct both_route {
@@ -479,6 +540,7 @@ static void check_exact(void)
         check_sums(shapes[i][0], shapes[i][1]);
         check_entropy(shapes[i][0], shapes[i][1], 0.0f);
         check_entropy(shapes[i][0], shapes[i][1], 30.0f);
+        check_difference(shapes[i][0], shapes[i][1]);
     }
     check_rope(6, 3, 2, 8, 3, false);
     check_rope(40, 20, 3, 64, 32, true);

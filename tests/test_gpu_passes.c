@@ -12,6 +12,7 @@
 #include "rules/model/hf_documents.h"
 #include "rules/model/hf_tokenizer.h"
 #include "rules/model/vocab.h"
+#include "rules/quality/divergence.h"
 #include "tests/arch_model.h"
 #include "tests/tiny_llama.h"
 
@@ -344,6 +345,62 @@ Test(gpu_passes, the_shipped_model_agrees_with_the_cpu)
     cr_expect_lt(gradients.worst, GRADIENT_TOLERANCE);
     outcome_free(&expected);
     outcome_free(&got);
+    tiny_close(&tiny);
+}
+
+/* Two models' logits compared where they are, and here after they were fetched: the same but for
+ * the order of sums. */
+Test(gpu_passes, logits_are_compared_on_the_device)
+{
+    enum { ROWS = 70 };
+    static int32_t targets[ROWS];
+    struct lq_divergence_row expected;
+    struct lq_logits_difference got[ROWS];
+    struct tiny_llama tiny;
+    struct lq_forward *forwards[2];
+    tiny_open(&tiny);
+    struct lq_device *device = open_gpu("");
+    const struct model model = {&tiny.hparams, {tiny_get, &tiny}, targets, 1, ROWS};
+    struct lq_forward_env env = env_of(&model, device);
+    size_t width = tiny.hparams.width;
+    size_t vocab = tiny.hparams.vocab_size;
+    float *hidden[2];
+    float *logits[2];
+    for (size_t i = 0; i < 2; i++) {
+        cr_assert_eq(lq_forward_create(&forwards[i], &tiny.hparams, &env, ROWS, &err), LQ_OK, "%s",
+                     err.message);
+        cr_assert_eq(lq_forward_load_output(forwards[i], &err), LQ_OK, "%s", err.message);
+        hidden[i] = malloc(ROWS * width * sizeof(float));
+        logits[i] = malloc(ROWS * vocab * sizeof(float));
+    }
+    for (size_t i = 0; i < ROWS * width; i++) {
+        hidden[0][i] = (float)sin((double)(i * i));
+        hidden[1][i] = hidden[0][i] + 0.1f * (float)cos((double)(3 * i));
+        targets[i / width] = (int32_t)((i * 7) % vocab);
+    }
+    const struct lq_forward_pair pair = {forwards[1], forwards[0], hidden[1], hidden[0]};
+    cr_assert(lq_forward_can_compare(forwards[1]));
+    cr_assert_eq(lq_forward_compare(&pair, targets, ROWS, got, &err), LQ_OK, "%s", err.message);
+    size_t same = 0;
+    for (size_t i = 0; i < 2; i++) {
+        cr_assert_eq(lq_forward_logits(forwards[i], hidden[i], ROWS, logits[i], &err), LQ_OK);
+    }
+    for (size_t r = 0; r < ROWS; r++) {
+        lq_divergence_of_logits(logits[0] + r * vocab, logits[1] + r * vocab, vocab, targets[r],
+                                &expected);
+        cr_expect_float_eq(got[r].kld, expected.kld, 1e-10);
+        cr_expect_float_eq(got[r].nll, expected.nll, 1e-10);
+        cr_expect_float_eq(got[r].nll_original, expected.nll_original, 1e-10);
+        cr_expect_eq(got[r].same_top != 0.0, expected.same_top);
+        same += expected.same_top;
+    }
+    cr_expect(same > 0 && same < ROWS, "%zu of %d have the same top", same, ROWS);
+    for (size_t i = 0; i < 2; i++) {
+        lq_forward_destroy(forwards[i]);
+        free(hidden[i]);
+        free(logits[i]);
+    }
+    device->ops->destroy(device);
     tiny_close(&tiny);
 }
 

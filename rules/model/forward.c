@@ -274,8 +274,8 @@ void lq_forward_give_layer(struct lq_forward *forward)
 
 void lq_forward_give_output(struct lq_forward *forward)
 {
-    void *const all[] = {forward->output_norm, forward->output, forward->logits, forward->targets,
-                         forward->nll};
+    void *const all[] = {forward->output_norm, forward->output, forward->logits,
+                         forward->targets,     forward->nll,    forward->differences};
     for (size_t i = 0; i < LQ_COUNT_OF(all); i++) {
         lq_forward_give(forward, all[i]);
     }
@@ -284,6 +284,7 @@ void lq_forward_give_output(struct lq_forward *forward)
     forward->logits = NULL;
     forward->targets = NULL;
     forward->nll = NULL;
+    forward->differences = NULL;
 }
 
 void lq_forward_destroy(struct lq_forward *forward)

@@ -118,6 +118,19 @@ enum lq_status lq_forward_load_output(struct lq_forward *forward, struct lq_erro
 enum lq_status lq_forward_score(struct lq_forward *forward, const float *hidden,
                                 const int32_t *targets, size_t row_count, double *nll,
                                 struct lq_error *err);
+/* A model beside the one that it was made of: the same vocabulary, outputs loaded, one device,
+ * which can compare. Rows of hidden states of both. */
+struct lq_forward_pair {
+    struct lq_forward *forward;
+    struct lq_forward *original;
+    const float *hidden;
+    const float *original_hidden;
+};
+bool lq_forward_can_compare(const struct lq_forward *forward);
+/* Any number of rows; both models' logits stay on the device. Overwrites nothing. */
+enum lq_status lq_forward_compare(const struct lq_forward_pair *pair, const int32_t *targets,
+                                  size_t row_count, struct lq_logits_difference *out,
+                                  struct lq_error *err);
 /* Logits of rows, for tests and tools: logits[row_count x vocab_size]. */
 enum lq_status lq_forward_logits(struct lq_forward *forward, const float *hidden, size_t row_count,
                                  float *logits, struct lq_error *err);

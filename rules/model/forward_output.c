@@ -1,5 +1,10 @@
 #include "rules/model/forward_parts.h"
 
+bool lq_forward_can_compare(const struct lq_forward *forward)
+{
+    return forward->ops->compare_logits != NULL;
+}
+
 enum lq_status lq_forward_load_output(struct lq_forward *forward, struct lq_error *err)
 {
     const struct lq_hparams *hparams = &forward->hparams;
@@ -11,6 +16,10 @@ enum lq_status lq_forward_load_output(struct lq_forward *forward, struct lq_erro
     forward->logits = lq_forward_take(forward, vocab * forward->logit_rows, sizeof(float));
     forward->targets = lq_forward_take(forward, forward->logit_rows, sizeof(int32_t));
     forward->nll = lq_forward_take(forward, forward->logit_rows, sizeof(double));
+    if (lq_forward_can_compare(forward)) {
+        forward->differences =
+            lq_forward_take(forward, forward->logit_rows, sizeof *forward->differences);
+    }
     enum lq_status status = lq_forward_check_device(forward, err);
     if (status == LQ_OK) {
         status = lq_forward_load_weight(forward, "output_norm.weight", hparams->width, 1,
@@ -73,6 +82,38 @@ enum lq_status lq_forward_score(struct lq_forward *forward, const float *hidden,
         ops->cross_entropy(forward->device, forward->logits, forward->targets, rows,
                            forward->hparams.vocab_size, forward->nll);
         ops->download(forward->device, nll + row, forward->nll, rows * sizeof(double));
+        status = lq_forward_check_device(forward, err);
+        if (status != LQ_OK) {
+            return status;
+        }
+    }
+    return LQ_OK;
+}
+
+enum lq_status lq_forward_compare(const struct lq_forward_pair *pair, const int32_t *targets,
+                                  size_t row_count, struct lq_logits_difference *out,
+                                  struct lq_error *err)
+{
+    struct lq_forward *forward = pair->forward;
+    struct lq_forward *original = pair->original;
+    const struct lq_device_ops *ops = forward->ops;
+    size_t tile =
+        forward->logit_rows < original->logit_rows ? forward->logit_rows : original->logit_rows;
+    for (size_t row = 0; row < row_count; row += tile) {
+        size_t rows = row_count - row < tile ? row_count - row : tile;
+        enum lq_status status = lq_forward_make_logits(
+            original, pair->original_hidden + row * original->hparams.width, rows, err);
+        if (status == LQ_OK) {
+            status = lq_forward_make_logits(forward, pair->hidden + row * forward->hparams.width,
+                                            rows, err);
+        }
+        if (status != LQ_OK) {
+            return status;
+        }
+        ops->upload(forward->device, forward->targets, targets + row, rows * sizeof(int32_t));
+        ops->compare_logits(forward->device, original->logits, forward->logits, forward->targets,
+                            rows, forward->hparams.vocab_size, forward->differences);
+        ops->download(forward->device, out + row, forward->differences, rows * sizeof *out);
         status = lq_forward_check_device(forward, err);
         if (status != LQ_OK) {
             return status;

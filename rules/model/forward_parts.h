@@ -43,11 +43,12 @@ struct lq_forward {
     float *logits;
     int32_t *targets;
     double *nll;
-    double *sums[LQ_LAYER_INPUT_COUNT]; /* [matrices x columns] */
-    float *rope;                        /* positions of layers that see all keys */
-    float *rope_windowed;               /* and of windowed ones; may be the same */
-    float *x;                           /* only where the host's memory is not the device's */
-    double *columns;                    /* likewise: sums that tell whether all values are finite */
+    struct lq_logits_difference *differences; /* where the device can compare logits */
+    double *sums[LQ_LAYER_INPUT_COUNT];       /* [matrices x columns] */
+    float *rope;                              /* positions of layers that see all keys */
+    float *rope_windowed;                     /* and of windowed ones; may be the same */
+    float *x;                                 /* only where the host's memory is not the device's */
+    double *columns; /* likewise: sums that tell whether all values are finite */
     float *normed;
     float *q;
     float *k;

@@ -232,10 +232,31 @@ static enum lq_status compare_read(void *user, size_t first_sample, size_t sampl
                : status;
 }
 
-static enum lq_status compare_score(void *user, size_t first_row, size_t rows, const float *hidden,
-                                    const int32_t *targets, double *nll, struct lq_error *err)
+/* On the device, where logits of both can stay. */
+static enum lq_status compare_there(struct comparison *self, size_t first_row, size_t rows,
+                                    const float *hidden, const int32_t *targets,
+                                    struct lq_error *err)
 {
-    struct comparison *self = user;
+    const struct lq_forward_pair pair = {self->end.forward, self->original.forward, hidden,
+                                         self->original_hidden};
+    struct lq_logits_difference *all = calloc(rows, sizeof *all);
+    enum lq_status status = all == NULL ? lq_error_nomem(err, "a comparison of models")
+                                        : lq_forward_compare(&pair, targets, rows, all, err);
+    for (size_t r = 0; status == LQ_OK && r < rows; r++) {
+        self->rows[first_row + r] = (struct lq_divergence_row){.kld = all[r].kld,
+                                                               .nll = all[r].nll,
+                                                               .nll_original = all[r].nll_original,
+                                                               .same_top = all[r].same_top != 0.0};
+    }
+    free(all);
+    return status;
+}
+
+/* Here, from logits that are fetched. */
+static enum lq_status compare_here(struct comparison *self, size_t first_row, size_t rows,
+                                   const float *hidden, const int32_t *targets,
+                                   struct lq_error *err)
+{
     enum lq_status status = LQ_OK;
     for (size_t r = 0; status == LQ_OK && r < rows; r += self->tile_rows) {
         size_t count = rows - r < self->tile_rows ? rows - r : self->tile_rows;
@@ -253,6 +274,16 @@ static enum lq_status compare_score(void *user, size_t first_row, size_t rows, c
             lq_pool_for(lq_run_pool(self->run), count, compare_row, &tile);
         }
     }
+    return status;
+}
+
+static enum lq_status compare_score(void *user, size_t first_row, size_t rows, const float *hidden,
+                                    const int32_t *targets, double *nll, struct lq_error *err)
+{
+    struct comparison *self = user;
+    bool there = !self->has_file && lq_forward_can_compare(self->end.forward);
+    enum lq_status status =
+        (there ? compare_there : compare_here)(self, first_row, rows, hidden, targets, err);
     for (size_t r = 0; status == LQ_OK && r < rows; r++) {
         /* The divergence takes both models' logits, the likelihood one's. */
         const struct lq_divergence_row *row = &self->rows[first_row + r];
