@@ -372,7 +372,7 @@ static bool was_checked(struct lq_build *build, const struct lq_digest *digest)
     return found;
 }
 
-static void note_checked(struct lq_build *build, const struct lq_digest *digest)
+void lq_run_note_checked(struct lq_build *build, const struct lq_digest *digest)
 {
     (void)pthread_mutex_lock(&build->mutex);
     build->checked[build->checked_count++ % LQ_BUILD_CHECKED_MAX] = *digest;
@@ -394,7 +394,7 @@ static enum lq_status open_reader(struct lq_run *run, struct lq_run_input *input
         run->lost = true;
         status = lq_error_set(err, LQ_ECACHE, "input '%s' is no longer in the cache", input->name);
     } else if (status == LQ_OK && is_big && !is_known) {
-        note_checked(run->build, &input->digest);
+        lq_run_note_checked(run->build, &input->digest);
     }
     return status;
 }

@@ -215,6 +215,10 @@ enum lq_status lq_run_end_commits(struct lq_run *run, struct lq_error *err)
         struct lq_blob_writer *writer = run->outputs[i].writer;
         run->outputs[i].writer = NULL;
         status = writer == NULL ? LQ_OK : lq_blob_commit_end(writer, err);
+        /* It was hashed on its way, and is read once more at most. */
+        if (writer != NULL && status == LQ_OK && run->task->outputs[i].transient) {
+            lq_run_note_checked(run->build, &run->task->outputs[i].digest);
+        }
     }
     return status;
 }

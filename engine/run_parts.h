@@ -61,6 +61,8 @@ struct lq_run_input *lq_run_find_input(const struct lq_run *run, const char *nam
 void lq_run_forget_output(struct lq_run_output *output);
 /* Begins to publish what is not held, and names all. `seconds`: of the run. */
 enum lq_status lq_run_commit_outputs(struct lq_run *run, double seconds, struct lq_error *err);
+/* The content of a blob has been found to be its digest's: this build need not look again. */
+void lq_run_note_checked(struct lq_build *build, const struct lq_digest *digest);
 /* When the record that names them is put. */
 enum lq_status lq_run_end_commits(struct lq_run *run, struct lq_error *err);
 
