@@ -5,6 +5,7 @@
 
 #include "engine/base/limits.h"
 #include "rules/format/imatrix.h"
+#include "rules/model/batch_flow.h"
 #include "rules/model/calibrate_parts.h"
 #include "rules/model/device_states.h"
 #include "rules/model/forward_run.h"
@@ -16,7 +17,6 @@ struct layer_run {
     struct lq_calibrate_io io;
     bool is_first;
     bool inputs_only;
-    float *hidden; /* one batch */
     struct lq_forward *forward;
     const struct lq_forward_run *forward_run;
     /* States that are on the device; or NULL. */
@@ -24,28 +24,40 @@ struct layer_run {
     struct lq_device_states *out;
 };
 
-static enum lq_status run_batch(struct layer_run *layer_run, size_t sample, size_t count,
+static enum lq_status read_batch(void *user, size_t sample, size_t count, float *hidden,
+                                 struct lq_error *err)
+{
+    struct layer_run *layer_run = user;
+    return lq_calibrate_read_rows(&layer_run->io, "hidden", sample, count, hidden, err);
+}
+
+static enum lq_status write_batch(void *user, size_t sample, size_t count, float *hidden,
+                                  struct lq_error *err)
+{
+    struct layer_run *layer_run = user;
+    (void)sample;
+    return lq_calibrate_write_rows(&layer_run->io, "hidden", hidden,
+                                   count * layer_run->io.sequence_length, err);
+}
+
+static enum lq_status run_batch(void *user, size_t sample, size_t count, float *hidden,
                                 struct lq_error *err)
 {
+    struct layer_run *layer_run = user;
     struct lq_calibrate_io *io = &layer_run->io;
     size_t first_row = sample * io->sequence_length;
     size_t rows = count * io->sequence_length;
-    const struct lq_forward_place place = {.host = layer_run->hidden,
+    const struct lq_forward_place place = {.host = hidden,
                                            .from = lq_device_states_at(layer_run->in, sample),
                                            .to = lq_device_states_at(layer_run->out, sample)};
     enum lq_status status = LQ_OK;
     if (layer_run->is_first) {
-        status = lq_forward_embed(layer_run->forward, io->tokens.tokens + first_row, rows,
-                                  layer_run->hidden, err);
-    } else if (layer_run->in == NULL) {
-        status = lq_calibrate_read_rows(io, "hidden", sample, count, layer_run->hidden, err);
+        status =
+            lq_forward_embed(layer_run->forward, io->tokens.tokens + first_row, rows, hidden, err);
     }
     if (status == LQ_OK) {
         status = lq_forward_layer_at(layer_run->forward, &place, count, true,
                                      layer_run->inputs_only, err);
-    }
-    if (status == LQ_OK && !layer_run->inputs_only && layer_run->out == NULL) {
-        status = lq_calibrate_write_rows(io, "hidden", layer_run->hidden, rows, err);
     }
     lq_run_progress(io->run, first_row + rows, (uint64_t)io->sample_count * io->sequence_length,
                     "tokens");
@@ -81,22 +93,25 @@ static enum lq_status write_stats(struct layer_run *layer_run, struct lq_error *
 static enum lq_status stream_samples(struct layer_run *layer_run, struct lq_error *err)
 {
     struct lq_calibrate_io *io = &layer_run->io;
-    size_t batch = lq_forward_batch_samples(layer_run->forward);
-    size_t rows = batch * io->sequence_length;
-    layer_run->hidden = calloc(rows, io->layer->hparams.width * sizeof(float));
-    if (layer_run->hidden == NULL) {
-        return lq_error_nomem(err, "hidden states");
-    }
+    bool writes = !layer_run->inputs_only && layer_run->out == NULL;
+    const struct lq_batch_flow flow = {
+        .pool = lq_run_pool(io->run),
+        .sample_count = io->sample_count,
+        .batch_samples = lq_forward_batch_samples(layer_run->forward),
+        .sample_values = (size_t)io->sequence_length * io->layer->hparams.width,
+        .read = layer_run->is_first || layer_run->in != NULL ? NULL : read_batch,
+        .compute = run_batch,
+        .write = writes ? write_batch : NULL,
+        .user = layer_run};
     enum lq_status status = lq_forward_load_layer(layer_run->forward, io->layer->layer, err);
     if (status == LQ_OK) {
         lq_forward_run_expect(layer_run->forward_run, &io->layer->hparams);
     }
-    if (status == LQ_OK && !layer_run->inputs_only && layer_run->out == NULL) {
+    if (status == LQ_OK && writes) {
         status = lq_calibrate_write_header(io, "hidden", err);
     }
-    for (size_t s = 0; status == LQ_OK && s < io->sample_count; s += batch) {
-        size_t left = io->sample_count - s;
-        status = run_batch(layer_run, s, left < batch ? left : batch, err);
+    if (status == LQ_OK) {
+        status = lq_batch_flow_run(&flow, err);
     }
     return status == LQ_OK ? write_stats(layer_run, err) : status;
 }
@@ -133,7 +148,6 @@ enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
     }
     lq_forward_destroy(layer_run.forward);
     lq_forward_run_close(&forward_run);
-    free(layer_run.hidden);
     return status;
 }
 

@@ -6,6 +6,7 @@
 
 #include "engine/base/compiler.h"
 #include "engine/base/limits.h"
+#include "rules/model/batch_flow.h"
 #include "rules/model/device_states.h"
 #include "rules/quality/perplexity.h"
 
@@ -37,7 +38,6 @@ struct layer_run {
     struct lq_forward *forward;
     const struct lq_forward_run *forward_run;
     bool is_last;
-    float *hidden; /* one batch */
     /* States that are on the device; or NULL. */
     struct lq_device_states *from;
     struct lq_device_states *to;
@@ -83,17 +83,16 @@ static enum lq_status open_states(struct layer_run *self, struct lq_error *err)
 }
 
 /* A row of the batch that begins with `sample` comes to its place in `hidden`. */
-static enum lq_status fetch_row(struct layer_run *self, size_t sample, size_t row,
+static enum lq_status fetch_row(struct layer_run *self, size_t sample, size_t row, float *hidden,
                                 struct lq_error *err)
 {
     const float *rows = lq_device_states_at(self->to, sample);
     size_t at = row * self->in.width;
-    return rows == NULL ? LQ_OK
-                        : lq_forward_fetch(self->forward, rows + at, 1, self->hidden + at, err);
+    return rows == NULL ? LQ_OK : lq_forward_fetch(self->forward, rows + at, 1, hidden + at, err);
 }
 
 /* Every stride-th of the scored rows of the first samples, as far as they are in this batch. */
-static enum lq_status write_kept(struct layer_run *self, size_t sample, size_t count,
+static enum lq_status write_kept(struct layer_run *self, size_t sample, size_t count, float *hidden,
                                  struct lq_error *err)
 {
     size_t width = self->in.width;
@@ -110,29 +109,44 @@ static enum lq_status write_kept(struct layer_run *self, size_t sample, size_t c
         size_t from = i / scored;
         if (from >= sample && from < sample + count) {
             size_t row = (from - sample) * sequence + unscored + i % scored;
-            status = fetch_row(self, sample, row, err);
+            status = fetch_row(self, sample, row, hidden, err);
             if (status == LQ_OK) {
-                status = lq_run_write(self->run, "kept", self->hidden + row * width,
-                                      width * sizeof *self->hidden, err);
+                status = lq_run_write(self->run, "kept", hidden + row * width,
+                                      width * sizeof *hidden, err);
             }
         }
     }
     return status;
 }
 
-static enum lq_status pass_batch(struct layer_run *self, size_t sample, size_t count,
+static enum lq_status read_batch(void *user, size_t sample, size_t count, float *hidden,
                                  struct lq_error *err)
 {
+    struct layer_run *self = user;
+    return lq_hidden_read(self->run, "hidden", &self->in, sample, count, hidden, err);
+}
+
+static enum lq_status write_batch(void *user, size_t sample, size_t count, float *hidden,
+                                  struct lq_error *err)
+{
+    struct layer_run *self = user;
+    (void)sample;
+    return lq_hidden_write(self->run, "hidden", &self->out, hidden,
+                           count * self->out.sequence_length, err);
+}
+
+static enum lq_status pass_batch(void *user, size_t sample, size_t count, float *hidden,
+                                 struct lq_error *err)
+{
+    struct layer_run *self = user;
     size_t sequence = self->in.sequence_length;
-    const struct lq_forward_place place = {.host = self->hidden,
+    const struct lq_forward_place place = {.host = hidden,
                                            .from = lq_device_states_at(self->from, sample),
                                            .to = lq_device_states_at(self->to, sample)};
     enum lq_status status = LQ_OK;
     if (self->state->layer == 0) {
         status = lq_forward_embed(self->forward, self->tokens.tokens + sample * sequence,
-                                  count * sequence, self->hidden, err);
-    } else if (self->from == NULL) {
-        status = lq_hidden_read(self->run, "hidden", &self->in, sample, count, self->hidden, err);
+                                  count * sequence, hidden, err);
     }
     if (status == LQ_OK) {
         status = self->is_last
@@ -141,11 +155,7 @@ static enum lq_status pass_batch(struct layer_run *self, size_t sample, size_t c
                      : lq_forward_layer_at(self->forward, &place, count, false, false, err);
     }
     if (status == LQ_OK) {
-        status = write_kept(self, sample, count, err);
-    }
-    if (status == LQ_OK && self->to == NULL) {
-        status = lq_hidden_write(self->run, "hidden", &self->out, self->hidden,
-                                 count * self->out.sequence_length, err);
+        status = write_kept(self, sample, count, hidden, err);
     }
     lq_run_progress(self->run, (sample + count) * sequence,
                     (uint64_t)self->in.sample_count * sequence, "tokens");
@@ -154,11 +164,15 @@ static enum lq_status pass_batch(struct layer_run *self, size_t sample, size_t c
 
 static enum lq_status stream_samples(struct layer_run *self, struct lq_error *err)
 {
-    size_t batch = lq_forward_batch_samples(self->forward);
-    self->hidden = calloc(batch * self->in.sequence_length, self->in.width * sizeof(float));
-    if (self->hidden == NULL) {
-        return lq_error_nomem(err, "hidden states");
-    }
+    const struct lq_batch_flow flow = {
+        .pool = lq_run_pool(self->run),
+        .sample_count = self->in.sample_count,
+        .batch_samples = lq_forward_batch_samples(self->forward),
+        .sample_values = (size_t)self->in.sequence_length * self->in.width,
+        .read = self->state->layer == 0 || self->from != NULL ? NULL : read_batch,
+        .compute = pass_batch,
+        .write = self->to == NULL ? write_batch : NULL,
+        .user = self};
     enum lq_status status = lq_forward_load_layer(self->forward, self->state->layer, err);
     if (status == LQ_OK) {
         lq_forward_run_expect(self->forward_run, &self->reader.hparams);
@@ -166,11 +180,7 @@ static enum lq_status stream_samples(struct layer_run *self, struct lq_error *er
     if (status == LQ_OK && self->to == NULL) {
         status = lq_hidden_begin(self->run, "hidden", &self->out, err);
     }
-    for (size_t s = 0; status == LQ_OK && s < self->in.sample_count; s += batch) {
-        size_t left = self->in.sample_count - s;
-        status = pass_batch(self, s, left < batch ? left : batch, err);
-    }
-    return status;
+    return status == LQ_OK ? lq_batch_flow_run(&flow, err) : status;
 }
 
 /* What goes out stays on the device or in memory where it can; behind the last layer it is a part
@@ -211,7 +221,6 @@ static enum lq_status run_layer(struct lq_run *run, struct lq_error *err)
     lq_forward_destroy(self.forward);
     lq_forward_run_close(&forward_run);
     lq_model_reader_close(&self.reader);
-    free(self.hidden);
     return status == LQ_OK || status == LQ_ECANCELLED
                ? status
                : lq_error_prefix(err, "model '%s'", self.state->model);
