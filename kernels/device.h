@@ -156,6 +156,10 @@ struct lq_device_ops {
     void (*arrange)(const struct lq_device *device, const float *from, float *to, size_t rows,
                     size_t cols);
     size_t arrange_rows;
+    /* matmul_group of two products of the same shape whose b lie as `arrange` left them, then
+     * silu_mul or gelu_mul of what they give. NULL: those do it. */
+    void (*product_gate)(struct lq_device *device, const float *a, size_t rows, size_t in_cols,
+                         const struct lq_product *products, bool gelu);
     /* out = x / sqrt(mean(x^2) + eps) * weight, row by row; out may be x. */
     void (*rms_norm)(struct lq_device *device, const float *x, const float *weight, float *out,
                      size_t rows, size_t cols, float eps);
@@ -189,6 +193,11 @@ struct lq_device_ops {
      * in double. Targets are below cols. A row with a NaN gives NaN. */
     void (*cross_entropy)(struct lq_device *device, const float *logits, const int32_t *targets,
                           size_t rows, size_t cols, double *nll);
+    /* cross_entropy of soft_cap (cap 0: none) of a product whose b lies as `arrange` left it,
+     * without logits that are whole anywhere; its c is not used. NULL: those three do it. */
+    void (*product_entropy)(struct lq_device *device, const float *a, size_t rows, size_t in_cols,
+                            const struct lq_product *product, float cap, const int32_t *targets,
+                            double *nll);
 
     /* out[r] from both models' logits, exponentials in float, sums and logarithms in double;
      * targets are below cols. A row with a NaN gives NaN. NULL: who wants it downloads the logits.

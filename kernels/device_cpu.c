@@ -15,13 +15,12 @@ enum {
     ROW_GROUP = 16,         /* rows of a norm, rotation or entropy task */
     ELEM_GROUP = 16 * 1024, /* elements of an elementwise task */
     SQUARE_COLS = 64,       /* columns of a sum-of-squares task */
-    QUERY_TILE = 64,        /* rows of a tile of scores */
-    KEY_TILE = 256,         /* columns of a tile of scores */
     ALIGNMENT_BYTES = 64,
     HUGE_PAGE_BYTES = 2 * 1024 * 1024,
-    SPARE_BYTES_MIN = 2 * HUGE_PAGE_BYTES, /* smaller blocks are left to malloc */
-    SPARE_BYTES_MAX = 256 * 1024 * 1024,   /* kept in all */
-    SPARE_BLOCKS_MAX = 32,
+    HUGE_BYTES_MIN = 2 * HUGE_PAGE_BYTES, /* smaller blocks are not put into huge pages */
+    SPARE_BYTES_MIN = 1024 * 1024,        /* smaller blocks are left to malloc */
+    SPARE_BYTES_MAX = 256 * 1024 * 1024,  /* kept in all */
+    SPARE_BLOCKS_MAX = 64,
 };
 
 struct tiles {
@@ -89,17 +88,23 @@ static struct {
     size_t size_bytes;
 } spare = {.mutex = PTHREAD_MUTEX_INITIALIZER};
 
+/* The smallest block that is large enough, and not much too large. */
 static void *take_spare(size_t size_bytes)
 {
     void *found = NULL;
+    size_t best = SIZE_MAX;
     (void)pthread_mutex_lock(&spare.mutex);
-    for (size_t i = 0; i < spare.count && found == NULL; i++) {
+    for (size_t i = 0; i < spare.count; i++) {
         size_t usable = malloc_usable_size(spare.blocks[i]);
-        if (usable >= size_bytes && usable - size_bytes < HUGE_PAGE_BYTES) {
-            found = spare.blocks[i];
-            spare.blocks[i] = spare.blocks[--spare.count];
-            spare.size_bytes -= usable;
+        bool fits = usable >= size_bytes && usable - size_bytes < HUGE_PAGE_BYTES;
+        if (fits && (best == SIZE_MAX || usable < malloc_usable_size(spare.blocks[best]))) {
+            best = i;
         }
+    }
+    if (best != SIZE_MAX) {
+        found = spare.blocks[best];
+        spare.size_bytes -= malloc_usable_size(found);
+        spare.blocks[best] = spare.blocks[--spare.count];
     }
     (void)pthread_mutex_unlock(&spare.mutex);
     return found;
@@ -107,7 +112,7 @@ static void *take_spare(size_t size_bytes)
 
 void *lq_cpu_take_memory(size_t size_bytes)
 {
-    size_t alignment = size_bytes < SPARE_BYTES_MIN ? ALIGNMENT_BYTES : HUGE_PAGE_BYTES;
+    size_t alignment = size_bytes < HUGE_BYTES_MIN ? ALIGNMENT_BYTES : HUGE_PAGE_BYTES;
     if (size_bytes > SIZE_MAX - alignment) {
         return NULL;
     }
@@ -264,161 +269,6 @@ static void cpu_rope(struct lq_device *device, float *x, const float *table, siz
     lq_cpu_run_tiles(lq_cpu_of(device), lq_divide_up(rows, ROW_GROUP), rope_tile, &job);
 }
 
-/* ---- attention ---- */
-
-struct attention_job {
-    const struct lq_cpu_device *cpu;
-    const float *q;
-    const float *k;
-    const float *v;
-    float *out;
-    struct lq_attention_shape shape;
-    size_t query_tiles;
-    float scale;
-};
-
-/* What one task works on: rows [query, query + query_count) of one head of one sample. The running
- * maximum and sum of each row make the softmax exact over any number of key tiles (Milakov and
- * Gimelshein, "Online normalizer calculation for softmax", 2018). */
-struct attention_tile {
-    size_t query;
-    size_t query_count;
-    size_t first_key; /* where the tiles of keys begin */
-    const float *q;
-    const float *k;
-    const float *v;
-    float *out;
-    size_t q_stride;
-    size_t kv_stride;
-    float max[QUERY_TILE];
-    float sum[QUERY_TILE];
-    float scores[QUERY_TILE * KEY_TILE];
-};
-
-/* Turns the scores of row `i` against keys [key, key + key_count) into weights and rescales what
- * the row has gathered so far. Keys after the query, and before its window, get weight zero. */
-static void softmax_row(const struct attention_job *job, struct attention_tile *tile, size_t i,
-                        size_t key, size_t key_count)
-{
-    const struct lq_device_rows *fn = job->cpu->rows;
-    float *scores = tile->scores + i * KEY_TILE;
-    size_t end = tile->query + i + 1; /* keys [start, end) are visible */
-    size_t window = job->shape.window;
-    size_t start = window != 0 && end > window ? end - window : 0;
-    size_t last = end < key ? 0 : lq_min_size(end - key, key_count);
-    size_t first = start < key ? 0 : lq_min_size(start - key, last);
-    memset(scores, 0, first * sizeof *scores);
-    memset(scores + last, 0, (key_count - last) * sizeof *scores);
-    if (first == last) {
-        return;
-    }
-    size_t visible = last - first;
-    float scale = job->scale;
-    scores += first;
-    if (job->shape.cap != 0.0f) {
-        fn->soft_cap(scores, visible, scale, job->shape.cap);
-        scale = 1.0f;
-    }
-    float max = fn->max(scores, visible) * scale;
-    if (tile->sum[i] != 0.0f) {
-        if (max <= tile->max[i]) {
-            max = tile->max[i];
-        } else {
-            float factor = expf(tile->max[i] - max);
-            tile->sum[i] *= factor;
-            fn->scale(tile->out + i * tile->q_stride, job->shape.head_dim, factor);
-        }
-    }
-    tile->max[i] = max;
-    tile->sum[i] += fn->exp_scaled(scores, visible, scale, max);
-}
-
-static void attend_keys(const struct attention_job *job, struct attention_tile *tile, size_t key,
-                        size_t key_count)
-{
-    struct lq_sgemm_args product = {
-        .m = tile->query_count,
-        .n = key_count,
-        .k = job->shape.head_dim,
-        .alpha = 1.0f,
-        .a = tile->q,
-        .lda = tile->q_stride,
-        .b = tile->k + key * tile->kv_stride,
-        .ldb = tile->kv_stride,
-        .beta = 0.0f,
-        .c = tile->scores,
-        .ldc = KEY_TILE,
-    };
-    job->cpu->sgemm(true, &product);
-    for (size_t i = 0; i < tile->query_count; i++) {
-        softmax_row(job, tile, i, key, key_count);
-    }
-    struct lq_sgemm_args gather = {
-        .m = tile->query_count,
-        .n = job->shape.head_dim,
-        .k = key_count,
-        .alpha = 1.0f,
-        .a = tile->scores,
-        .lda = KEY_TILE,
-        .b = tile->v + key * tile->kv_stride,
-        .ldb = tile->kv_stride,
-        .beta = key == tile->first_key ? 0.0f : 1.0f,
-        .c = tile->out,
-        .ldc = tile->q_stride,
-    };
-    job->cpu->sgemm(false, &gather);
-}
-
-static void attention_task(void *user, size_t index)
-{
-    const struct attention_job *job = user;
-    const struct lq_attention_shape *shape = &job->shape;
-    size_t query_tile = index % job->query_tiles;
-    size_t head = index / job->query_tiles % shape->head_count;
-    size_t sample = index / job->query_tiles / shape->head_count;
-    size_t kv_head = head / (shape->head_count / shape->kv_head_count);
-    struct attention_tile tile;
-    tile.query = query_tile * QUERY_TILE;
-    tile.query_count = lq_min_size(QUERY_TILE, shape->sequence - tile.query);
-    tile.q_stride = shape->head_count * shape->head_dim;
-    tile.kv_stride = shape->kv_head_count * shape->head_dim;
-    size_t row = sample * shape->sequence;
-    size_t query_offset = (row + tile.query) * tile.q_stride + head * shape->head_dim;
-    tile.q = job->q + query_offset;
-    tile.out = job->out + query_offset;
-    tile.k = job->k + row * tile.kv_stride + kv_head * shape->head_dim;
-    tile.v = job->v + row * tile.kv_stride + kv_head * shape->head_dim;
-    memset(tile.sum, 0, sizeof tile.sum);
-    bool skips = shape->window != 0 && tile.query + 1 > shape->window;
-    tile.first_key = skips ? (tile.query + 1 - shape->window) / KEY_TILE * KEY_TILE : 0;
-    size_t key_end = tile.query + tile.query_count;
-    for (size_t key = tile.first_key; key < key_end; key += KEY_TILE) {
-        attend_keys(job, &tile, key, lq_min_size(KEY_TILE, key_end - key));
-    }
-    for (size_t i = 0; i < tile.query_count; i++) {
-        job->cpu->rows->scale(tile.out + i * tile.q_stride, shape->head_dim, 1.0f / tile.sum[i]);
-    }
-}
-
-static void cpu_attention(struct lq_device *device, const float *q, const float *k, const float *v,
-                          float *out, const struct lq_attention_shape *shape)
-{
-    struct lq_cpu_device *cpu = lq_cpu_of(device);
-    lq_cpu_choose_sgemm(cpu);
-    struct attention_job job = {.cpu = cpu,
-                                .q = q,
-                                .k = k,
-                                .v = v,
-                                .out = out,
-                                .shape = *shape,
-                                .query_tiles = lq_divide_up(shape->sequence, QUERY_TILE),
-                                .scale = shape->scale != 0.0f
-                                             ? shape->scale
-                                             : (float)(1.0 / sqrt((double)shape->head_dim))};
-    lq_cpu_run_tiles(cpu, shape->sample_count * shape->head_count * job.query_tiles, attention_task,
-                     &job);
-}
-
 /* ---- elementwise and sums ---- */
 
 struct pair_job {
@@ -488,9 +338,17 @@ static void entropy_tile(void *user, size_t index)
     size_t end = lq_min_size((index + 1) * ROW_GROUP, job->rows);
     for (size_t r = index * ROW_GROUP; r < end; r++) {
         const float *logits = job->logits + r * job->cols;
-        float max = job->fn->max(logits, job->cols);
-        double sum = job->fn->exp_sum(logits, job->cols, max);
-        job->nll[r] = log(sum) - (double)(logits[job->targets[r]] - max);
+        struct lq_cpu_row_entropy all = lq_cpu_no_entropy();
+        for (size_t first = 0; first < job->cols; first += LQ_CPU_ENTROPY_STRIP) {
+            size_t strip_end = lq_min_size(first + LQ_CPU_ENTROPY_STRIP, job->cols);
+            struct lq_cpu_row_entropy strip = lq_cpu_no_entropy();
+            for (size_t col = first; col < strip_end; col += LQ_CPU_ENTROPY_CHUNK) {
+                lq_cpu_add_entropy(job->fn, &strip, logits + col,
+                                   lq_min_size(LQ_CPU_ENTROPY_CHUNK, strip_end - col));
+            }
+            lq_cpu_join_entropy(&all, &strip);
+        }
+        job->nll[r] = log(all.sum) - (double)(logits[job->targets[r]] - all.max);
     }
 }
 
@@ -518,7 +376,7 @@ static const struct lq_device_ops cpu_ops = {
     .matmul_group = lq_cpu_matmul_group,
     .rms_norm = cpu_rms_norm,
     .rope = cpu_rope,
-    .attention = cpu_attention,
+    .attention = lq_cpu_attention,
     .silu_mul = cpu_silu_mul,
     .gelu_mul = lq_cpu_gelu_mul,
     .soft_cap = lq_cpu_soft_cap,

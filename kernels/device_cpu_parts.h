@@ -4,6 +4,8 @@
 #ifndef LQ_KERNELS_DEVICE_CPU_PARTS_H
 #define LQ_KERNELS_DEVICE_CPU_PARTS_H
 
+#include <math.h>
+
 #include "kernels/blas/sgemm.h"
 #include "kernels/device.h"
 #include "kernels/device_rows.h"
@@ -44,6 +46,42 @@ static inline size_t lq_min_size(size_t a, size_t b)
     return a < b ? a : b;
 }
 
+/* What is known of some logits of a row. Columns are cut into chunks, and these joined into strips,
+ * in their order, whether logits lie in memory or come and go: the bits are the same. */
+struct lq_cpu_row_entropy {
+    double sum; /* of exp(logit - max) */
+    float max;
+};
+
+enum {
+    LQ_CPU_ENTROPY_CHUNK = 128,
+    LQ_CPU_ENTROPY_STRIP = 256,
+};
+
+static inline struct lq_cpu_row_entropy lq_cpu_no_entropy(void)
+{
+    return (struct lq_cpu_row_entropy){.sum = 0.0, .max = -INFINITY};
+}
+
+static inline void lq_cpu_join_entropy(struct lq_cpu_row_entropy *to,
+                                       const struct lq_cpu_row_entropy *from)
+{
+    double factor = exp(-fabs((double)to->max - (double)from->max));
+    bool is_larger = from->max > to->max;
+    to->sum = is_larger ? to->sum * factor + from->sum : to->sum + from->sum * factor;
+    to->max = is_larger ? from->max : to->max;
+}
+
+/* `count` is 1 to LQ_CPU_ENTROPY_CHUNK. */
+static inline void lq_cpu_add_entropy(const struct lq_device_rows *fn,
+                                      struct lq_cpu_row_entropy *to, const float *logits,
+                                      size_t count)
+{
+    struct lq_cpu_row_entropy chunk = {.max = fn->max(logits, count)};
+    chunk.sum = fn->exp_sum(logits, count, chunk.max);
+    lq_cpu_join_entropy(to, &chunk);
+}
+
 /* Aligned memory of undefined content, NULL when it is out. Big blocks lie in huge pages where the
  * system has them, and up to 256 MiB of what is given back is kept for the next taker. Any thread.
  */
@@ -79,10 +117,19 @@ size_t lq_cpu_part_columns(size_t out_cols, size_t column_bytes);
 /* Groups of products, and right sides in the order of our tiles, for the table; see device.h. */
 void lq_cpu_matmul_group(struct lq_device *device, const float *a, size_t rows, size_t in_cols,
                          const struct lq_product *products, size_t count, bool arranged);
+void lq_cpu_product_gate(struct lq_device *device, const float *a, size_t rows, size_t in_cols,
+                         const struct lq_product *products, bool gelu);
+void lq_cpu_product_entropy(struct lq_device *device, const float *a, size_t rows, size_t in_cols,
+                            const struct lq_product *product, float cap, const int32_t *targets,
+                            double *nll);
 void lq_cpu_arrange(const struct lq_device *device, const float *from, float *to, size_t rows,
                     size_t cols);
-/* Puts `arrange` into the table where products are our tiles'. */
+/* Puts `arrange` and what needs it into the table where products are our tiles'. */
 void lq_cpu_offer_arrange(struct lq_cpu_device *cpu);
+
+/* Attention, for the table; see device.h. */
+void lq_cpu_attention(struct lq_device *device, const float *q, const float *k, const float *v,
+                      float *out, const struct lq_attention_shape *shape);
 
 /* Operations that only some architectures need, for the table; see device.h. */
 void lq_cpu_gelu_mul(struct lq_device *device, float *gate, const float *up, size_t count);

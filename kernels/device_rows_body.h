@@ -10,7 +10,10 @@
 #include "kernels/device_rows.h"
 #include "kernels/exp_inline.h"
 
-enum { LANES = 16 };
+enum {
+    LANES = 16,
+    BLOCK = 256, /* values between two passes over them */
+};
 
 static float rows_max(const float *x, size_t count)
 {
@@ -114,20 +117,35 @@ static void rows_scale(float *x, size_t count, float scale)
     }
 }
 
+/* Exponentials come first, in a place of their own: else compilers divide by the largest of them
+ * beforehand, wherever it is not wanted, and denormal quotients take a hundred cycles. */
 static void rows_silu_mul(float *restrict gate, const float *restrict up, size_t count)
 {
-    for (size_t i = 0; i < count; i++) {
-        gate[i] = gate[i] / (1.0f + lq_exp_f32(-gate[i])) * up[i];
+    float e[BLOCK];
+    for (size_t i = 0; i < count; i += BLOCK) {
+        size_t left = count - i < BLOCK ? count - i : BLOCK;
+        for (size_t l = 0; l < left; l++) {
+            e[l] = lq_exp_f32(-gate[i + l]);
+        }
+        for (size_t l = 0; l < left; l++) {
+            gate[i + l] = gate[i + l] / (1.0f + e[l]) * up[i + l];
+        }
     }
 }
 
 static void rows_gelu_mul(float *restrict gate, const float *restrict up, size_t count)
 {
     const float twice_root = 1.5957691216057308f; /* 2 sqrt(2 / pi) */
-    for (size_t i = 0; i < count; i++) {
-        float x = gate[i];
-        float inner = twice_root * (x + 0.044715f * x * x * x);
-        gate[i] = x / (1.0f + lq_exp_f32(-inner)) * up[i];
+    float e[BLOCK];
+    for (size_t i = 0; i < count; i += BLOCK) {
+        size_t left = count - i < BLOCK ? count - i : BLOCK;
+        for (size_t l = 0; l < left; l++) {
+            float x = gate[i + l];
+            e[l] = lq_exp_f32(-(twice_root * (x + 0.044715f * x * x * x)));
+        }
+        for (size_t l = 0; l < left; l++) {
+            gate[i + l] = gate[i + l] / (1.0f + e[l]) * up[i + l];
+        }
     }
 }
 

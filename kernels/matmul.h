@@ -15,8 +15,9 @@
 #include "kernels/blas/sgemm.h"
 
 enum {
-    LQ_MATMUL_DEPTH = 256, /* factors of a partial sum */
-    LQ_MATMUL_ROWS = 96,   /* rows of A that are packed at a time */
+    LQ_MATMUL_DEPTH = 256,     /* factors of a partial sum */
+    LQ_MATMUL_ROWS = 96,       /* rows of A that are packed at a time */
+    LQ_MATMUL_LEFT_SLACK = 16, /* floats behind packed rows, for stores that reach too far */
 };
 
 struct lq_matmul_tiles {
@@ -25,12 +26,25 @@ struct lq_matmul_tiles {
      * zeros beyond the matrix; uses n, k, b and ldb of `args`. */
     void (*pack_panel)(bool transpose_b, const struct lq_sgemm_args *args, size_t col,
                        float *panel);
+    /* Packs up to LQ_MATMUL_ROWS rows of A, m of them, whole depth: lq_matmul_left_size floats of
+     * `left`, of which the last ones may be overwritten with anything; uses m, k, a and lda. */
+    void (*pack_left)(const struct lq_sgemm_args *args, float *left);
+    /* The product of rows that pack_left has packed, out of packed panels; a, lda, b and ldb are
+     * not used. */
+    void (*multiply_packed)(const struct lq_sgemm_args *args, const float *left,
+                            const float *panels);
     /* The product with n columns out of packed panels; b and ldb are not used. With transpose_a the
      * left side is stored as k x m. */
     void (*multiply)(bool transpose_a, const struct lq_sgemm_args *args, const float *panels);
     /* The whole of it, B as it is. */
     lq_sgemm_fn sgemm;
 };
+
+/* Floats of LQ_MATMUL_ROWS packed rows, a whole number of cache lines. */
+static inline size_t lq_matmul_left_size(size_t k)
+{
+    return LQ_MATMUL_ROWS * k + LQ_MATMUL_LEFT_SLACK;
+}
 
 /* The tiles of the CPU level that lq_kernels() chose; NULL when it has none. */
 const struct lq_matmul_tiles *lq_matmul_tiles(void);

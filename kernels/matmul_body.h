@@ -214,6 +214,38 @@ static void multiply_panel(const struct lq_sgemm_args *args, const struct left_b
     }
 }
 
+static void pack_left_whole(const struct lq_sgemm_args *args, float *left)
+{
+    size_t padded = (args->m + SLIVER_ROWS - 1) / SLIVER_ROWS * SLIVER_ROWS;
+    for (size_t k0 = 0; k0 < args->k; k0 += LQ_MATMUL_DEPTH) {
+        pack_left(args, 0, args->m, k0, smaller(LQ_MATMUL_DEPTH, args->k - k0), left + k0 * padded);
+    }
+}
+
+/* Panels of all columns against one block of the left side. */
+static void multiply_panels(const struct lq_sgemm_args *args, const struct left_block *left,
+                            const float *panels)
+{
+    for (size_t col = 0; col < args->n; col += PANEL_COLS) {
+        const float *panel = panels + col * args->k + left->k0 * PANEL_COLS;
+        bool is_last = args->n - col <= PANEL_COLS;
+        multiply_panel(args, left, panel, panel + (is_last ? 0 : PANEL_COLS * args->k), col);
+    }
+}
+
+static void multiply_packed(const struct lq_sgemm_args *args, const float *packed,
+                            const float *panels)
+{
+    size_t padded = (args->m + SLIVER_ROWS - 1) / SLIVER_ROWS * SLIVER_ROWS;
+    struct left_block left = {.rows = args->m};
+    do {
+        left.depth = smaller(LQ_MATMUL_DEPTH, args->k - left.k0);
+        left.slivers = packed + left.k0 * padded;
+        multiply_panels(args, &left, panels);
+        left.k0 += left.depth;
+    } while (left.k0 < args->k);
+}
+
 static void multiply(bool transpose_a, const struct lq_sgemm_args *args, const float *panels)
 {
     float slivers[SLIVERS * SLIVER_ROWS * LQ_MATMUL_DEPTH + SLIVER_SLACK];
@@ -225,12 +257,7 @@ static void multiply(bool transpose_a, const struct lq_sgemm_args *args, const f
             left.depth = smaller(LQ_MATMUL_DEPTH, args->k - left.k0);
             (transpose_a ? pack_left_turned : pack_left)(args, left.row, left.rows, left.k0,
                                                          left.depth, slivers);
-            for (size_t col = 0; col < args->n; col += PANEL_COLS) {
-                const float *panel = panels + col * args->k + left.k0 * PANEL_COLS;
-                bool is_last = args->n - col <= PANEL_COLS;
-                multiply_panel(args, &left, panel, panel + (is_last ? 0 : PANEL_COLS * args->k),
-                               col);
-            }
+            multiply_panels(args, &left, panels);
             left.k0 += left.depth;
         } while (left.k0 < args->k);
     }
@@ -258,6 +285,8 @@ static void sgemm(bool transpose_b, const struct lq_sgemm_args *args)
 
 const struct lq_matmul_tiles MATMUL_TABLE = {
     .panel_cols = PANEL_COLS,
+    .pack_left = pack_left_whole,
+    .multiply_packed = multiply_packed,
     .pack_panel = pack_panel,
     .multiply = multiply,
     .sgemm = sgemm,

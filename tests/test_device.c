@@ -168,6 +168,92 @@ Test(device, groups_of_products_give_the_bits_of_one_at_a_time)
     }
 }
 
+/* One operation that keeps what lies between in the cache against those that it stands for. */
+static void check_gate(struct lq_device *device, size_t m, size_t n, size_t k, bool gelu)
+{
+    const struct lq_device_ops *ops = device->ops;
+    float *a = random_values(m * k);
+    float *b[2] = {random_values(n * k), random_values(n * k)};
+    float *order[2] = {random_values(n * k), random_values(n * k)};
+    float *c[4];
+    for (size_t i = 0; i < 4; i++) {
+        c[i] = random_values(m * n);
+    }
+    for (size_t i = 0; i < 2; i++) {
+        ops->arrange(device, b[i], order[i], n, k);
+        ops->matmul(device, a, b[i], c[2 + i], m, n, k);
+    }
+    const struct lq_product products[] = {{order[0], c[0], n}, {order[1], c[1], n}};
+    ops->product_gate(device, a, m, k, products, gelu);
+    (gelu ? ops->gelu_mul : ops->silu_mul)(device, c[2], c[3], m * n);
+    cr_assert_null(ops->failure(device));
+    for (size_t i = 0; i < m * n; i++) {
+        cr_assert_eq(c[0][i], c[2][i], "%zu x %zu x %zu at %zu", m, n, k, i);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        free(c[i]);
+        free(i < 2 ? b[i] : order[i - 2]);
+    }
+    free(a);
+}
+
+static void check_entropy(struct lq_device *device, size_t m, size_t n, size_t k, float cap)
+{
+    const struct lq_device_ops *ops = device->ops;
+    float *a = random_values(m * k);
+    float *b = random_values(n * k);
+    float *order = random_values(n * k);
+    float *logits = random_values(m * n);
+    int32_t *targets = malloc(m * sizeof *targets);
+    double *nll = malloc(2 * m * sizeof *nll);
+    for (size_t i = 0; i < m; i++) {
+        targets[i] = (int32_t)(i * 7919 % n);
+    }
+    targets[m - 1] = (int32_t)n - 1;
+    a[(m / 2) * k] = NAN;
+    ops->arrange(device, b, order, n, k);
+    ops->product_entropy(device, a, m, k, &(struct lq_product){.b = order, .out_cols = n}, cap,
+                         targets, nll);
+    ops->matmul(device, a, b, logits, m, n, k);
+    if (cap != 0.0f) {
+        ops->soft_cap(device, logits, m * n, cap);
+    }
+    ops->cross_entropy(device, logits, targets, m, n, nll + m);
+    cr_assert_null(ops->failure(device));
+    for (size_t i = 0; i < m; i++) {
+        cr_assert(nll[i] == nll[m + i] || (isnan(nll[i]) && isnan(nll[m + i])),
+                  "%zu x %zu x %zu at %zu: %g, %g", m, n, k, i, nll[i], nll[m + i]);
+        cr_assert_eq(isnan(nll[i]), i == m / 2);
+    }
+    free(a);
+    free(b);
+    free(order);
+    free(logits);
+    free(targets);
+    free(nll);
+}
+
+Test(device, operations_around_products_give_the_bits_of_their_parts)
+{
+    static const enum lq_cpu_blas paths[] = {LQ_CPU_BLAS_AUTO, LQ_CPU_BLAS_SHORT};
+    static const size_t sizes[][3] = {{2, 1, 1},      {7, 16, 65},    {97, 33, 128},
+                                      {200, 300, 70}, {11, 1025, 64}, {100, 512, 300}};
+    unsigned tried = 0;
+    for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
+        struct lq_device *device = plain_device(paths[i]);
+        bool has = device->ops->product_gate != NULL && device->ops->product_entropy != NULL;
+        for (size_t s = 0; s < sizeof sizes / sizeof sizes[0] && has; s++) {
+            check_gate(device, sizes[s][0], sizes[s][1], sizes[s][2], s % 2 == 0);
+            check_entropy(device, sizes[s][0], sizes[s][1], sizes[s][2], s % 2 == 0 ? 0.0f : 2.0f);
+            tried++;
+        }
+        device->ops->destroy(device);
+    }
+    if (tried == 0) {
+        cr_skip_test("this CPU has no vector tiles");
+    }
+}
+
 Test(device, products_with_the_best_path)
 {
     check_products(LQ_CPU_BLAS_AUTO);

@@ -12,7 +12,7 @@ enum {
     LOGIT_ROWS_MIN = 16,
     /* Where matrices lie arranged, nothing is packed for each batch: it may be as small as suits
      * the caches, and logits stay there until their cross entropy is known. */
-    ARRANGED_ROWS = 1024,
+    ARRANGED_ROWS = 512,
     ARRANGED_LOGIT_ROWS = 96,
 };
 

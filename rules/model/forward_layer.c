@@ -197,6 +197,28 @@ static void activate(struct lq_forward *forward, size_t rows)
     }
 }
 
+/* Whether one operation makes the products of gate and up and what becomes of them. */
+static bool can_gate(const struct lq_forward *forward)
+{
+    return forward->ops->product_gate != NULL && forward->tape.gate == NULL &&
+           forward->weights[LQ_WEIGHT_FFN_GATE_BIAS] == NULL &&
+           forward->weights[LQ_WEIGHT_FFN_UP_BIAS] == NULL &&
+           lq_forward_is_arranged(forward, LQ_WEIGHT_FFN_GATE);
+}
+
+static void gate_product(struct lq_forward *forward, size_t rows)
+{
+    size_t cols = forward->hparams.ffn_width;
+    const struct lq_product both[] = {
+        {forward->weights[LQ_WEIGHT_FFN_GATE], forward->gate, cols},
+        {forward->weights[LQ_WEIGHT_FFN_UP], forward->up, cols},
+    };
+    if (!lq_forward_is_cancelled(forward)) {
+        forward->ops->product_gate(forward->device, forward->normed, rows, forward->hparams.width,
+                                   both, forward->hparams.activation == LQ_ACTIVATION_GELU_TANH);
+    }
+}
+
 /* From `normed` to `gate`, the input of ffn_down. */
 static void run_dense(struct lq_forward *forward, size_t rows, bool collect)
 {
@@ -204,12 +226,18 @@ static void run_dense(struct lq_forward *forward, size_t rows, bool collect)
         {LQ_WEIGHT_FFN_GATE, LQ_WEIGHT_FFN_GATE_BIAS, forward->gate},
         {LQ_WEIGHT_FFN_UP, LQ_WEIGHT_FFN_UP_BIAS, forward->up},
     };
-    multiply_all(forward, forward->normed, both, LQ_COUNT_OF(both), rows);
+    if (can_gate(forward)) {
+        gate_product(forward, rows);
+    } else {
+        multiply_all(forward, forward->normed, both, LQ_COUNT_OF(both), rows);
+    }
     if (lq_forward_is_cancelled(forward)) {
         return;
     }
-    keep(forward, forward->tape.gate, forward->gate, rows * forward->hparams.ffn_width);
-    activate(forward, rows);
+    if (!can_gate(forward)) {
+        keep(forward, forward->tape.gate, forward->gate, rows * forward->hparams.ffn_width);
+        activate(forward, rows);
+    }
     collect_input(forward, collect, LQ_INPUT_FFN_DOWN, forward->gate, rows);
 }
 

@@ -36,8 +36,9 @@ enum lq_status lq_forward_load_output(struct lq_forward *forward, struct lq_erro
     return status;
 }
 
-enum lq_status lq_forward_make_logits(struct lq_forward *forward, const float *hidden, size_t rows,
-                                      struct lq_error *err)
+/* Rows of host memory, behind the output norm in `normed`. */
+static enum lq_status normalize_rows(struct lq_forward *forward, const float *hidden, size_t rows,
+                                     struct lq_error *err)
 {
     const struct lq_hparams *hparams = &forward->hparams;
     const struct lq_device_ops *ops = forward->ops;
@@ -55,6 +56,18 @@ enum lq_status lq_forward_make_logits(struct lq_forward *forward, const float *h
     }
     ops->rms_norm(forward->device, x, forward->output_norm, forward->normed, rows, hparams->width,
                   (float)hparams->norm_eps);
+    return LQ_OK;
+}
+
+enum lq_status lq_forward_make_logits(struct lq_forward *forward, const float *hidden, size_t rows,
+                                      struct lq_error *err)
+{
+    const struct lq_hparams *hparams = &forward->hparams;
+    const struct lq_device_ops *ops = forward->ops;
+    enum lq_status status = normalize_rows(forward, hidden, rows, err);
+    if (status != LQ_OK) {
+        return status;
+    }
     lq_forward_multiply(forward, forward->normed, rows, hparams->width,
                         &(struct lq_product){forward->output, forward->logits, hparams->vocab_size},
                         1, forward->arranges);
@@ -65,24 +78,50 @@ enum lq_status lq_forward_make_logits(struct lq_forward *forward, const float *h
     return lq_forward_check_device(forward, err);
 }
 
+/* Scores of at most logit_rows rows, out of their logits. */
+static enum lq_status score_logits(struct lq_forward *forward, const float *hidden,
+                                   const int32_t *targets, size_t rows, double *nll,
+                                   struct lq_error *err)
+{
+    const struct lq_device_ops *ops = forward->ops;
+    enum lq_status status = lq_forward_make_logits(forward, hidden, rows, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    ops->upload(forward->device, forward->targets, targets, rows * sizeof(int32_t));
+    ops->cross_entropy(forward->device, forward->logits, forward->targets, rows,
+                       forward->hparams.vocab_size, forward->nll);
+    ops->download(forward->device, nll, forward->nll, rows * sizeof(double));
+    return lq_forward_check_device(forward, err);
+}
+
+/* Scores of at most batch_rows rows, while logits come and go. */
+static enum lq_status score_product(struct lq_forward *forward, const float *hidden,
+                                    const int32_t *targets, size_t rows, double *nll,
+                                    struct lq_error *err)
+{
+    const struct lq_hparams *hparams = &forward->hparams;
+    const struct lq_product product = {.b = forward->output, .out_cols = hparams->vocab_size};
+    enum lq_status status = normalize_rows(forward, hidden, rows, err);
+    if (status == LQ_OK) {
+        forward->ops->product_entropy(forward->device, forward->normed, rows, hparams->width,
+                                      &product, (float)hparams->logit_cap, targets, nll);
+        status = lq_forward_check_device(forward, err);
+    }
+    return status;
+}
+
 enum lq_status lq_forward_score(struct lq_forward *forward, const float *hidden,
                                 const int32_t *targets, size_t row_count, double *nll,
                                 struct lq_error *err)
 {
-    const struct lq_device_ops *ops = forward->ops;
-    for (size_t row = 0; row < row_count; row += forward->logit_rows) {
+    bool fused = forward->arranges && forward->ops->product_entropy != NULL;
+    size_t most = fused ? forward->batch_rows : forward->logit_rows;
+    for (size_t row = 0; row < row_count; row += most) {
         size_t left = row_count - row;
-        size_t rows = left < forward->logit_rows ? left : forward->logit_rows;
-        enum lq_status status =
-            lq_forward_make_logits(forward, hidden + row * forward->hparams.width, rows, err);
-        if (status != LQ_OK) {
-            return status;
-        }
-        ops->upload(forward->device, forward->targets, targets + row, rows * sizeof(int32_t));
-        ops->cross_entropy(forward->device, forward->logits, forward->targets, rows,
-                           forward->hparams.vocab_size, forward->nll);
-        ops->download(forward->device, nll + row, forward->nll, rows * sizeof(double));
-        status = lq_forward_check_device(forward, err);
+        enum lq_status status = (fused ? score_product : score_logits)(
+            forward, hidden + row * forward->hparams.width, targets + row,
+            left < most ? left : most, nll + row, err);
         if (status != LQ_OK) {
             return status;
         }

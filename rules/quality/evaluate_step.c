@@ -13,7 +13,7 @@
 #include "rules/quality/evaluate.h"
 
 enum {
-    PERPLEXITY_VERSION = 1,
+    PERPLEXITY_VERSION = 2,
     COMPARE_VERSION = 2,
     TILE_ROWS_MIN = 16,
     TILE_BYTES_MAX = 32 * 1024 * 1024, /* of one model's logits */
