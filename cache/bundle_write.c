@@ -31,10 +31,20 @@ struct writer {
     size_t piece_capacity;
 };
 
+/* *added is false for what was there already. */
+static enum lq_status add_once(struct lq_digest_set *set, const struct lq_digest *digest,
+                               bool *added, struct lq_error *err)
+{
+    *added = false;
+    return lq_digest_set_add(set, digest, added) ? LQ_OK : lq_error_nomem(err, "a bundle");
+}
+
 static enum lq_status add_piece(struct writer *w, const struct piece *piece, struct lq_error *err)
 {
-    if (!lq_digest_set_add(&w->objects, &piece->digest)) {
-        return LQ_OK;
+    bool added = false;
+    enum lq_status status = add_once(&w->objects, &piece->digest, &added, err);
+    if (!added) {
+        return status;
     }
     if (w->piece_count == w->piece_capacity) {
         size_t capacity = w->piece_capacity == 0 ? 64 : w->piece_capacity * 2;
@@ -54,10 +64,12 @@ static enum lq_status add_blob(struct writer *w, const struct lq_digest *digest,
 {
     struct lq_layout layout = {.pieces = NULL};
     struct piece piece = {.digest = *digest, .blob = *digest, .size_bytes = size_bytes};
-    if (!lq_digest_set_add(&w->blobs, digest)) {
-        return LQ_OK;
+    bool added = false;
+    enum lq_status status = add_once(&w->blobs, digest, &added, err);
+    if (!added) {
+        return status;
     }
-    enum lq_status status = lq_layout_make(w->cache, digest, &layout, err);
+    status = lq_layout_make(w->cache, digest, &layout, err);
     if (status == LQ_OK && layout.piece_count == 0) {
         status = add_piece(w, &piece, err);
     }
@@ -91,11 +103,13 @@ static enum lq_status add_result(struct writer *w, const struct lq_digest *key,
     struct lq_arena arena;
     struct lq_action_record record;
     bool found = false;
-    if (!lq_digest_set_add(&w->keys, key)) {
-        return LQ_OK;
+    bool added = false;
+    enum lq_status status = add_once(&w->keys, key, &added, err);
+    if (!added) {
+        return status;
     }
     lq_arena_init(&arena);
-    enum lq_status status = lq_action_get(w->cache, key, &arena, &record, &found, err);
+    status = lq_action_get(w->cache, key, &arena, &record, &found, err);
     if (status == LQ_OK && !found) {
         status = lq_error_set(err, LQ_ECACHE, "a result is no longer in the cache; build again");
     }

@@ -40,16 +40,19 @@ bool lq_digest_set_has(const struct lq_digest_set *set, const struct lq_digest *
     return set->capacity > 0 && !lq_digest_is_zero(&set->slots[find_slot(set, digest)]);
 }
 
-bool lq_digest_set_add(struct lq_digest_set *set, const struct lq_digest *digest)
+bool lq_digest_set_add(struct lq_digest_set *set, const struct lq_digest *digest, bool *added)
 {
     if (!grow_set(set)) {
         return false;
     }
     size_t at = find_slot(set, digest);
-    bool added = lq_digest_is_zero(&set->slots[at]);
-    set->count += added;
+    bool is_new = lq_digest_is_zero(&set->slots[at]);
+    set->count += is_new;
     set->slots[at] = *digest;
-    return added;
+    if (added != NULL) {
+        *added = is_new;
+    }
+    return true;
 }
 
 void lq_digest_set_fini(struct lq_digest_set *set)

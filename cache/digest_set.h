@@ -15,8 +15,8 @@ struct lq_digest_set {
 };
 
 bool lq_digest_set_has(const struct lq_digest_set *set, const struct lq_digest *digest);
-/* True when it was not in the set; false also when memory is out. */
-bool lq_digest_set_add(struct lq_digest_set *set, const struct lq_digest *digest);
+/* False when memory is out. *added (may be NULL): it was not in the set. */
+bool lq_digest_set_add(struct lq_digest_set *set, const struct lq_digest *digest, bool *added);
 void lq_digest_set_fini(struct lq_digest_set *set);
 
 #endif

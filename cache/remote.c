@@ -223,6 +223,6 @@ bool lq_site_knows(struct lq_site *site, struct lq_digest_set *set, const struct
 void lq_site_learn(struct lq_site *site, struct lq_digest_set *set, const struct lq_digest *digest)
 {
     (void)pthread_mutex_lock(&site->mutex);
-    (void)lq_digest_set_add(set, digest);
+    (void)lq_digest_set_add(set, digest, NULL);
     (void)pthread_mutex_unlock(&site->mutex);
 }

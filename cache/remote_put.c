@@ -43,7 +43,7 @@ static bool add_object(struct objects *objects, const struct object *object)
         objects->capacity = capacity;
     }
     objects->items[objects->count++] = *object;
-    return lq_digest_set_add(&objects->seen, &object->digest);
+    return lq_digest_set_add(&objects->seen, &object->digest, NULL);
 }
 
 /* ---- one object to one site ---- */

@@ -60,22 +60,34 @@ static bool may_work(struct repair *repair, uint64_t size_bytes)
     return fits;
 }
 
-/* The value of an entry, in repair->value; false when there is none to read. */
-static bool read_value(struct repair *repair, const struct lq_salvage_entry *entry)
+static bool grow_value(struct repair *repair, size_t size_bytes)
 {
-    if (entry->size_bytes > record_bytes_max || !may_work(repair, entry->size_bytes)) {
+    if (size_bytes <= repair->value_capacity) {
+        return true;
+    }
+    unsigned char *grown = realloc(repair->value, size_bytes);
+    if (grown == NULL) {
         return false;
     }
-    size_t size_bytes = (size_t)entry->size_bytes;
-    if (size_bytes > repair->value_capacity) {
-        unsigned char *grown = realloc(repair->value, size_bytes);
-        if (grown == NULL) {
-            return false;
-        }
-        repair->value = grown;
-        repair->value_capacity = size_bytes;
+    repair->value = grown;
+    repair->value_capacity = size_bytes;
+    return true;
+}
+
+/* The value of an entry, in repair->value; *got is false when it cannot be read. */
+static enum lq_status read_value(struct repair *repair, const struct lq_salvage_entry *entry,
+                                 bool *got, struct lq_error *err)
+{
+    *got = false;
+    if (entry->size_bytes > record_bytes_max || !may_work(repair, entry->size_bytes)) {
+        return LQ_OK;
     }
-    return lq_salvage_read(repair->salvage, entry->offset, repair->value, size_bytes);
+    size_t size_bytes = (size_t)entry->size_bytes;
+    if (!grow_value(repair, size_bytes)) {
+        return lq_error_nomem(err, "a record");
+    }
+    *got = lq_salvage_read(repair->salvage, entry->offset, repair->value, size_bytes);
+    return LQ_OK;
 }
 
 /* ---- chunks ---- */
@@ -277,8 +289,13 @@ static enum lq_status visit_blob(void *user, const struct lq_salvage_entry *entr
     struct lq_digest digest;
     struct lq_blob_record record;
     const char *why = NULL;
-    if (entry->key_bytes != LQ_DIGEST_BYTES || !read_value(repair, entry)) {
+    bool got = false;
+    if (entry->key_bytes != LQ_DIGEST_BYTES) {
         return LQ_OK;
+    }
+    enum lq_status status = read_value(repair, entry, &got, err);
+    if (!got) {
+        return status;
     }
     memcpy(digest.bytes, entry->key, LQ_DIGEST_BYTES);
     if (!lq_blob_record_decode(&digest, repair->value, (size_t)entry->size_bytes, &record, &why)) {
@@ -356,11 +373,13 @@ static bool is_pin(const struct repair *repair, const struct lq_salvage_entry *e
 static enum lq_status visit_named(struct repair *repair, const struct lq_salvage_entry *entry,
                                   struct lq_error *err)
 {
+    bool got = false;
     bool good = false;
-    if (!read_value(repair, entry)) {
-        return LQ_OK;
+    enum lq_status status = read_value(repair, entry, &got, err);
+    if (!got) {
+        return status;
     }
-    enum lq_status status = is_action(repair, entry, &good, err);
+    status = is_action(repair, entry, &good, err);
     enum lq_db db = LQ_DB_ACTIONS;
     if (status == LQ_OK && !good && is_history(repair, entry)) {
         good = true;
@@ -378,10 +397,14 @@ static enum lq_status visit_use(struct repair *repair, const struct lq_salvage_e
                                 struct lq_error *err)
 {
     unsigned char kind = entry->key[0];
+    bool got = false;
     if (entry->size_bytes != number_bytes ||
-        (kind != LQ_USE_ACTION && kind != LQ_USE_BLOB && kind != LQ_USE_HISTORY) ||
-        !read_value(repair, entry)) {
+        (kind != LQ_USE_ACTION && kind != LQ_USE_BLOB && kind != LQ_USE_HISTORY)) {
         return LQ_OK;
+    }
+    enum lq_status status = read_value(repair, entry, &got, err);
+    if (!got) {
+        return status;
     }
     struct lq_reader reader;
     lq_reader_init(&reader, repair->value, number_bytes);
@@ -392,9 +415,13 @@ static enum lq_status visit_file(struct repair *repair, const struct lq_salvage_
                                  struct lq_error *err)
 {
     size_t payload_bytes = 0;
-    if (entry->size_bytes != LQ_DIGEST_BYTES + LQ_SEAL_BYTES || !read_value(repair, entry) ||
-        !has_seal(repair, LQ_RECORD_FILE, entry, &payload_bytes)) {
+    bool got = false;
+    if (entry->size_bytes != LQ_DIGEST_BYTES + LQ_SEAL_BYTES) {
         return LQ_OK;
+    }
+    enum lq_status status = read_value(repair, entry, &got, err);
+    if (!got || !has_seal(repair, LQ_RECORD_FILE, entry, &payload_bytes)) {
+        return status;
     }
     repair->sealed++;
     return put(repair, LQ_DB_FILES, entry, err);
@@ -418,15 +445,18 @@ static enum lq_status visit_format(void *user, const struct lq_salvage_entry *en
 {
     static const char key[] = "format";
     struct repair *repair = user;
-    (void)err;
-    if (repair->format == 0 && entry->key_bytes == sizeof key - 1 &&
-        memcmp(entry->key, key, sizeof key - 1) == 0 && entry->size_bytes == sizeof(uint32_t) &&
-        read_value(repair, entry)) {
+    bool got = false;
+    if (repair->format != 0 || entry->key_bytes != sizeof key - 1 ||
+        memcmp(entry->key, key, sizeof key - 1) != 0 || entry->size_bytes != sizeof(uint32_t)) {
+        return LQ_OK;
+    }
+    enum lq_status status = read_value(repair, entry, &got, err);
+    if (got) {
         struct lq_reader reader;
         lq_reader_init(&reader, repair->value, sizeof(uint32_t));
         repair->format = lq_read_u32(&reader);
     }
-    return LQ_OK;
+    return status;
 }
 
 /* ---- all of it ---- */

@@ -249,10 +249,10 @@ static void add_attributes(struct lq_manifest *manifest, const struct lq_artifac
             lq_manifest_add(manifest, "extension", spec->name, lq_path_extension(value->string));
             continue;
         }
-        lq_buffer_clear(&text);
+        lq_buffer_clear(&text); /* forgets that it failed */
         add_value(manifest, spec->name, value, &text);
+        manifest->text.failed = manifest->text.failed || text.failed;
     }
-    manifest->text.failed = manifest->text.failed || text.failed;
     lq_buffer_fini(&text);
 }
 

@@ -2,6 +2,7 @@
  * includes, or each other. Paths are compared where they really lead, since "./a", "b/../a" and a
  * way through a linked folder all name one file. */
 #define _DEFAULT_SOURCE /* realpath */
+#include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,8 +75,12 @@ static const char *real_place(struct lq_arena *arena, const char *path)
     if (dir == NULL) {
         return NULL;
     }
+    errno = 0;
     char *resolved = realpath(dir, NULL);
     const char *parent = NULL;
+    if (resolved == NULL && errno == ENOMEM) {
+        return NULL;
+    }
     if (resolved != NULL) {
         parent = lq_arena_dup_string(arena, resolved);
         free(resolved);
@@ -104,7 +109,8 @@ static const char *intern_dir(struct clash_list *list, const char *text, size_t 
     if (dir == NULL) {
         return NULL;
     }
-    size_t real_length = strlen(real) - strlen("/x");
+    /* Without a working folder "./x" stays "x". */
+    size_t real_length = strlen(real) > strlen("/x") ? strlen(real) - strlen("/x") : 0;
     struct clash_dir *same = real_length == length && memcmp(real, text, length) == 0
                                  ? dir
                                  : find_dir(list, real, real_length);

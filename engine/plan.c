@@ -229,8 +229,9 @@ static enum lq_status weigh_nodes(struct lq_build *build, struct lq_error *err)
 
 enum lq_status lq_plan_create(struct lq_build *build, struct lq_error *err)
 {
-    build->node_count = build->recipe->artifact_count;
-    build->nodes = lq_arena_get_array(&build->arena, build->node_count + 1, sizeof(struct lq_node));
+    size_t count = build->recipe->artifact_count;
+    build->nodes = lq_arena_get_array(&build->arena, count + 1, sizeof(struct lq_node));
+    build->node_count = build->nodes == NULL ? 0 : count;
     if (build->nodes == NULL) {
         return lq_error_nomem(err, "the build graph");
     }

@@ -66,17 +66,49 @@ while [ "$at" -le "$most" ]; do
     at=$((at + step))
 done
 echo "a build: every ${step}th of $most allocations"
+
+# bundle_is_whole: an export that says that it went well has everything in it.
+bundle_is_whole() {
+    [ "$code" -ne 0 ] || cmp -s new.lqb good.lqb || fail "allocation $at: the bundle lacks something"
+    rm -f new.lqb
+}
+
 for words in "cache gc --max-size 1" "cache ls" "cache verify" "cache pin two" "cache stats" \
     "cache export two -o new.lqb" "cache import given.lqb --trust-unsigned" "explain two" "log"; do
     rm -rf cache out
     "$program" -q -j1 --cache-dir cache
+    "$program" cache export two -o good.lqb --cache-dir cache > log 2>&1
     most=$(count_of $words --cache-dir cache)
     at=1
     while [ "$at" -le "$most" ]; do
         run $words --cache-dir cache
+        case $words in *new.lqb*) bundle_is_whole ;; esac
         at=$((at + step))
     done
     check "$words"
     echo "$words: every ${step}th of $most allocations"
 done
+
+# A damaged data file, whole again after every success, as it was after every failure.
+rm -rf cache out
+"$program" -q -j1 --cache-dir cache
+dd if=/dev/zero of=cache/data.mdb bs=4096 count=1 conv=notrunc 2> log
+cp cache/data.mdb damaged.mdb
+most=$(count_of cache repair --cache-dir cache)
+"$program" cache ls --cache-dir cache > listed
+at=1
+while [ "$at" -le "$most" ]; do
+    cp damaged.mdb cache/data.mdb
+    run cache repair --cache-dir cache
+    if [ "$code" -eq 0 ]; then
+        "$program" cache ls --cache-dir cache > log
+        cmp -s log listed || fail "allocation $at: the repair left something out"
+    else
+        cmp -s cache/data.mdb damaged.mdb || fail "allocation $at: the file is another one"
+    fi
+    at=$((at + step))
+done
+"$program" cache repair --cache-dir cache > log 2>&1
+check "cache repair"
+echo "cache repair: every ${step}th of $most allocations"
 echo "$total runs, $refused ended with an error"

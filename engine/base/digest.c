@@ -37,12 +37,20 @@ void lq_hasher_finish(struct lq_hasher *hasher, struct lq_digest *digest)
     (void)SHA256_Init(&hasher->context);
 }
 
-void lq_digest_of(const void *data, size_t size_bytes, struct lq_digest *digest)
+void lq_digest_of_pieces(const struct lq_digest_piece *pieces, size_t count,
+                         struct lq_digest *digest)
 {
     SHA256_CTX context;
     (void)SHA256_Init(&context);
-    (void)SHA256_Update(&context, data, size_bytes);
+    for (size_t i = 0; i < count; i++) {
+        (void)SHA256_Update(&context, pieces[i].data, pieces[i].size_bytes);
+    }
     (void)SHA256_Final(digest->bytes, &context);
+}
+
+void lq_digest_of(const void *data, size_t size_bytes, struct lq_digest *digest)
+{
+    lq_digest_of_pieces(&(struct lq_digest_piece){data, size_bytes}, 1, digest);
 }
 
 bool lq_digest_equal(const struct lq_digest *a, const struct lq_digest *b)

@@ -26,6 +26,13 @@ void lq_hasher_finish(struct lq_hasher *hasher, struct lq_digest *digest);
 
 /* The digest of one piece of memory. */
 void lq_digest_of(const void *data, size_t size_bytes, struct lq_digest *digest);
+/* The same for pieces that follow one another. */
+struct lq_digest_piece {
+    const void *data;
+    size_t size_bytes;
+};
+void lq_digest_of_pieces(const struct lq_digest_piece *pieces, size_t count,
+                         struct lq_digest *digest);
 bool lq_digest_equal(const struct lq_digest *a, const struct lq_digest *b);
 bool lq_digest_is_zero(const struct lq_digest *digest);
 /* 64 lower-case hex digits and a NUL. Returns `hex`. */

@@ -480,14 +480,14 @@ enum lq_status lq_qreport_format(const struct lq_qreport *report, const char *ti
     lq_buffer_init(&text);
     lq_arena_init(&arena);
     const char *given = report->report_id;
-    if (given == NULL || given[0] == '\0') {
+    bool is_derived = given == NULL || given[0] == '\0';
+    put_report(report, is_derived ? "" : given, is_derived ? NULL : timestamp, &text);
+    if (is_derived && !text.failed) {
         struct lq_digest digest;
-        put_report(report, "", NULL, &text);
         lq_digest_of(text.data, text.size_bytes, &digest);
-        given = lq_uuid_of(&digest, id);
         lq_buffer_clear(&text);
+        put_report(report, lq_uuid_of(&digest, id), timestamp, &text);
     }
-    put_report(report, given, timestamp, &text);
     /* What the reader would refuse is never written. */
     enum lq_status status = text.failed ? lq_error_nomem(err, "a report")
                                         : lq_qreport_parse(text.data, text.size_bytes, "new report",
