@@ -58,12 +58,37 @@ static enum lq_status put_number(struct lq_txn *txn, enum lq_db db, const struct
     return lq_txn_put(txn, db, key, &(struct lq_bytes){bytes, sizeof bytes}, err);
 }
 
+/* The counter has no seal: one that is too small must not lead into chunks of others. *used is
+ * false when there are none from *id on, as always but then. */
+static enum lq_status skip_used(struct lq_txn *txn, uint64_t *id, bool *used, struct lq_error *err)
+{
+    unsigned char raw[LQ_CHUNK_KEY_BYTES];
+    struct lq_bytes found_key;
+    struct lq_bytes value;
+    lq_chunk_key(*id, 0, raw);
+    enum lq_status status = lq_txn_next(txn, LQ_DB_CHUNKS, &(struct lq_bytes){raw, sizeof raw},
+                                        false, &found_key, &value, used, err);
+    *used = *used && found_key.size_bytes == LQ_CHUNK_KEY_BYTES;
+    if (status == LQ_OK && *used) {
+        *id = lq_id_from_key(found_key.data) + 1;
+    }
+    return status == LQ_OK && *id == 0
+               ? lq_error_set(err, LQ_ECACHE,
+                              "the cache has used up the numbers of chunks; run "
+                              "'lqbuild cache verify'")
+               : status;
+}
+
 enum lq_status lq_blob_next_id(struct lq_txn *txn, uint64_t *id, struct lq_error *err)
 {
     struct lq_bytes key = {next_id_key, sizeof next_id_key - 1};
     uint64_t last = 0;
     enum lq_status status = get_number(txn, LQ_DB_META, &key, &last, err);
-    *id = last + 1;
+    *id = last == UINT64_MAX ? 1 : last + 1;
+    bool used = true;
+    while (status == LQ_OK && used) {
+        status = skip_used(txn, id, &used, err);
+    }
     return status == LQ_OK ? put_number(txn, LQ_DB_META, &key, *id, err) : status;
 }
 

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "cache/index.h"
+#include "cache/replace.h"
 #include "cache/upkeep.h"
 #include "engine/base/reader.h"
 
@@ -53,21 +54,29 @@ static bool is_marked(const struct gc *gc, const struct lq_digest *digest)
 
 /* ---- choosing ---- */
 
-/* One reference less; a blob without any is dead, and so may be its parts. */
-static void release_blob(struct gc *gc, uint32_t number)
+/* One reference less; true for a blob that dies of it. */
+static bool release_one(struct gc *gc, uint32_t number)
 {
     struct lq_index_blob *blob = &gc->index.blobs[number];
     if (blob->refs > 0) {
         blob->refs--;
     }
     if (blob->refs > 0 || blob->dead || blob->pinned || is_marked(gc, &blob->digest)) {
-        return;
+        return false;
     }
     blob->dead = true;
     gc->dead[gc->dead_count++] = number;
     gc->live_bytes -= blob->stored_bytes < gc->live_bytes ? blob->stored_bytes : gc->live_bytes;
-    for (uint32_t i = 0; i < blob->part_count; i++) {
-        release_blob(gc, gc->index.links[blob->part_first + i]);
+    return true;
+}
+
+/* With a blob may die its parts, which have none: no record of ours refers to one that refers. */
+static void release_blob(struct gc *gc, uint32_t number)
+{
+    const struct lq_index_blob *blob = &gc->index.blobs[number];
+    uint32_t count = release_one(gc, number) ? blob->part_count : 0;
+    for (uint32_t i = 0; i < count; i++) {
+        (void)release_one(gc, gc->index.links[blob->part_first + i]);
     }
 }
 
@@ -412,6 +421,7 @@ static enum lq_status collect(struct gc *gc, gc_choice choice, const void *what,
     uint64_t history_age = (uint64_t)LQ_GC_HISTORY_DAYS * 24 * 3600;
     history_age = age != 0 && age < history_age ? age : history_age;
     lq_marks_remove_dead(gc->cache->dir, gc->cache->locks);
+    lq_replace_remove_leftovers(gc->cache->dir);
     enum lq_status status = lq_blob_sweep_dead(gc->cache, err);
     status = status == LQ_OK ? lq_store_live_bytes(gc->cache->store, &gc->live_bytes, err) : status;
     gc->result->before_bytes = gc->live_bytes;

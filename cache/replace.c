@@ -21,11 +21,28 @@ static int remove_entry(const char *path, const struct stat *st, int type, struc
     return 0;
 }
 
-static void remove_folder(const struct lq_replace *replace)
+static void remove_all(const char *folder)
 {
     enum { DESCRIPTORS = 8 };
+    (void)nftw(folder, remove_entry, DESCRIPTORS, FTW_DEPTH | FTW_PHYS);
+}
+
+static void remove_folder(const struct lq_replace *replace)
+{
     if (replace->folder[0] != '\0') {
-        (void)nftw(replace->folder, remove_entry, DESCRIPTORS, FTW_DEPTH | FTW_PHYS);
+        remove_all(replace->folder);
+    }
+}
+
+void lq_replace_remove_leftovers(const char *dir)
+{
+    static const char *const verbs[] = {"compact", "repair"};
+    char folder[LQ_REPLACE_PATH_BYTES];
+    for (size_t i = 0; i < sizeof verbs / sizeof verbs[0]; i++) {
+        int length = snprintf(folder, sizeof folder, "%s/%s.tmp", dir, verbs[i]);
+        if (length > 0 && (size_t)length < sizeof folder) {
+            remove_all(folder);
+        }
     }
 }
 
@@ -45,6 +62,7 @@ static enum lq_status name_places(struct lq_replace *replace, struct lq_error *e
 enum lq_status lq_replace_begin(struct lq_replace *replace, const char *dir, const char *verb,
                                 struct lq_error *err)
 {
+    struct stat st;
     bool alone = false;
     memset(replace, 0, sizeof *replace);
     replace->dir = dir;
@@ -58,7 +76,14 @@ enum lq_status lq_replace_begin(struct lq_replace *replace, const char *dir, con
                               dir, verb);
     }
     /* Nothing is named, and so nothing removed, before we are alone. */
-    return status == LQ_OK ? name_places(replace, err) : status;
+    status = status == LQ_OK ? name_places(replace, err) : status;
+    if (status == LQ_OK && lstat(replace->data, &st) == 0 && S_ISLNK(st.st_mode)) {
+        status = lq_error_set(err, LQ_ECACHE,
+                              "%s: it is a symbolic link, and a new file would take the place of "
+                              "the link; let the folder be the link instead",
+                              replace->data);
+    }
+    return status;
 }
 
 enum lq_status lq_replace_make_folder(struct lq_replace *replace, uint64_t size_bytes,

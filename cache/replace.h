@@ -34,4 +34,8 @@ enum lq_status lq_replace_commit(struct lq_replace *replace, struct lq_error *er
 /* Removes the folder and lets others in. */
 void lq_replace_end(struct lq_replace *replace);
 
+/* Removes what others left that were killed. The caller has the cache open, so that nobody is at
+ * work there. */
+void lq_replace_remove_leftovers(const char *dir);
+
 #endif

@@ -407,3 +407,153 @@ Test(cache_gc, compacting_gives_back_what_was_removed)
     expect_sound(&t);
     test_cache_close(&t);
 }
+
+/* ---- what nobody should find in a cache ---- */
+
+enum { CHAIN = 1000000 };
+
+static struct lq_digest digest_number(uint64_t number)
+{
+    struct lq_digest digest;
+    lq_digest_of(&number, sizeof number, &digest);
+    return digest;
+}
+
+/* Each concatenation refers to the next one, which no writer makes. */
+static enum lq_status put_chain(struct lq_txn *txn, void *user, struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
+    (void)user;
+    for (uint64_t i = 0; i < CHAIN && status == LQ_OK; i++) {
+        struct lq_digest digest = digest_number(i);
+        const struct lq_blob_part part = {digest_number(i + 1), 1};
+        const struct lq_blob_record record = {
+            .kind = LQ_BLOB_JOINED, .size_bytes = 1, .chunk_bytes = 1, .part_count = 1};
+        struct lq_buffer value;
+        lq_buffer_init(&value);
+        lq_blob_record_encode(&digest, &record, &part, &value);
+        status = lq_txn_put(txn, LQ_DB_BLOBS, &(struct lq_bytes){digest.bytes, LQ_DIGEST_BYTES},
+                            &(struct lq_bytes){value.data, value.size_bytes}, err);
+        lq_buffer_fini(&value);
+    }
+    return status;
+}
+
+Test(cache_gc, a_chain_of_concatenations_is_removed)
+{
+    struct test_cache t;
+    set_now(start);
+    test_cache_open(&t, 0);
+    cr_assert_eq(lq_store_write(t.cache->store, 0, MB, put_chain, NULL, &t.err), LQ_OK);
+    reopen(&t);
+    struct lq_gc_result result = collect(&t, 0, 0);
+    cr_assert_gt(result.blobs_removed, 0);
+    cr_assert_eq(record_count(&t, LQ_DB_BLOBS), CHAIN - result.blobs_removed);
+    test_cache_close(&t);
+}
+
+Test(cache_gc, what_a_killed_compacting_left_goes)
+{
+    static const char *const names[] = {"compact.tmp", "repair.tmp"};
+    struct test_cache t;
+    char path[512];
+    set_now(start);
+    test_cache_open(&t, 0);
+    for (size_t i = 0; i < 2; i++) {
+        (void)snprintf(path, sizeof path, "%s/%s/live", t.dir, names[i]);
+        cr_assert_eq(lq_make_dirs(path, &t.err), LQ_OK);
+        (void)snprintf(path, sizeof path, "%s/%s/data.mdb", t.dir, names[i]);
+        cr_assert_eq(lq_file_write(path, "half", 4, &t.err), LQ_OK);
+    }
+    (void)collect(&t, 0, 0);
+    for (size_t i = 0; i < 2; i++) {
+        (void)snprintf(path, sizeof path, "%s/%s", t.dir, names[i]);
+        cr_expect_not(lq_path_exists(path), "%s", path);
+    }
+    test_cache_close(&t);
+}
+
+/* A rename would leave the content where the link pointed, and put the copy on another disk. */
+Test(cache_gc, a_linked_data_file_is_not_compacted)
+{
+    struct test_cache t;
+    struct stat st;
+    uint64_t before = 0;
+    uint64_t after = 0;
+    char path[512];
+    char elsewhere[512];
+    test_cache_open(&t, 0);
+    (void)put_random(&t, MB, 1);
+    lq_cache_close(t.cache);
+    t.cache = NULL;
+    (void)snprintf(path, sizeof path, "%s/data.mdb", t.dir);
+    (void)snprintf(elsewhere, sizeof elsewhere, "%s/elsewhere", t.dir);
+    cr_assert_eq(rename(path, elsewhere), 0);
+    cr_assert_eq(symlink(elsewhere, path), 0);
+    const struct lq_cache_options options = {.dir = t.dir};
+    cr_assert_eq(lq_cache_compact(&options, &before, &after, &t.err), LQ_ECACHE);
+    cr_assert(strstr(t.err.message, "symbolic link") != NULL, "%s", t.err.message);
+    cr_assert_eq(lstat(path, &st), 0);
+    cr_assert(S_ISLNK(st.st_mode));
+    cr_assert_eq(test_cache_try(&t), LQ_OK, "%s", t.err.message);
+    expect_verify(&t, 1, 0);
+    test_cache_close(&t);
+}
+
+static enum lq_status change_ids(struct lq_txn *txn, void *user, struct lq_error *err)
+{
+    unsigned char last[LQ_ID_KEY_BYTES];
+    lq_id_key(*(uint64_t *)user, last);
+    return lq_txn_put(txn, LQ_DB_META, &(struct lq_bytes){"next-id", 7},
+                      &(struct lq_bytes){last, sizeof last}, err);
+}
+
+/* The counter has no seal. */
+Test(cache_gc, a_damaged_counter_of_ids_costs_nothing)
+{
+    struct test_cache t;
+    struct bytes data[6];
+    struct lq_digest digests[6];
+    test_cache_open(&t, 0);
+    for (size_t i = 0; i < 6; i++) {
+        uint64_t last = i == 2 ? 0 : UINT64_MAX;
+        data[i] = random_bytes(MB + 5000 * i, i);
+        if (i == 2 || i == 4) {
+            cr_assert_eq(lq_store_write(t.cache->store, 0, 1, change_ids, &last, &t.err), LQ_OK);
+        }
+        digests[i] = put_bytes(&t, &data[i]);
+    }
+    for (size_t i = 0; i < 6; i++) {
+        expect_blob(&t, &digests[i], &data[i]);
+        free(data[i].data);
+    }
+    expect_verify(&t, 6, 0);
+    test_cache_close(&t);
+}
+
+static enum lq_status put_last_chunk(struct lq_txn *txn, void *user, struct lq_error *err)
+{
+    unsigned char key[LQ_CHUNK_KEY_BYTES];
+    (void)user;
+    lq_chunk_key(UINT64_MAX, 0, key);
+    return lq_txn_put(txn, LQ_DB_CHUNKS, &(struct lq_bytes){key, sizeof key},
+                      &(struct lq_bytes){"x", 1}, err);
+}
+
+Test(cache_gc, the_last_of_all_ids_is_an_error_until_verify)
+{
+    struct test_cache t;
+    struct lq_digest digest;
+    uint64_t checked = 0;
+    uint64_t removed = 0;
+    test_cache_open(&t, 0);
+    struct bytes data = random_bytes(MB, 1);
+    cr_assert_eq(lq_store_write(t.cache->store, 0, 1, put_last_chunk, NULL, &t.err), LQ_OK);
+    cr_assert_eq(lq_blob_put(t.cache, data.data, data.size, &digest, &t.err), LQ_ECACHE);
+    cr_assert(strstr(t.err.message, "cache verify") != NULL, "%s", t.err.message);
+    cr_assert_eq(lq_cache_verify(t.cache, &checked, &removed, &t.err), LQ_OK);
+    digest = put_bytes(&t, &data);
+    expect_blob(&t, &digest, &data);
+    free(data.data);
+    test_cache_close(&t);
+}
