@@ -376,7 +376,7 @@ static enum lq_status add_describe_step(struct lq_expand *expand,
     static const struct lq_step_output outputs[] = {
         {.name = "tensors"}, {.name = "meta"}, {.name = "vocab"}};
     const struct lq_step step = {.op = "model.describe",
-                                 .version = 6,
+                                 .version = 7,
                                  .label = lq_artifact_name(lq_expand_artifact(expand)),
                                  .run = run_describe,
                                  .state = state,
@@ -446,7 +446,7 @@ static enum lq_status expand_model(struct lq_expand *expand, struct lq_error *er
 
 const struct lq_rule lq_rule_model = {
     .kind = "model",
-    .version = 6,
+    .version = 7,
     .help = "a model to read: a Hugging Face folder or a GGUF file",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),

@@ -292,8 +292,27 @@ Test(hf_tokenizer, refuses_what_it_cannot_express)
                  "model.merges[0]");
     expect_error("{}", NULL, 0, LQ_EFORMAT, "model");
     expect_error("[]", NULL, 0, LQ_EFORMAT, "model");
-    expect_error("{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", NULL, 0, LQ_EUNSUPPORTED,
-                 "Unigram");
+    expect_error("{\"model\":{\"type\":\"WordPiece\",\"vocab\":{}}}", NULL, 0, LQ_EUNSUPPORTED,
+                 "'WordPiece' are not supported; BPE and Unigram are");
+    expect_error("{\"model\":{\"type\":\"Unigram\",\"vocab\":[]}}", NULL, 0, LQ_EFORMAT, "empty");
+    expect_error("{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\"]]}}", NULL, 0, LQ_EFORMAT,
+                 "model.vocab[0]");
+    expect_error("{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",\"b\"]]}}", NULL, 0,
+                 LQ_EFORMAT, "model.vocab[0]");
+    expect_error("{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",1],[\"b\",2]]}}", NULL, 1,
+                 LQ_EFORMAT, "room for 1");
+    expect_error("{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",1]]},\"added_tokens\":"
+                 "[{\"id\":1e9,\"content\":\"x\"}]}",
+                 NULL, 0, LQ_EFORMAT, "added_tokens");
+    expect_error("{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",1]]},\"pre_tokenizer\":"
+                 "{\"type\":\"Digits\"}}",
+                 NULL, 0, LQ_EUNSUPPORTED, "Digits");
+    expect_error("{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",1]]},\"normalizer\":"
+                 "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"a*b\"}}",
+                 NULL, 0, LQ_EFORMAT, "no base64 at character 1");
+    expect_error("{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\",1]]},\"normalizer\":"
+                 "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"/////w==\"}}",
+                 NULL, 0, LQ_EFORMAT, "damaged");
     expect_error("{\"model\":{\"vocab\":{},\"merges\":[\"a b\"]}}", NULL, 0, LQ_EFORMAT, "empty");
     expect_error("{\"model\":{\"vocab\":{\"a\":-1},\"merges\":[\"a b\"]}}", NULL, 0, LQ_EFORMAT,
                  "'a'");
@@ -446,6 +465,47 @@ Test(hf_tokenizer, text_is_normalized_before_it_is_cut)
     }
     lq_vocab_destroy(vocab);
     lq_buffer_fini(&text);
+    lq_arena_fini(&converted.arena);
+}
+
+/* The ids are those of the Hugging Face tokenizers library 0.23.3. */
+Test(hf_tokenizer, unigram_models_take_the_cut_with_the_best_sum)
+{
+    static const struct {
+        const char *text;
+        size_t count;
+        int32_t ids[12];
+    } cases[] = {
+        {"ab", 2, {4, 3}},
+        {"abab", 3, {4, 1, 8}},
+        {" ab", 2, {4, 3}},
+        {"ABAB b", 5, {4, 1, 8, 4, 2}},
+        {"a<x>ab<x> ab", 7, {4, 1, 7, 3, 7, 4, 3}},
+        {"zz", 2, {4, 0}},
+        {"azzb  qa", 8, {4, 1, 0, 2, 4, 4, 0, 1}},
+        {"ba bab", 5, {4, 2, 1, 4, 8}},
+        {"\u00e9\u00e9 \u00e9a", 5, {4, 0, 4, 0, 1}},
+        {"<X>", 2, {4, 7}},
+    };
+    struct lq_error err = {0};
+    struct converted converted;
+    struct lq_vocab *vocab = NULL;
+    const char *text =
+        "{\"added_tokens\":[{\"id\":0,\"content\":\"<unk>\",\"special\":true},"
+        "{\"id\":7,\"content\":\"<x>\",\"special\":false,\"normalized\":false}],"
+        "\"normalizer\":{\"type\":\"Lowercase\"},"
+        "\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"\u2581\","
+        "\"prepend_scheme\":\"first\"},"
+        "\"model\":{\"type\":\"Unigram\",\"unk_id\":0,\"vocab\":[[\"<unk>\",0],[\"a\",-2],"
+        "[\"b\",-2.5],[\"ab\",-3],[\"\u2581\",-1.5],[\"\u2581ab\",-7],[\"abab\",-6],"
+        "[\"<x>\",-1],[\"bab\",-2]]}}";
+    cr_assert_eq(convert(text, NULL, 0, &converted, &err), LQ_OK, "%s", err.message);
+    cr_expect_str_eq(lq_gguf_get_string(&converted.gguf, "tokenizer.ggml.model"), "t5");
+    cr_assert_eq(lq_vocab_load(&vocab, &converted.gguf, "unigram", &err), LQ_OK, "%s", err.message);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        expect_ids(vocab, cases[i].text, false, true, cases[i].ids, cases[i].count);
+    }
+    lq_vocab_destroy(vocab);
     lq_arena_fini(&converted.arena);
 }
 

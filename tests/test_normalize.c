@@ -1,4 +1,5 @@
 #include <criterion/criterion.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -204,4 +205,70 @@ Test(normalize, an_expression_that_takes_forever_is_an_error)
     cr_expect_not_null(strstr(err.message, "is it really text?"), "%s", err.message);
     lq_buffer_fini(&out);
     lq_normalizer_destroy(normalizer);
+}
+
+static void put_u32(unsigned char *at, uint32_t value)
+{
+    for (size_t i = 0; i < 4; i++) {
+        at[i] = (unsigned char)(value >> (8 * i));
+    }
+}
+
+/* A trie whose root leads to unit 1 xor 'a', where a key ends whose value is `value`. */
+static size_t make_map(unsigned char *bytes, uint32_t value)
+{
+    enum { UNITS = 512 };
+    memset(bytes, 0, 4 + 4 * UNITS + 3);
+    put_u32(bytes, 4 * UNITS);
+    put_u32(bytes + 4, 1u << 10);
+    size_t node = 1 ^ 'a';
+    put_u32(bytes + 4 + 4 * node, 'a' | 0x100u | 256u << 10);
+    put_u32(bytes + 4 + 4 * (node ^ 256), 0x80000000u | value);
+    memcpy(bytes + 4 + 4 * UNITS, "zz", 3);
+    return 4 + 4 * UNITS + 3;
+}
+
+Test(normalize, a_character_map_is_believed_nothing)
+{
+    static const char step[] = "[{\"type\":\"Precompiled\"}]";
+    unsigned char bytes[4096];
+    struct lq_error err = {0};
+    struct lq_normalizer *normalizer = NULL;
+    struct lq_buffer out;
+    struct lq_normalizer_map map = {bytes, make_map(bytes, 1)};
+    lq_buffer_init(&out);
+    cr_assert_eq(lq_normalizer_create(&normalizer, step, sizeof step - 1, &map, "t", &err), LQ_OK,
+                 "%s", err.message);
+    run(normalizer, "bab", 3, &out);
+    cr_expect_str_eq(lq_buffer_text(&out), "bzb");
+    lq_normalizer_destroy(normalizer);
+
+    /* A value behind the texts, children behind the units: no such key. */
+    (void)make_map(bytes, 3);
+    cr_assert_eq(lq_normalizer_create(&normalizer, step, sizeof step - 1, &map, "t", &err), LQ_OK);
+    run(normalizer, "bab", 3, &out);
+    cr_expect_str_eq(lq_buffer_text(&out), "bab");
+    lq_normalizer_destroy(normalizer);
+    put_u32(bytes + 4, 0xffffffffu);
+    cr_assert_eq(lq_normalizer_create(&normalizer, step, sizeof step - 1, &map, "t", &err), LQ_OK);
+    run(normalizer, "bab", 3, &out);
+    cr_expect_str_eq(lq_buffer_text(&out), "bab");
+    lq_normalizer_destroy(normalizer);
+
+    /* Sizes that cannot be, and texts without an end. */
+    const uint32_t sizes[] = {0, 1, 4 * 512 + 3, 0x7fffffff, 0xffffffff};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        (void)make_map(bytes, 0);
+        put_u32(bytes, sizes[i]);
+        cr_expect_eq(lq_normalizer_create(&normalizer, step, sizeof step - 1, &map, "t", &err),
+                     LQ_EFORMAT, "%zu", i);
+        cr_expect_not_null(strstr(err.message, "is damaged"), "%s", err.message);
+    }
+    map.size_bytes = make_map(bytes, 0) - 1;
+    cr_expect_eq(lq_normalizer_create(&normalizer, step, sizeof step - 1, &map, "t", &err),
+                 LQ_EFORMAT);
+    map.size_bytes = 3;
+    cr_expect_eq(lq_normalizer_create(&normalizer, step, sizeof step - 1, &map, "t", &err),
+                 LQ_EFORMAT);
+    lq_buffer_fini(&out);
 }

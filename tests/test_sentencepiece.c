@@ -46,6 +46,43 @@ Test(sentencepiece, the_ids_of_the_library_with_pieces_of_the_user_and_no_blank)
     check_golden("plain");
 }
 
+Test(sentencepiece, the_ids_of_the_library_for_unigram_models)
+{
+    check_golden("unigram");
+    check_golden("bytes");
+}
+
+Test(sentencepiece, the_ids_of_the_library_behind_a_character_map)
+{
+    check_golden("map");
+}
+
+Test(sentencepiece, bytes_that_are_no_text_are_unknown_or_bytes_in_unigram_models)
+{
+    static const char text[] = "a\xff\xfe b";
+    struct lq_error err = {0};
+    struct lq_token_list list;
+    struct lq_vocab *vocab = load_golden("unigram");
+    lq_token_list_init(&list);
+    cr_assert_eq(lq_tokenize(vocab, text, sizeof text - 1, false, false, &list, &err), LQ_OK);
+    size_t unknown = 0;
+    for (size_t i = 0; i < list.count; i++) {
+        unknown += lq_vocab_type(vocab, list.ids[i]) == LQ_TOKEN_UNKNOWN ? 1 : 0;
+    }
+    cr_expect_eq(unknown, 1, "two in a row are one");
+    lq_vocab_destroy(vocab);
+    vocab = load_golden("bytes");
+    list.count = 0;
+    cr_assert_eq(lq_tokenize(vocab, text, sizeof text - 1, false, false, &list, &err), LQ_OK);
+    size_t bytes = 0;
+    for (size_t i = 0; i < list.count; i++) {
+        bytes += lq_vocab_type(vocab, list.ids[i]) == LQ_TOKEN_BYTE ? 1 : 0;
+    }
+    cr_expect_eq(bytes, 2);
+    lq_vocab_destroy(vocab);
+    lq_token_list_fini(&list);
+}
+
 Test(sentencepiece, broken_utf8_comes_back_as_it_was)
 {
     static const char text[] = "a \xff\xfe\xc3( \xf0\x9f\xa6 \xed\xa0\x80 z\0y";
@@ -204,9 +241,12 @@ Test(sentencepiece, refuses_kinds_that_gguf_cannot_say)
 {
     struct lq_buffer bytes;
     lq_buffer_init(&bytes);
-    /* What the file leaves out is unigram. */
     put_small(&bytes);
-    expect(&bytes, LQ_EUNSUPPORTED, "'unigram'");
+    expect(&bytes, LQ_EFORMAT, "no trainer_spec");
+    /* What it leaves out is unigram, which needs no bytes. */
+    put_piece(&bytes, "a", 0, 1);
+    put_bytes(&bytes, 2, "", 0);
+    expect(&bytes, LQ_OK, "");
     put_small(&bytes);
     put_trainer(&bytes, 3, 0, 0);
     expect(&bytes, LQ_EUNSUPPORTED, "'word'");

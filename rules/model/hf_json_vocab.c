@@ -20,7 +20,8 @@ static enum lq_status check_model(const cJSON *model, struct lq_error *err)
     }
     if (found && strcmp(type, "BPE") != 0) {
         return lq_error_set(err, LQ_EUNSUPPORTED,
-                            FILE_NAME ": tokenizers of type '%.100s' are not supported; BPE is",
+                            FILE_NAME ": tokenizers of type '%.100s' are not supported; BPE and "
+                                      "Unigram are",
                             type);
     }
     const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
@@ -111,8 +112,7 @@ static enum lq_status put_text(struct lq_hf_vocab *draft, int64_t id, const char
     return LQ_OK;
 }
 
-/* "<0x0A>", the byte tokens of SentencePiece. */
-static bool is_byte_text(const char *text)
+bool lq_hf_is_byte_text(const char *text)
 {
     return strlen(text) == 6 && memcmp(text, "<0x", 3) == 0 && text[5] == '>' &&
            strspn(text + 3, "0123456789ABCDEF") == 2;
@@ -120,7 +120,7 @@ static bool is_byte_text(const char *text)
 
 /* Added tokens that are "normalized" are looked for in what the others leave of the text, once that
  * is normalized. Where no order and no normalizer make a difference there is nothing to say. */
-static void mark_second(struct lq_hf_vocab *draft, const cJSON *added)
+void lq_hf_mark_second(struct lq_hf_vocab *draft, const cJSON *added)
 {
     size_t normalized = 0;
     size_t count = 0;
@@ -153,9 +153,9 @@ static enum lq_status fill_texts(struct lq_hf_vocab *draft, const cJSON *model, 
     cJSON_ArrayForEach(item, vocab)
     {
         bool is_unknown = spm && unknown_text != NULL && strcmp(unknown_text, item->string) == 0;
-        int32_t type = spm && is_byte_text(item->string) ? LQ_TOKEN_BYTE
-                       : is_unknown                      ? LQ_TOKEN_UNKNOWN
-                                                         : LQ_TOKEN_NORMAL;
+        int32_t type = spm && lq_hf_is_byte_text(item->string) ? LQ_TOKEN_BYTE
+                       : is_unknown                            ? LQ_TOKEN_UNKNOWN
+                                                               : LQ_TOKEN_NORMAL;
         status = status == LQ_OK ? put_text(draft, read_id(item), item->string, type, err) : status;
     }
     cJSON_ArrayForEach(item, added)
@@ -173,7 +173,7 @@ static enum lq_status fill_texts(struct lq_hf_vocab *draft, const cJSON *model, 
         }
     }
     if (status == LQ_OK) {
-        mark_second(draft, added);
+        lq_hf_mark_second(draft, added);
     }
     return status == LQ_OK ? lq_hf_vocab_pad(draft, arena, err) : status;
 }
@@ -287,6 +287,9 @@ enum lq_status lq_hf_json_read(const struct lq_hf_documents *documents, uint64_t
     bool has_added = false;
     size_t count = 0;
     enum lq_status status = lq_json_get_object(&scope, tokenizer, "model", &model, NULL, err);
+    if (status == LQ_OK && lq_hf_is_unigram(model)) {
+        return lq_hf_unigram_read(documents, vocab_size, arena, draft, err);
+    }
     if (status == LQ_OK) {
         status = check_model(model, err);
     }

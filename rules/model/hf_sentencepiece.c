@@ -170,6 +170,23 @@ static enum lq_status count_tokens(const struct lq_hf_documents *documents, size
     return status;
 }
 
+/* What GGUF has no key for in its "llama" models stands in our own key. */
+static void take_normalizer(const struct lq_sentencepiece_model *model,
+                            struct lq_hf_text_rules *rules)
+{
+    static const char *const steps[2][2] = {
+        {NULL, "[{\"type\":\"ExtraBlanks\"}]"},
+        {"[{\"type\":\"Precompiled\"}]", "[{\"type\":\"Precompiled\"},{\"type\":\"ExtraBlanks\"}]"},
+    };
+    bool unigram = model->kind == LQ_SENTENCEPIECE_UNIGRAM;
+    rules->kind = unigram ? LQ_HF_UNIGRAM : LQ_HF_SENTENCE_PIECE;
+    rules->map = (struct lq_hf_text){model->map, model->map_bytes};
+    rules->squeezes_blanks = model->squeezes_blanks;
+    if (!unigram) {
+        rules->normalizer = steps[model->map != NULL][model->squeezes_blanks];
+    }
+}
+
 static void take_roles(const struct lq_sentencepiece_model *model, const cJSON *config,
                        struct lq_hf_vocab *vocab)
 {
@@ -179,8 +196,8 @@ static void take_roles(const struct lq_sentencepiece_model *model, const cJSON *
     vocab->roles[LQ_HF_PADDING] = model->pad;
     /* What these tokenizers do unless tokenizer_config.json has another word. */
     vocab->adds_bos = model->bos >= 0;
-    vocab->rules.kind = LQ_HF_SENTENCE_PIECE;
     vocab->rules.pre = "default";
+    take_normalizer(model, &vocab->rules);
     const cJSON *prefix = config == NULL ? NULL : lq_json_find(config, "add_prefix_space");
     vocab->rules.add_space_prefix =
         cJSON_IsBool(prefix) ? cJSON_IsTrue(prefix) : model->add_dummy_prefix;

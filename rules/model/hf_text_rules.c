@@ -23,6 +23,8 @@ struct scan {
     bool byte_level;
     bool marks_blanks;  /* a step turns blanks into U+2581 */
     bool prepends_mark; /* a step puts one before the text */
+    bool unigram;
+    const char *map; /* base64 of a character map; NULL: none */
 };
 
 static enum lq_status unsupported(const char *part, const char *type, struct lq_error *err)
@@ -67,6 +69,17 @@ static bool flag(const cJSON *object, const char *key, bool fallback)
     return cJSON_IsBool(item) ? cJSON_IsTrue(item) : fallback;
 }
 
+static enum lq_status add_step(struct scan *scan, const cJSON *node, struct lq_error *err)
+{
+    if (scan->step_count == LQ_NORMALIZER_STEPS_MAX) {
+        return lq_error_set(err, LQ_EUNSUPPORTED,
+                            FILE_NAME ": the normalizer has more than %d steps",
+                            LQ_NORMALIZER_STEPS_MAX);
+    }
+    scan->steps[scan->step_count++] = node;
+    return LQ_OK;
+}
+
 /* Depth is bounded by LQ_JSON_DEPTH_MAX. */
 static enum lq_status scan_normalizer(const cJSON *node, struct scan *scan, struct lq_error *err)
 {
@@ -85,12 +98,18 @@ static enum lq_status scan_normalizer(const cJSON *node, struct scan *scan, stru
         }
         return status;
     }
-    if (scan->step_count == LQ_NORMALIZER_STEPS_MAX) {
-        return lq_error_set(err, LQ_EUNSUPPORTED,
-                            FILE_NAME ": the normalizer has more than %d steps",
-                            LQ_NORMALIZER_STEPS_MAX);
+    if (strcmp(type, "Precompiled") == 0) {
+        if (scan->map != NULL) {
+            return unsupported("normalizer", "Precompiled, a second time", err);
+        }
+        status = lq_json_get_string(&scope, node, "precompiled_charsmap", &scan->map, NULL, err);
     }
-    scan->steps[scan->step_count++] = node;
+    if (status == LQ_OK) {
+        status = add_step(scan, node, err);
+    }
+    if (status != LQ_OK) {
+        return status;
+    }
     scan->marks_blanks = scan->marks_blanks || marks_blanks(node);
     scan->prepends_mark = scan->prepends_mark || prepends_mark(node);
     return LQ_OK;
@@ -134,6 +153,18 @@ static enum lq_status scan_metaspace(const cJSON *node, struct scan *scan, struc
     return LQ_OK;
 }
 
+/* Before a unigram model words are only cut at blanks, which is what its tokens say, too: so these
+ * steps are about the blanks themselves. */
+static enum lq_status scan_blanks(const cJSON *node, const char *type, struct scan *scan,
+                                  struct lq_error *err)
+{
+    if (strcmp(type, "Metaspace") == 0 && !is_string(node, "replacement", BLANK_MARK)) {
+        return unsupported("pre-tokenizer", "Metaspace with its own replacement", err);
+    }
+    scan->marks_blanks = true;
+    return add_step(scan, node, err);
+}
+
 static enum lq_status scan_byte_level(const cJSON *node, struct scan *scan, struct lq_error *err)
 {
     if (flag(node, "add_prefix_space", true)) {
@@ -162,6 +193,12 @@ static enum lq_status scan_pre_tokenizer(const cJSON *node, struct scan *scan, s
             status = status == LQ_OK ? scan_pre_tokenizer(child, scan, err) : status;
         }
         return status;
+    }
+    if (scan->unigram && (strcmp(type, "Metaspace") == 0 || strcmp(type, "WhitespaceSplit") == 0)) {
+        return scan_blanks(node, type, scan, err);
+    }
+    if (scan->unigram) {
+        return unsupported("pre-tokenizer of a Unigram model", type, err);
     }
     if (strcmp(type, "Split") == 0) {
         return scan_split(node, scan, err);
@@ -207,6 +244,11 @@ static enum lq_status unknown_expressions(const struct scan *scan, struct lq_err
 static enum lq_status decide(const struct scan *scan, const cJSON *model,
                              struct lq_hf_text_rules *rules, struct lq_error *err)
 {
+    if (scan->unigram) {
+        rules->kind = LQ_HF_UNIGRAM;
+        rules->pre = "default";
+        return LQ_OK;
+    }
     if (scan->byte_level) {
         rules->kind = LQ_HF_BYTE_LEVEL;
         rules->pre = scan->too_many
@@ -225,6 +267,45 @@ static enum lq_status decide(const struct scan *scan, const cJSON *model,
     return LQ_OK;
 }
 
+static int base64_digit(char c)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const char *found = c == '\0' ? NULL : strchr(digits, c);
+    return found == NULL ? -1 : (int)(found - digits);
+}
+
+static enum lq_status decode_map(const char *text, struct lq_arena *arena, struct lq_hf_text *map,
+                                 struct lq_error *err)
+{
+    size_t length = strlen(text);
+    while (length > 0 && text[length - 1] == '=') {
+        length--;
+    }
+    unsigned char *bytes = lq_arena_get(arena, length + 1);
+    if (bytes == NULL) {
+        return lq_error_nomem(err, "normalizer");
+    }
+    unsigned bits = 0;
+    unsigned held = 0;
+    size_t count = 0;
+    for (size_t i = 0; i < length; i++) {
+        int digit = base64_digit(text[i]);
+        if (digit < 0) {
+            return lq_error_set(err, LQ_EFORMAT,
+                                FILE_NAME ": precompiled_charsmap is no base64 at character %zu",
+                                i);
+        }
+        bits = (bits << 6 | (unsigned)digit) & 0xffffu;
+        held += 6;
+        if (held >= 8) {
+            held -= 8;
+            bytes[count++] = (unsigned char)(bits >> held);
+        }
+    }
+    *map = (struct lq_hf_text){bytes, count};
+    return LQ_OK;
+}
+
 static void write_text(struct lq_json_writer *writer, const cJSON *node, const char *key)
 {
     const cJSON *item = lq_json_find(node, key);
@@ -238,6 +319,8 @@ static void write_text(struct lq_json_writer *writer, const cJSON *node, const c
 static void write_step(struct lq_json_writer *writer, const cJSON *step)
 {
     static const char *const members[] = {"content", "prepend", "strip_left", "strip_right"};
+    bool older =
+        is_string(step, "type", "Metaspace") && lq_json_find(step, "prepend_scheme") == NULL;
     const cJSON *pattern = lq_json_find(step, "pattern");
     lq_json_begin_object(writer);
     write_text(writer, step, "type");
@@ -250,6 +333,10 @@ static void write_step(struct lq_json_writer *writer, const cJSON *step)
     }
     for (size_t i = 0; i < LQ_COUNT_OF(members); i++) {
         write_text(writer, step, members[i]);
+    }
+    write_text(writer, step, "prepend_scheme");
+    if (older && !flag(step, "add_prefix_space", true)) {
+        lq_json_put_string(writer, "prepend_scheme", "never");
     }
     lq_json_end_object(writer);
 }
@@ -268,7 +355,7 @@ static enum lq_status write_normalizer(const struct scan *scan, struct lq_arena 
     lq_json_begin_array(&writer);
     for (size_t i = 0; i < scan->step_count; i++) {
         const cJSON *step = scan->steps[i];
-        if (rules->kind == LQ_HF_BYTE_LEVEL || !(marks_blanks(step) || prepends_mark(step))) {
+        if (rules->kind != LQ_HF_SENTENCE_PIECE || !(marks_blanks(step) || prepends_mark(step))) {
             write_step(&writer, step);
             count++;
         }
@@ -276,7 +363,8 @@ static enum lq_status write_normalizer(const struct scan *scan, struct lq_arena 
     lq_json_end_array(&writer);
     enum lq_status status = text.failed ? lq_error_nomem(err, "normalizer") : LQ_OK;
     if (status == LQ_OK && count > 0) {
-        status = lq_normalizer_create(&normalizer, lq_buffer_text(&text), text.size_bytes, NULL,
+        const struct lq_normalizer_map map = {rules->map.data, (size_t)rules->map.size_bytes};
+        status = lq_normalizer_create(&normalizer, lq_buffer_text(&text), text.size_bytes, &map,
                                       FILE_NAME, err);
         rules->normalizer = lq_arena_dup(arena, lq_buffer_text(&text), text.size_bytes);
         if (status == LQ_OK && rules->normalizer == NULL) {
@@ -298,6 +386,7 @@ enum lq_status lq_hf_text_rules_find(const cJSON *tokenizer, struct lq_arena *ar
     bool found = false;
     memset(rules, 0, sizeof *rules);
     enum lq_status status = lq_json_get_object(&scope, tokenizer, "model", &model, NULL, err);
+    scan.unigram = status == LQ_OK && lq_hf_is_unigram(model);
     if (status == LQ_OK) {
         status = lq_json_get_object(&scope, tokenizer, "normalizer", &normalizer, &found, err);
     }
@@ -312,6 +401,9 @@ enum lq_status lq_hf_text_rules_find(const cJSON *tokenizer, struct lq_arena *ar
     }
     if (status == LQ_OK) {
         status = decide(&scan, model, rules, err);
+    }
+    if (status == LQ_OK && scan.map != NULL) {
+        status = decode_map(scan.map, arena, &rules->map, err);
     }
     return status == LQ_OK ? write_normalizer(&scan, arena, rules, err) : status;
 }

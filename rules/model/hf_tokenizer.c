@@ -108,23 +108,33 @@ bool lq_hf_is_control(const char *text, const cJSON *token)
 
 static void put_vocab(const struct lq_hf_vocab *vocab, struct lq_gguf_writer *writer)
 {
-    bool spm = vocab->rules.kind == LQ_HF_SENTENCE_PIECE;
-    lq_gguf_put_string(writer, "tokenizer.ggml.model", spm ? "llama" : "gpt2");
-    lq_gguf_put_string(writer, "tokenizer.ggml.pre", vocab->rules.pre);
+    static const char *const models[] = {
+        [LQ_HF_BYTE_LEVEL] = "gpt2", [LQ_HF_SENTENCE_PIECE] = "llama", [LQ_HF_UNIGRAM] = "t5"};
+    const struct lq_hf_text_rules *rules = &vocab->rules;
+    bool has_scores = rules->kind != LQ_HF_BYTE_LEVEL;
+    lq_gguf_put_string(writer, "tokenizer.ggml.model", models[rules->kind]);
+    lq_gguf_put_string(writer, "tokenizer.ggml.pre", rules->pre);
     lq_gguf_put_strings(writer, "tokenizer.ggml.tokens", vocab->texts, vocab->count);
-    if (spm) {
+    if (has_scores) {
         lq_gguf_put_array(writer, "tokenizer.ggml.scores", LQ_GGUF_F32, vocab->scores,
                           vocab->count);
     }
     lq_gguf_put_array(writer, "tokenizer.ggml.token_type", LQ_GGUF_I32, vocab->types, vocab->count);
-    if (vocab->rules.normalizer != NULL) {
-        lq_gguf_put_string(writer, LQ_VOCAB_NORMALIZER_KEY, vocab->rules.normalizer);
+    if (rules->normalizer != NULL) {
+        lq_gguf_put_string(writer, LQ_VOCAB_NORMALIZER_KEY, rules->normalizer);
+    }
+    if (rules->map.data != NULL) {
+        lq_gguf_put_array(writer, LQ_VOCAB_CHARSMAP_KEY, LQ_GGUF_U8, rules->map.data,
+                          rules->map.size_bytes);
     }
     if (vocab->has_strips) {
         lq_gguf_put_array(writer, LQ_VOCAB_STRIPS_KEY, LQ_GGUF_U8, vocab->strips, vocab->count);
     }
-    if (spm) {
-        lq_gguf_put_bool(writer, "tokenizer.ggml.add_space_prefix", vocab->rules.add_space_prefix);
+    if (rules->kind == LQ_HF_UNIGRAM) {
+        lq_gguf_put_bool(writer, "tokenizer.ggml.remove_extra_whitespaces", rules->squeezes_blanks);
+    }
+    if (has_scores) {
+        lq_gguf_put_bool(writer, "tokenizer.ggml.add_space_prefix", rules->add_space_prefix);
     } else {
         lq_gguf_put_strings(writer, "tokenizer.ggml.merges", vocab->merges, vocab->merge_count);
     }

@@ -1,8 +1,9 @@
 /* From a Hugging Face tokenizer to GGUF keys: tokenizer.json, or tokenizer.model (SentencePiece)
  * where there is none, becomes the tokenizer.* keys that llama.cpp knows; tokenizer_config.json,
- * config.json and other files say which tokens play which role. Two kinds can be expressed:
- * byte-level BPE behind a known pre-tokenizer ("gpt2"), and SentencePiece's BPE with byte fallback
- * ("llama"), whose scores stand in tokenizer.model or are made from the order of the merges. What
+ * config.json and other files say which tokens play which role. Three kinds can be
+ * expressed: byte-level BPE behind a known pre-tokenizer ("gpt2"), SentencePiece's BPE with byte
+ * fallback ("llama"), whose scores stand in tokenizer.model or are made from the order of the
+ * merges, and SentencePiece's unigram models ("t5"). What
  * GGUF cannot say stands in keys of our own, which llama.cpp steps over: the normalizer, and that
  * an added token takes the blanks around it, counts as a whole word only, or is looked for after
  * the others. Thread rule: pure. Limits: LQ_VOCAB_MAX, LQ_MERGES_MAX,
@@ -30,13 +31,15 @@ enum lq_status lq_hf_tokenizer_put(const struct lq_hf_documents *documents, uint
 
 /* The parts, in files of their own. */
 
-enum lq_hf_tokenizer_kind { LQ_HF_BYTE_LEVEL, LQ_HF_SENTENCE_PIECE };
+enum lq_hf_tokenizer_kind { LQ_HF_BYTE_LEVEL, LQ_HF_SENTENCE_PIECE, LQ_HF_UNIGRAM };
 
 struct lq_hf_text_rules {
     enum lq_hf_tokenizer_kind kind;
     const char *pre;        /* GGUF name of the pre-tokenizer */
     const char *normalizer; /* JSON for normalize.h; NULL: none */
-    bool add_space_prefix;  /* SENTENCE_PIECE */
+    struct lq_hf_text map;  /* what its step "Precompiled" means; data NULL: none */
+    bool add_space_prefix;  /* not BYTE_LEVEL */
+    bool squeezes_blanks;   /* UNIGRAM, for other programs: the normalizer does it here */
 };
 
 enum lq_hf_role {
@@ -53,7 +56,7 @@ struct lq_hf_vocab {
     size_t count;
     struct lq_gguf_string *texts; /* end with NUL */
     int32_t *types;
-    float *scores;   /* SENTENCE_PIECE */
+    float *scores;   /* not BYTE_LEVEL */
     uint8_t *strips; /* lq_token_strip of added tokens */
     bool has_strips;
     struct lq_gguf_string *merges; /* BYTE_LEVEL */
@@ -81,7 +84,16 @@ bool lq_hf_is_control(const char *text, const cJSON *token);
 /* Takes "lstrip", "rstrip" and "single_word" of an added token (NULL: none). */
 void lq_hf_vocab_strip(struct lq_hf_vocab *vocab, int64_t id, const cJSON *token);
 
-/* tokenizer.json. */
+/* "<0x0A>", the byte tokens of SentencePiece. */
+bool lq_hf_is_byte_text(const char *text);
+/* Takes "normalized" of added tokens, once the text rules are known. */
+void lq_hf_mark_second(struct lq_hf_vocab *vocab, const cJSON *added);
+
+/* tokenizer.json: BPE, and unigram models. */
+bool lq_hf_is_unigram(const cJSON *model);
+enum lq_status lq_hf_unigram_read(const struct lq_hf_documents *documents, uint64_t vocab_size,
+                                  struct lq_arena *arena, struct lq_hf_vocab *vocab,
+                                  struct lq_error *err);
 enum lq_status lq_hf_json_read(const struct lq_hf_documents *documents, uint64_t vocab_size,
                                struct lq_arena *arena, struct lq_hf_vocab *vocab,
                                struct lq_error *err);

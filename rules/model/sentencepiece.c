@@ -24,7 +24,12 @@ enum {
     TRAINER_EOS_ID = 42,
     TRAINER_PAD_ID = 43,
 };
-enum { NORMALIZER_DUMMY_PREFIX = 3, NORMALIZER_ESCAPE_BLANKS = 5 };
+enum {
+    NORMALIZER_MAP = 2,
+    NORMALIZER_DUMMY_PREFIX = 3,
+    NORMALIZER_EXTRA_BLANKS = 4,
+    NORMALIZER_ESCAPE_BLANKS = 5,
+};
 
 enum { BYTE_COUNT = 256, VARINT_BYTES_MAX = 10, ID_LEFT_OUT = -2 };
 
@@ -33,6 +38,7 @@ struct parser {
     struct lq_arena *arena;
     struct lq_sentencepiece_model *model;
     struct lq_token_table seen;
+    bool has_trainer;
     bool blank_as_suffix;
     bool escapes_blanks;
 };
@@ -192,6 +198,7 @@ static enum lq_status read_trainer(struct parser *parser, const struct field *me
     struct lq_reader reader;
     struct field field;
     struct lq_sentencepiece_model *model = parser->model;
+    parser->has_trainer = true;
     lq_reader_init(&reader, message->data, message->data_size);
     while (next_field(&reader, &field)) {
         if (field.wire != WIRE_VARINT) {
@@ -239,6 +246,11 @@ static enum lq_status read_normalizer(struct parser *parser, const struct field 
             parser->model->add_dummy_prefix = field.value != 0;
         } else if (is_field(&field, NORMALIZER_ESCAPE_BLANKS, WIRE_VARINT)) {
             parser->escapes_blanks = field.value != 0;
+        } else if (is_field(&field, NORMALIZER_EXTRA_BLANKS, WIRE_VARINT)) {
+            parser->model->squeezes_blanks = field.value != 0;
+        } else if (is_field(&field, NORMALIZER_MAP, WIRE_BYTES)) {
+            parser->model->map = field.data_size > 0 ? field.data : NULL;
+            parser->model->map_bytes = (size_t)field.data_size;
         }
     }
     return reader.failed ? damaged(parser, "normalizer_spec", offset + reader.offset, err) : LQ_OK;
@@ -332,9 +344,16 @@ static enum lq_status check_model(const struct parser *parser, struct lq_error *
 {
     static const char *const kinds[] = {"", "unigram", "BPE", "word", "char"};
     enum lq_sentencepiece_kind kind = parser->model->kind;
-    if (kind != LQ_SENTENCEPIECE_BPE) {
+    if (!parser->has_trainer) {
+        return lq_error_set(err, LQ_EFORMAT,
+                            "%s: there is no trainer_spec, so the file is cut off or no "
+                            "SentencePiece model; get the complete file",
+                            parser->where);
+    }
+    if (kind != LQ_SENTENCEPIECE_BPE && kind != LQ_SENTENCEPIECE_UNIGRAM) {
         return lq_error_set(err, LQ_EUNSUPPORTED,
-                            "%s: SentencePiece models of type '%s' are not supported; BPE is",
+                            "%s: SentencePiece models of type '%s' are not supported; BPE and "
+                            "unigram are",
                             parser->where, kinds[kind]);
     }
     if (parser->blank_as_suffix || !parser->escapes_blanks) {
@@ -343,7 +362,7 @@ static enum lq_status check_model(const struct parser *parser, struct lq_error *
             parser->blank_as_suffix ? "treat_whitespace_as_suffix" : "escape_whitespaces = false");
     }
     enum lq_status status = check_ids(parser, err);
-    return status == LQ_OK ? check_bytes(parser, err) : status;
+    return status == LQ_OK && kind == LQ_SENTENCEPIECE_BPE ? check_bytes(parser, err) : status;
 }
 
 enum lq_status lq_sentencepiece_parse(const void *data, uint64_t size_bytes, const char *where,
@@ -358,7 +377,8 @@ enum lq_status lq_sentencepiece_parse(const void *data, uint64_t size_bytes, con
                                            .bos = ID_LEFT_OUT,
                                            .eos = ID_LEFT_OUT,
                                            .pad = ID_LEFT_OUT,
-                                           .add_dummy_prefix = true};
+                                           .add_dummy_prefix = true,
+                                           .squeezes_blanks = true};
     struct parser parser = {.where = where, .arena = arena, .model = out, .escapes_blanks = true};
     lq_reader_init(&reader, data, size_bytes);
     enum lq_status status = count_pieces(&parser, reader, &count, err);

@@ -40,11 +40,14 @@ struct lq_sentencepiece_model {
     int32_t unknown;
     int32_t pad;
     bool add_dummy_prefix; /* one blank before the text */
+    bool squeezes_blanks;  /* runs of blanks become one, those at the ends nothing */
+    const void *map;       /* precompiled_charsmap, borrowed from the file; NULL: none */
+    size_t map_bytes;
 };
 
 /* `where` names the file in messages. Errors: LQ_EFORMAT for a damaged file, LQ_EUNSUPPORTED for a
- * kind other than BPE, for one without byte fallback, and for blanks that are not written as
- * U+2581 before words. */
+ * kind other than BPE and unigram, for BPE without byte fallback, and for blanks that are not
+ * written as U+2581 before words. */
 enum lq_status lq_sentencepiece_parse(const void *data, uint64_t size_bytes, const char *where,
                                       struct lq_arena *arena, struct lq_sentencepiece_model *out,
                                       struct lq_error *err);

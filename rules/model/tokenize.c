@@ -42,7 +42,9 @@ struct job {
     struct merge *heap;
     size_t heap_count;
     size_t heap_capacity;
-    char *escaped; /* SPM: the word with blanks as U+2581 */
+    struct lq_unigram_step *path; /* UNIGRAM */
+    size_t path_capacity;
+    char *escaped; /* not BPE: the word with blanks as U+2581 */
     size_t escaped_capacity;
     size_t word_count;
     bool reached_limit;
@@ -258,7 +260,50 @@ static enum lq_status too_long(size_t length, struct lq_error *err)
                         length);
 }
 
-/* The ids of one word (escaped already for SPM), without the cache. */
+/* True when every character of a word that is no token has tokens for its bytes. */
+static bool has_bytes(const struct lq_vocab *vocab, const char *text, size_t length)
+{
+    size_t i = 0;
+    while (i < length && vocab->byte_symbols[(unsigned char)text[i]] >= 0) {
+        i++;
+    }
+    return i == length;
+}
+
+/* The best cut of a word into tokens; unknown characters in a row count as one. */
+static enum lq_status encode_unigram(struct job *job, const char *word, size_t length,
+                                     struct lq_error *err)
+{
+    const struct lq_vocab *vocab = job->vocab;
+    void *array = job->path;
+    if (!reserve(&array, &job->path_capacity, length + 1, sizeof *job->path)) {
+        return lq_error_nomem(err, "tokens");
+    }
+    job->path = array;
+    lq_unigram_cut(vocab, word, length, job->path);
+    size_t count = 0;
+    for (size_t end = length; end > 0; end = job->path[end].start) {
+        const struct lq_unigram_step *step = &job->path[end];
+        struct lq_symbol *last = count == 0 ? NULL : &job->symbols[count - 1];
+        if (step->id < 0 && last != NULL && last->id < 0) {
+            last->length += (uint32_t)(end - step->start);
+            last->start = (uint32_t)step->start;
+            continue;
+        }
+        set_symbol(job, count++, step->start, end - step->start, step->id);
+    }
+    enum lq_status status = LQ_OK;
+    while (count > 0 && status == LQ_OK) {
+        struct lq_symbol *symbol = &job->symbols[--count];
+        if (symbol->id < 0 && !has_bytes(vocab, word + symbol->start, symbol->length)) {
+            symbol->id = vocab->unknown;
+        }
+        status = push_symbol(job, word, symbol, err);
+    }
+    return status;
+}
+
+/* The ids of one word (escaped already unless BPE), without the cache. */
 static enum lq_status encode_word(struct job *job, const char *word, size_t length,
                                   struct lq_error *err)
 {
@@ -280,6 +325,9 @@ static enum lq_status encode_word(struct job *job, const char *word, size_t leng
         return lq_error_nomem(err, "tokens");
     }
     job->symbols = array;
+    if (vocab->kind == LQ_VOCAB_UNIGRAM) {
+        return encode_unigram(job, word, length, err);
+    }
     size_t count = make_symbols(job, word, length);
     enum lq_status status = merge_symbols(job, word, count, err);
     for (uint32_t at = 0; at != LQ_SYMBOL_NONE && status == LQ_OK; at = job->symbols[at].next) {
@@ -554,6 +602,7 @@ enum lq_status lq_tokenize(const struct lq_vocab *vocab, const char *text, size_
     free(job.seen);
     free(job.symbols);
     free(job.heap);
+    free(job.path);
     free(job.escaped);
     for (size_t i = 0; i < job.kept_count; i++) {
         lq_buffer_fini(&job.kept[i]);

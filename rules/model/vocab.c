@@ -127,9 +127,12 @@ static enum lq_status load_flags(struct lq_vocab *vocab, const struct lq_gguf *g
 {
     bool states_bos = lq_gguf_find(gguf, "tokenizer.ggml.add_bos_token") != NULL;
     vocab->add_bos = lq_gguf_get_bool(gguf, "tokenizer.ggml.add_bos_token", vocab->add_bos);
-    vocab->add_eos = lq_gguf_get_bool(gguf, "tokenizer.ggml.add_eos_token", false);
+    vocab->add_eos = lq_gguf_get_bool(gguf, "tokenizer.ggml.add_eos_token", vocab->add_eos);
     if (!states_bos && vocab->bos < 0) {
         vocab->add_bos = false;
+    }
+    if (lq_gguf_find(gguf, "tokenizer.ggml.add_eos_token") == NULL && vocab->eos < 0) {
+        vocab->add_eos = false;
     }
     if ((vocab->add_bos && vocab->bos < 0) || (vocab->add_eos && vocab->eos < 0)) {
         return lq_error_set(err, LQ_EFORMAT,
@@ -215,9 +218,13 @@ static enum lq_status load_kind(struct lq_vocab *vocab, const struct lq_gguf *gg
         vocab->kind = LQ_VOCAB_SPM;
         return lq_spm_load(vocab, gguf, where, err);
     }
+    if (strcmp(model, "t5") == 0) {
+        vocab->kind = LQ_VOCAB_UNIGRAM;
+        return lq_unigram_load(vocab, gguf, where, err);
+    }
     return lq_error_set(err, LQ_EUNSUPPORTED,
                         "%s: tokenizer model '%.100s' is not supported; known are gpt2 (byte-level "
-                        "BPE) and llama (SentencePiece BPE)",
+                        "BPE), llama (SentencePiece BPE) and t5 (SentencePiece unigram)",
                         where, model);
 }
 
@@ -245,15 +252,36 @@ static enum lq_status normalize_tokens(struct lq_vocab *vocab, struct lq_error *
     return status;
 }
 
+/* The bytes of a character map; whether they are signed is as the writer liked. */
+static void find_map(const struct lq_gguf *gguf, struct lq_normalizer_map *map)
+{
+    const struct lq_gguf_value *value = lq_gguf_find(gguf, LQ_VOCAB_CHARSMAP_KEY);
+    bool is_bytes = value != NULL && value->type == LQ_GGUF_ARRAY &&
+                    (value->element_type == LQ_GGUF_U8 || value->element_type == LQ_GGUF_I8);
+    *map = (struct lq_normalizer_map){.data = is_bytes && value->count > 0 ? value->elements : NULL,
+                                      .size_bytes = is_bytes ? (size_t)value->count : 0};
+}
+
+/* Our own key says it all; without it a unigram model is what llama.cpp takes it for. */
 static enum lq_status load_normalizer(struct lq_vocab *vocab, const struct lq_gguf *gguf,
                                       const char *where, struct lq_error *err)
 {
+    static const char *const usual[2][2] = {
+        {NULL, "[{\"type\":\"ExtraBlanks\"}]"},
+        {"[{\"type\":\"Precompiled\"}]", "[{\"type\":\"Precompiled\"},{\"type\":\"ExtraBlanks\"}]"},
+    };
+    struct lq_normalizer_map map;
     const char *steps = lq_gguf_get_string(gguf, LQ_VOCAB_NORMALIZER_KEY);
+    find_map(gguf, &map);
+    if (steps == NULL && vocab->kind == LQ_VOCAB_UNIGRAM) {
+        bool squeezes = lq_gguf_get_bool(gguf, "tokenizer.ggml.remove_extra_whitespaces", false);
+        steps = usual[map.data != NULL][squeezes];
+    }
     if (steps == NULL) {
         return LQ_OK;
     }
     enum lq_status status =
-        lq_normalizer_create(&vocab->normalizer, steps, strlen(steps), NULL, where, err);
+        lq_normalizer_create(&vocab->normalizer, steps, strlen(steps), &map, where, err);
     return status == LQ_OK ? normalize_tokens(vocab, err) : status;
 }
 

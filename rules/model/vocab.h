@@ -1,7 +1,8 @@
 /* The tokenizer of a model, loaded from the tokenizer.ggml.* keys of a GGUF file or of the model
- * artifact's output "vocab". Two kinds: "gpt2", byte-level BPE with ranked merges behind a
- * pre-tokenizer, and "llama", SentencePiece's BPE by scores with byte fallback. Any bytes can be
- * tokenized; bytes that are not valid UTF-8 become byte tokens. The file's bytes are copied: the
+ * artifact's output "vocab". Three kinds: "gpt2", byte-level BPE with ranked merges behind a
+ * pre-tokenizer, "llama", SentencePiece's BPE by scores with byte fallback, and "t5",
+ * SentencePiece's unigram model. Any bytes can be tokenized; bytes that are not valid UTF-8 become
+ * byte tokens, or the unknown token of a vocabulary that has none. The file's bytes are copied: the
  * GGUF may go away. Thread rule: a vocabulary is immutable after loading; any number of threads may
  * tokenize with it. Limits: LQ_VOCAB_MAX tokens, LQ_MERGES_MAX merges, words below 2 GiB. */
 #ifndef LQ_RULES_MODEL_VOCAB_H

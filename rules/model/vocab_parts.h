@@ -1,6 +1,7 @@
 /* The inside of a vocabulary, shared by the files that make it (vocab.c), and by those that merge
  * words: tokenizer_bpe.c and tokenizer_spm.c fill the tables and answer which neighbours merge,
- * tokenize.c runs the merges. Everything is immutable after loading. */
+ * tokenize.c runs the merges; tokenizer_unigram.c cuts words by the sum of scores. Everything is
+ * immutable after loading. */
 #ifndef LQ_RULES_MODEL_VOCAB_PARTS_H
 #define LQ_RULES_MODEL_VOCAB_PARTS_H
 
@@ -16,7 +17,7 @@
 #include "rules/model/vocab.h"
 #include "rules/model/word_class.h"
 
-enum lq_vocab_kind { LQ_VOCAB_BPE, LQ_VOCAB_SPM };
+enum lq_vocab_kind { LQ_VOCAB_BPE, LQ_VOCAB_SPM, LQ_VOCAB_UNIGRAM };
 
 struct lq_vocab {
     struct lq_arena arena;
@@ -28,7 +29,7 @@ struct lq_vocab {
     uint8_t *strips;             /* lq_token_strip; NULL: none of any token */
     struct lq_word_class *words; /* NULL: no token counts as a whole word only */
     bool two_passes;             /* some token is LQ_TOKEN_SECOND */
-    float *scores;               /* SPM only */
+    float *scores;               /* not BPE */
     int32_t bos;
     int32_t eos;
     int32_t unknown;
@@ -42,8 +43,15 @@ struct lq_vocab {
     struct lq_pair_table merges;
     struct lq_pretokenizer *pre;
     struct lq_normalizer *normalizer; /* NULL: none */
-    /* SPM: no token has U+2581 behind another character, so words can be merged one by one. */
+    /* SPM, UNIGRAM: no token has U+2581 behind another character, so words can be merged one by
+     * one. */
     bool words_are_closed;
+    /* UNIGRAM: tokens of text in the order of their bytes; those that begin with byte b are
+     * sorted_ids[sorted_start[b]..sorted_start[b + 1]). */
+    int32_t *sorted_ids;
+    size_t sorted_count;
+    size_t sorted_start[257];
+    double unknown_score;
     /* Tokens that are looked for in the text before everything else: longest first, grouped by
      * first byte: those of byte b are special_ids[special_start[b]..special_start[b + 1]). */
     int32_t *special_ids;
@@ -60,11 +68,26 @@ struct lq_symbol {
 };
 #define LQ_SYMBOL_NONE UINT32_MAX
 
+/* The best way to cut a word up to some byte: its score, and the last token of it. */
+struct lq_unigram_step {
+    double score;
+    size_t start;
+    int32_t id; /* -1: a character that is no token */
+    bool reached;
+};
+
 /* Loading: after texts and types are there. */
 enum lq_status lq_bpe_load(struct lq_vocab *vocab, const struct lq_gguf *gguf, const char *where,
                            struct lq_error *err);
 enum lq_status lq_spm_load(struct lq_vocab *vocab, const struct lq_gguf *gguf, const char *where,
                            struct lq_error *err);
+
+enum lq_status lq_unigram_load(struct lq_vocab *vocab, const struct lq_gguf *gguf,
+                               const char *where, struct lq_error *err);
+
+/* Fills path[0..length]; going back from path[length] by `start` gives the tokens. */
+void lq_unigram_cut(const struct lq_vocab *vocab, const char *word, size_t length,
+                    struct lq_unigram_step *path);
 
 /* Whether two neighbours merge; *priority: smaller merges first. */
 bool lq_bpe_find_merge(const struct lq_vocab *vocab, const struct lq_symbol *left,
