@@ -213,6 +213,7 @@ static void cpu_rms_norm(struct lq_device *device, const float *x, const float *
 }
 
 struct rope_job {
+    const struct lq_device_rows *fn;
     float *x;
     const float *table;
     size_t rows;
@@ -223,30 +224,6 @@ struct rope_job {
     bool halves;
 };
 
-static void rotate_pairs(float *x, const float *table, size_t pair_count)
-{
-    for (size_t i = 0; i < pair_count; i++) {
-        float cosine = table[2 * i];
-        float sine = table[2 * i + 1];
-        float first = x[2 * i];
-        float second = x[2 * i + 1];
-        x[2 * i] = first * cosine - second * sine;
-        x[2 * i + 1] = first * sine + second * cosine;
-    }
-}
-
-static void rotate_halves(float *restrict x, const float *restrict table, size_t pair_count)
-{
-    for (size_t i = 0; i < pair_count; i++) {
-        float cosine = table[2 * i];
-        float sine = table[2 * i + 1];
-        float first = x[i];
-        float second = x[i + pair_count];
-        x[i] = first * cosine - second * sine;
-        x[i + pair_count] = first * sine + second * cosine;
-    }
-}
-
 static void rope_tile(void *user, size_t index)
 {
     const struct rope_job *job = user;
@@ -255,8 +232,8 @@ static void rope_tile(void *user, size_t index)
         const float *table = job->table + r % job->sequence * job->pair_count * 2;
         float *row = job->x + r * job->head_count * job->head_dim;
         for (size_t h = 0; h < job->head_count; h++) {
-            (job->halves ? rotate_halves : rotate_pairs)(row + h * job->head_dim, table,
-                                                         job->pair_count);
+            (job->halves ? job->fn->rotate_halves : job->fn->rotate_pairs)(row + h * job->head_dim,
+                                                                           table, job->pair_count);
         }
     }
 }
@@ -265,8 +242,10 @@ static void cpu_rope(struct lq_device *device, float *x, const float *table, siz
                      size_t sequence, size_t head_count, size_t head_dim, size_t pair_count,
                      bool halves)
 {
-    struct rope_job job = {x, table, rows, sequence, head_count, head_dim, pair_count, halves};
-    lq_cpu_run_tiles(lq_cpu_of(device), lq_divide_up(rows, ROW_GROUP), rope_tile, &job);
+    struct lq_cpu_device *cpu = lq_cpu_of(device);
+    struct rope_job job = {cpu->rows,  x,        table,      rows,  sequence,
+                           head_count, head_dim, pair_count, halves};
+    lq_cpu_run_tiles(cpu, lq_divide_up(rows, ROW_GROUP), rope_tile, &job);
 }
 
 /* ---- elementwise and sums ---- */

@@ -32,6 +32,10 @@ struct lq_device_rows {
     void (*add_squares)(const float *x, size_t rows, size_t cols, size_t stride, double *sums);
     /* x += y. */
     void (*add)(float *x, const float *y, size_t count);
+    /* (x, y) = (x[2i], x[2i+1]), or (x[i], x[i + count]), becomes (x cos - y sin, x sin + y cos)
+     * with cos = table[2i], sin = table[2i+1]. */
+    void (*rotate_pairs)(float *x, const float *table, size_t count);
+    void (*rotate_halves)(float *x, const float *table, size_t count);
     /* The sum of x * y * w in double; w NULL stands for ones. */
     double (*dot)(const float *x, const float *y, const float *w, size_t count);
     /* out = y * w * scale - x * factor; out may be y. */

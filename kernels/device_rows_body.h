@@ -173,6 +173,30 @@ static void rows_add_squares(const float *restrict x, size_t rows, size_t cols, 
     }
 }
 
+static void rows_rotate_pairs(float *restrict x, const float *restrict table, size_t pair_count)
+{
+    for (size_t i = 0; i < pair_count; i++) {
+        float cosine = table[2 * i];
+        float sine = table[2 * i + 1];
+        float first = x[2 * i];
+        float second = x[2 * i + 1];
+        x[2 * i] = first * cosine - second * sine;
+        x[2 * i + 1] = first * sine + second * cosine;
+    }
+}
+
+static void rows_rotate_halves(float *restrict x, const float *restrict table, size_t pair_count)
+{
+    for (size_t i = 0; i < pair_count; i++) {
+        float cosine = table[2 * i];
+        float sine = table[2 * i + 1];
+        float first = x[i];
+        float second = x[i + pair_count];
+        x[i] = first * cosine - second * sine;
+        x[i + pair_count] = first * sine + second * cosine;
+    }
+}
+
 static void rows_add(float *restrict x, const float *restrict y, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -284,6 +308,8 @@ const struct lq_device_rows LQ_DEVICE_ROWS_TABLE = {
     .soft_cap = rows_soft_cap,
     .add_squares = rows_add_squares,
     .add = rows_add,
+    .rotate_pairs = rows_rotate_pairs,
+    .rotate_halves = rows_rotate_halves,
     .dot = rows_dot,
     .norm_back = rows_norm_back,
     .softmax_back = rows_softmax_back,

@@ -4,8 +4,9 @@
  * VEC_MUL, VEC_ADD, PREFETCH (of one cache line) and SLIVER_ROWS: SLIVER_ROWS x 2 sums, two vectors
  * of B and one of A must fit the registers. Where vectors turn matrices, it also defines TURN_DEPTH
  * and turn_rows(from, k, out): out[j * SLIVER_ROWS + i] = from[i][k + j] for j below TURN_DEPTH;
- * SLIVER_SLACK floats behind these may be written. Thread rule: pure functions. Limits: those of
- * matmul.h. */
+ * SLIVER_SLACK floats behind these may be written; and TURN_COLS and turn_cols(out, out_stride, in,
+ * stride): out[j * out_stride + i] = in[i * stride + j] for i and j below TURN_COLS. Thread rule:
+ * pure functions. Limits: those of matmul.h. */
 #ifndef LQ_KERNELS_MATMUL_BODY_H
 #define LQ_KERNELS_MATMUL_BODY_H
 
@@ -60,7 +61,16 @@ static void pack_depth(bool transpose_b, const struct lq_sgemm_args *args, size_
     }
     for (size_t first = 0; first < depth; first += TRANSPOSE_DEPTH) {
         size_t end = smaller(first + TRANSPOSE_DEPTH, depth);
-        for (size_t j = 0; j < cols; j++) {
+        size_t j = 0;
+#if defined(TURN_COLS)
+        for (; end - first == TRANSPOSE_DEPTH && j + TURN_COLS <= cols; j += TURN_COLS) {
+            const float *from = args->b + (col + j) * args->ldb + k0 + first;
+            for (size_t k = 0; k < TRANSPOSE_DEPTH; k += TURN_COLS) {
+                turn_cols(panel + (first + k) * PANEL_COLS + j, PANEL_COLS, from + k, args->ldb);
+            }
+        }
+#endif
+        for (; j < cols; j++) {
             const float *from = args->b + (col + j) * args->ldb + k0;
             for (size_t k = first; k < end; k++) {
                 panel[k * PANEL_COLS + j] = from[k];
@@ -152,6 +162,7 @@ static void multiply_sliver(const float *sliver, const float *panel, size_t dept
         sums[i][0] = VEC_ZERO();
         sums[i][1] = VEC_ZERO();
     }
+#pragma GCC unroll 8
     for (size_t k = 0; k < depth; k++) {
         VEC left = VEC_LOAD(panel + k * PANEL_COLS);
         VEC right = VEC_LOAD(panel + k * PANEL_COLS + VEC_LANES);

@@ -1,5 +1,7 @@
 #include <immintrin.h>
 
+#include "kernels/x86/transpose.h"
+
 #define MATMUL_TABLE lq_matmul_tiles_avx2
 #define VEC __m256
 #define VEC_LANES 8
@@ -13,6 +15,8 @@
 #define PREFETCH(from) _mm_prefetch(from, _MM_HINT_T0)
 #define SLIVER_ROWS 6
 
+#define TURN_COLS 8
+#define turn_cols lane_transpose
 #define TURN_DEPTH 8
 #define SLIVER_SLACK 2
 

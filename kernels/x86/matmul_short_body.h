@@ -159,6 +159,7 @@ static void multiply_block(struct lq_short_strip a, struct lq_short_strip b, flo
                            bool first)
 {
     EACH_ROW(START_ROW)
+#pragma GCC unroll 8
     for (size_t p = 0; p < PAIRS; p++) {
         const int16_t *a_pairs = a.values + p * A_ROWS * 2;
         const int16_t *b_pairs = b.values + p * B_ROWS * 2;
