@@ -3,8 +3,8 @@
  * the reference is built from, so tests of the reference are tests of what a GPU runs. For that
  * they cast void pointers, give designated initialisers in the order of their members, mark
  * functions and tables as below, and call nothing but memcpy, memset, fabsf, sqrtf, sqrt, frexpf
- * and ldexpf, which are exact on both (and log in cross entropy, which is not). Internal to the
- * kernels. Pure. */
+ * and ldexpf, which are exact on both (and log in losses and the exponential of gpu_flash.h, which
+ * are not). Internal to the kernels. Pure. */
 #ifndef LQ_KERNELS_DEVICE_FN_H
 #define LQ_KERNELS_DEVICE_FN_H
 

@@ -5,10 +5,11 @@
 
 /* Sizes of tiles. With the shapes they decide how products are cut. */
 enum {
-    TILE_ROWS = 128,    /* queries of a head in a tile */
-    TILE_ROWS_MIN = 16, /* when scores of long sequences would not fit */
-    BANDS_MAX = 32768,  /* of a product: some kernels number a batch along a side of their grid that
-                         * has 65535 places */
+    TILE_ROWS = 128,     /* queries of a head in a tile */
+    TILE_ROWS_MIN = 16,  /* when scores of long sequences would not fit */
+    FLASH_QUERIES = 128, /* as in gpu_flash.h */
+    BANDS_MAX = 32768, /* of a product: some kernels number a batch along a side of their grid that
+                        * has 65535 places */
 };
 
 /* One call. Bands (gpu_operations.h) are done in parts whose tiles of scores fit scores_bytes. */
@@ -235,6 +236,52 @@ static void join_tile(const struct attention *job, const struct tile *tile, cons
 
 /* ---- forward ---- */
 
+/* Heads whose rows are whole pieces of 16 bytes, up to what registers hold. */
+static bool can_flash(const struct attention *job)
+{
+    return !job->gpu->has_no_flash && job->shape->head_dim % 8 == 0 && job->shape->head_dim <= 256;
+}
+
+/* The operation for the size of the heads; they all take the same. */
+static enum lq_gpu_operation flash_operation(size_t head_dim)
+{
+    return head_dim <= 64    ? LQ_GPU_OP_FLASH_64
+           : head_dim <= 96  ? LQ_GPU_OP_FLASH_96
+           : head_dim <= 128 ? LQ_GPU_OP_FLASH_128
+           : head_dim <= 192 ? LQ_GPU_OP_FLASH_192
+                             : LQ_GPU_OP_FLASH_256;
+}
+
+static void flash(struct attention *job, const float *q, const float *k, const float *v, float *out,
+                  struct lq_gpu_twin twin)
+{
+    const struct lq_attention_shape *shape = job->shape;
+    struct lq_gpu_heads queries = job->keys;
+    queries.kv_head_count = (uint32_t)shape->head_count;
+    job->q = split(job, &queries, q);
+    job->k = split(job, &job->keys, k);
+    job->v = split(job, &job->keys, v);
+    const struct lq_gpu_flash op = {
+        .q = job->q,
+        .k = job->k,
+        .v = job->v,
+        .out = out,
+        .twin = twin,
+        .sequence = (uint32_t)shape->sequence,
+        .head_count = (uint32_t)shape->head_count,
+        .kv_head_count = (uint32_t)shape->kv_head_count,
+        .group = job->queries.group,
+        .head_dim = (uint32_t)shape->head_dim,
+        .window = (uint32_t)job->window,
+        .scale = job->scale,
+        .cap = shape->cap,
+    };
+    lq_gpu_run(job->gpu, flash_operation(shape->head_dim), &op,
+               shape->sample_count * shape->head_count *
+                   lq_gpu_divide_up(shape->sequence, FLASH_QUERIES));
+    give_scratch(job);
+}
+
 static void attend(const struct attention *job, const struct tile *tile, float *out,
                    struct lq_gpu_twin twin)
 {
@@ -263,6 +310,10 @@ void lq_gpu_attention(struct lq_device *device, const float *q, const float *k, 
     }
     /* What comes out is the left side of a product. */
     struct lq_gpu_twin twin = lq_gpu_new_twin(job.gpu, out, rows, width);
+    if (can_flash(&job)) {
+        flash(&job, q, k, v, out, twin);
+        return;
+    }
     take_scratch(&job, q, k, v);
     for (size_t band = 0; band < job.bands && !job.gpu->has_failed; band += job.part) {
         for (size_t query = 0; query < shape->sequence; query += job.queries.tile_rows) {

@@ -1,8 +1,8 @@
 /* The operations of a GPU besides products: what the program tells a module to launch, and what
- * each of them takes. Bodies are in gpu_rows.h (rows of floats), gpu_experts.h (mixtures) and
- * gpu_heads.h (attention). All pointers are device memory; sizes are never 0 unless it is said.
- * Internal to the kernels and their modules. Thread rule: plain data. Limits: columns, threads of a
- * row and what they multiply to fit 32 bits. */
+ * each of them takes. Bodies are in gpu_rows.h (rows of floats), gpu_experts.h (mixtures),
+ * gpu_heads.h (attention) and gpu_flash.h (attention in one go). All pointers are device memory;
+ * sizes are never 0 unless it is said. Internal to the kernels and their modules. Thread rule:
+ * plain data. Limits: columns, threads of a row and what they multiply to fit 32 bits. */
 #ifndef LQ_KERNELS_GPU_OPERATIONS_H
 #define LQ_KERNELS_GPU_OPERATIONS_H
 
@@ -34,6 +34,11 @@
     X(COMBINE, combine)                                                                            \
     X(WEIGH, weigh)                                                                                \
     X(ROUTE_BACK, route_back)                                                                      \
+    X(FLASH_64, flash_64)                                                                          \
+    X(FLASH_96, flash_96)                                                                          \
+    X(FLASH_128, flash_128)                                                                        \
+    X(FLASH_192, flash_192)                                                                        \
+    X(FLASH_256, flash_256)                                                                        \
     X(SPLIT, split)                                                                                \
     X(SOFTMAX, softmax)                                                                            \
     X(SPREAD, spread)                                                                              \
@@ -318,6 +323,41 @@ struct lq_gpu_join {
     const float *sums;
     float *to;
     struct lq_gpu_twin twin;
+};
+
+/* Attention of all heads of all samples, from bf16 rows of heads, [samples x heads x sequence x
+ * head_dim] each, as lq_gpu_split leaves them for a group of 1 and tiles of a sequence. */
+struct lq_gpu_flash {
+    const uint16_t *q;
+    const uint16_t *k;
+    const uint16_t *v;
+    float *out; /* rows of heads */
+    struct lq_gpu_twin twin;
+    uint32_t sequence;
+    uint32_t head_count;
+    uint32_t kv_head_count;
+    uint32_t group; /* head_count / kv_head_count */
+    uint32_t head_dim;
+    uint32_t window; /* 0: all */
+    float scale;
+    float cap;
+};
+
+/* For heads of at most so many columns. */
+struct lq_gpu_flash_64 {
+    struct lq_gpu_flash flash;
+};
+struct lq_gpu_flash_96 {
+    struct lq_gpu_flash flash;
+};
+struct lq_gpu_flash_128 {
+    struct lq_gpu_flash flash;
+};
+struct lq_gpu_flash_192 {
+    struct lq_gpu_flash flash;
+};
+struct lq_gpu_flash_256 {
+    struct lq_gpu_flash flash;
 };
 
 /* c[m x n] = a * b, or c += a * b, in bf16 with sums in 32-bit floats; `batch` of them. Matrices

@@ -431,8 +431,14 @@ static void check_attention(struct lq_attention_shape shape, float amplitude)
                    shape.sample_count, shape.sequence, shape.head_count, shape.kv_head_count,
                    shape.head_dim, shape.window);
     cpu->ops->attention(cpu, q.host, k.host, v.host, out.host, &shape);
-    gpu->ops->attention(gpu, q.device, k.device, v.device, out.device, &shape);
-    compare_norms("attention", text, &out, HEADS_TOLERANCE);
+    /* In one operation where it can be, and as products of tiles, which must give the same. */
+    for (int way = 0; way < 2; way++) {
+        lq_gpu_of(gpu)->has_no_flash = way == 1;
+        gpu->ops->zero(gpu, out.device, out.size_bytes);
+        gpu->ops->attention(gpu, q.device, k.device, v.device, out.device, &shape);
+        compare_norms(way == 0 ? "attention" : "attention in tiles", text, &out, HEADS_TOLERANCE);
+    }
+    lq_gpu_of(gpu)->has_no_flash = false;
     /* The gradients of both start from the same numbers. */
     gpu->ops->upload(gpu, out.device, out.host, out.size_bytes);
     gpu->ops->upload(gpu, grad.device, grad.host, grad.size_bytes);
@@ -569,7 +575,9 @@ static void check_sums_of_products(void)
         {1, 128, 2, 2, 64, 0, 0.0f, 0.0f},    {1, 300, 6, 2, 64, 0, 0.0f, 0.0f},
         {2, 150, 4, 1, 32, 40, 0.0f, 0.0f},   {1, 260, 3, 3, 128, 129, 0.0f, 20.0f},
         {3, 40, 4, 4, 256, 40, 0.2f, 0.0f},   {1, 200, 2, 1, 10, 1, 0.0f, 0.0f},
-        {1, 129, 8, 8, 80, 1000, 0.0f, 5.0f},
+        {1, 129, 8, 8, 80, 1000, 0.0f, 5.0f}, {1, 257, 2, 2, 96, 0, 0.0f, 0.0f},
+        {2, 300, 2, 1, 128, 20, 0.0f, 0.0f},  {1, 140, 2, 1, 192, 0, 0.0f, 0.0f},
+        {1, 400, 1, 1, 256, 150, 0.1f, 3.0f}, {5, 17, 3, 1, 104, 3, 0.0f, 0.0f},
     };
     size_t count = quick ? 6 : sizeof sizes / sizeof sizes[0];
     for (size_t i = 0; i < count; i++) {

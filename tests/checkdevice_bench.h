@@ -6,6 +6,7 @@
 
 #include <time.h>
 
+#include "kernels/gpu_device_parts.h"
 #include "tests/checkdevice.h"
 
 /* A layer like those of 7B models, and a batch of one sample. */
@@ -116,6 +117,14 @@ static inline void bench_attention(struct bench *bench)
     const struct bench_layer *l = &bench->layer;
     gpu->ops->attention(gpu, device_of(&l->qs), device_of(&l->ks), device_of(&l->vs),
                         device_of(&l->attended), &l->shape);
+}
+
+/* The same as products of tiles of scores, which exist in memory. */
+static inline void bench_attention_tiles(struct bench *bench)
+{
+    lq_gpu_of(gpu)->has_no_flash = true;
+    bench_attention(bench);
+    lq_gpu_of(gpu)->has_no_flash = false;
 }
 
 static inline void bench_norm(struct bench *bench)
@@ -273,6 +282,7 @@ static inline void bench_all(void)
         {"the same, rounding its left side", bench_round, square, 0},
         {"product 2048 x 11008 x 4096", bench_ffn, ffn, 0},
         {"attention, 2048 x 32 x 128", bench_attention, heads, 0},
+        {"the same in tiles", bench_attention_tiles, heads, 0},
         {"rms_norm", bench_norm, 0, 10.0 * mega},
         {"rope", bench_rope, 0, 8.0 * mega},
         {"silu_mul", bench_gate, 0, 14.0 * inner},

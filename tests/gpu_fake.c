@@ -27,6 +27,7 @@
 #include "kernels/ref/encode_ref.c"
 
 #include "kernels/gpu_experts.h"
+#include "kernels/gpu_flash.h"
 #include "kernels/gpu_heads.h"
 #include "kernels/gpu_rows.h"
 #include "tests/gpu_races.h"

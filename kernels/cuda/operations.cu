@@ -2,6 +2,7 @@
 #include "kernels/cuda/launch.cuh"
 
 #include "kernels/gpu_experts.h"
+#include "kernels/gpu_flash.h"
 #include "kernels/gpu_heads.h"
 #include "kernels/gpu_rows.h"
 
