@@ -517,6 +517,22 @@ struct lq_device *lq_gpu_take_device(size_t *memory_bytes)
     return found;
 }
 
+struct lq_device *lq_gpu_take_another(size_t *memory_bytes)
+{
+    struct lq_device *found = NULL;
+    const char *why = NULL;
+    *memory_bytes = 0;
+    (void)pthread_mutex_lock(&mutex);
+    struct model *model = is_usable && has_models && make_model != NULL ? find_idle(&why) : NULL;
+    if (model != NULL) {
+        take_model(model);
+        found = model->device;
+        *memory_bytes = free_memory(found);
+    }
+    (void)pthread_mutex_unlock(&mutex);
+    return found;
+}
+
 void lq_gpu_give_device(struct lq_device *device)
 {
     (void)pthread_mutex_lock(&mutex);

@@ -73,6 +73,8 @@ const char *lq_gpu_end(struct lq_gpu_lease *lease, size_t slot, bool *clean);
 /* A device for a step that runs a model, one step at a time on each GPU, beside leases. Waits while
  * all are taken; *memory_bytes is what is free on it. NULL: use the CPU. */
 struct lq_device *lq_gpu_take_device(size_t *memory_bytes);
+/* One more, for who has one: NULL when no other GPU is idle. Does not wait. */
+struct lq_device *lq_gpu_take_another(size_t *memory_bytes);
 /* A device that failed is no longer used; another one is made for the next taker. */
 void lq_gpu_give_device(struct lq_device *device);
 /* A model did not run on a GPU: from now on all of them run on the CPU. lq_gpu_notice gives the

@@ -14,7 +14,8 @@
  *   breaks      fails at its twentieth product
  *   backwards   runs threads and blocks from the last to the first
  *   eager       does the work of all streams but the first at once
- * With LQ_FAKE_GPU_LOG each device that encodes appends a line to that file. */
+ * With LQ_FAKE_GPU_LOG each device that encodes, or is made to run models, appends a line to that
+ * file. */
 #include "kernels/cuda/sources.h"
 
 #include <pthread.h>
@@ -500,7 +501,12 @@ static const char *fake_launch(struct lq_gpu_stream *stream, enum lq_gpu_operati
 
 static const char *fake_prepare_products(struct lq_gpu_stream *stream)
 {
-    (void)stream;
+    const char *log = getenv("LQ_FAKE_GPU_LOG");
+    FILE *file = log == NULL ? NULL : fopen(log, "a");
+    if (file != NULL) {
+        (void)fprintf(file, "model on %d\n", stream->context->device);
+        (void)fclose(file);
+    }
     return is_told("no-products") ? "there is no library of products" : NULL;
 }
 

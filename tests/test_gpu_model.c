@@ -14,6 +14,8 @@
 #include "engine/build.h"
 #include "engine/lang/recipe.h"
 #include "kernels/gpu.h"
+#include "kernels/gpu_device.h"
+#include "kernels/gpu_load.h"
 #include "rules/format/imatrix.h"
 #include "rules/format/qreport.h"
 #include "rules/registry.h"
@@ -22,6 +24,9 @@
 #include "tests/make_arch.h"
 
 static char folder[64];
+/* What builds get; a test may take another one before its first build. */
+static const struct lq_gpu_module *used_module = &far_module;
+static lq_gpu_make_fn used_make = far_make;
 static struct lq_build_result result;
 static struct lq_error err;
 static struct lq_arena arena;
@@ -67,9 +72,8 @@ static void put_file(const char *name, const char *text)
     cr_assert_eq(lq_file_write(path, text, strlen(text), &err), LQ_OK, "%s", err.message);
 }
 
-/* Builds one artifact; `gpu` says where. */
-static enum lq_status build(bool gpu, const char *cache_name, const char *target,
-                            const char *artifacts)
+/* Builds one artifact, on the GPUs as they are. */
+static enum lq_status build_again(const char *cache_name, const char *target, const char *artifacts)
 {
     static const char base[] =
         "model base { source = \"" LQ_SOURCE_DIR "/examples/tiny-llama\" }\n"
@@ -88,8 +92,6 @@ static enum lq_status build(bool gpu, const char *cache_name, const char *target
     warning[0] = '\0';
     numerics[0] = '\0';
     warnings = 0;
-    lq_gpu_use_module(&far_module, far_make);
-    lq_gpu_choose(gpu ? LQ_GPU_AUTO : LQ_GPU_NEVER, -1);
     cr_assert_eq(lq_recipe_parse(&recipe, text, strlen(text), "recipe.lq", folder,
                                  lq_rules_registry(), NULL, 0, &err),
                  LQ_OK, "%s", err.message);
@@ -103,6 +105,15 @@ static enum lq_status build(bool gpu, const char *cache_name, const char *target
     lq_recipe_destroy(recipe);
     lq_cache_close(cache);
     return status;
+}
+
+/* The same on new ones; `gpu` says whether there are any. */
+static enum lq_status build(bool gpu, const char *cache_name, const char *target,
+                            const char *artifacts)
+{
+    lq_gpu_use_module(used_module, used_make);
+    lq_gpu_choose(gpu ? LQ_GPU_AUTO : LQ_GPU_NEVER, -1);
+    return build_again(cache_name, target, artifacts);
 }
 
 static struct lq_buffer *read_output(const char *name)
@@ -193,6 +204,61 @@ Test(gpu_model, the_next_layer_is_expected)
     cr_expect_eq(far_state.expected, 2 * layer_bytes, "%zu bytes", far_state.expected);
     cr_expect_eq(far_state.claimed, far_state.expected, "%zu bytes", far_state.claimed);
     cr_expect_eq(far_state.mistaken, 0);
+}
+
+/* Small batches, so that a short text has several. */
+static const char *make_small(const struct lq_gpu_module *module, struct lq_gpu_context *context,
+                              struct lq_device **device)
+{
+    static struct lq_device_ops ops;
+    const char *why = lq_gpu_device_create(module, context, device);
+    if (why == NULL) {
+        ops = *(*device)->ops;
+        ops.batch_rows = 200;
+        (*device)->ops = &ops;
+    }
+    return why;
+}
+
+static size_t models_in_log(const char *path)
+{
+    struct lq_buffer text;
+    size_t count = 0;
+    lq_buffer_init(&text);
+    cr_assert_eq(lq_file_read(path, 1 << 20, &text, &err), LQ_OK, "%s", err.message);
+    for (size_t i = 0; i < text.size_bytes; i++) {
+        count += text.data[i] == '\n';
+    }
+    lq_buffer_fini(&text);
+    return count;
+}
+
+/* Samples on two GPUs, and on the one that is left when somebody has the other: the same bits. */
+Test(gpu_model, two_gpus_share_a_layer)
+{
+    static const char line[] = "imatrix %s { model = base  calibration = %s  path = \"%s\" }\n";
+    char why_not[LQ_GPU_WHY_BYTES];
+    char text[512];
+    char log[128];
+    size_t memory_bytes = 0;
+    snprintf(log, sizeof log, "%s/log", folder);
+    cr_assert_eq(setenv("LQ_FAKE_GPU", "two", 1), 0);
+    cr_assert_eq(setenv("LQ_FAKE_GPU_LOG", log, 1), 0);
+    cr_assert_eq(setenv("LQBUILD_CUDA_MODULE", LQ_BINARY_DIR "/tests/libgpu_fake.so", 1), 0);
+    used_module = lq_gpu_load(why_not);
+    used_make = make_small;
+    cr_assert_not_null(used_module, "%s", why_not);
+    snprintf(text, sizeof text, line, "x", "few", "two");
+    cr_assert_eq(build(true, "cache-two", "x", text), LQ_OK, "%s", err.message);
+    cr_expect_eq(warnings, 0, "%s", warning);
+    cr_expect_eq(models_in_log(log), 2);
+    struct lq_device *taken = lq_gpu_take_device(&memory_bytes);
+    cr_assert_not_null(taken);
+    snprintf(text, sizeof text, line, "x", "few", "one");
+    cr_assert_eq(build_again("cache-one", "x", text), LQ_OK, "%s", err.message);
+    lq_gpu_give_device(taken);
+    expect_same_file("two", "one");
+    cr_expect_eq(models_in_log(log), 2, "a GPU was made ready again");
 }
 
 Test(gpu_model, gradients)

@@ -7,6 +7,7 @@
 #include "rules/format/imatrix.h"
 #include "rules/model/batch_flow.h"
 #include "rules/model/calibrate_parts.h"
+#include "rules/model/calibrate_team.h"
 #include "rules/model/device_states.h"
 #include "rules/model/forward_run.h"
 #include "rules/model/layer_stats.h"
@@ -64,14 +65,25 @@ static enum lq_status run_batch(void *user, size_t sample, size_t count, float *
     return status;
 }
 
-static enum lq_status write_stats(struct layer_run *layer_run, struct lq_error *err)
+static enum lq_status write_stats(struct lq_run *run, const struct lq_layer_stats *stats,
+                                  struct lq_error *err)
+{
+    struct lq_buffer bytes;
+    lq_buffer_init(&bytes);
+    enum lq_status status = lq_layer_stats_format(stats, &bytes, err);
+    if (status == LQ_OK) {
+        status = lq_run_write(run, "stats", bytes.data, bytes.size_bytes, err);
+    }
+    lq_buffer_fini(&bytes);
+    return status;
+}
+
+static enum lq_status fetch_stats(struct layer_run *layer_run, struct lq_error *err)
 {
     const struct lq_calibrate_io *io = &layer_run->io;
     struct lq_layer_stats stats = {.sample_count = io->sample_count,
                                    .sequence_length = io->sequence_length};
     lq_layer_stats_shape(&stats, &io->layer->hparams);
-    struct lq_buffer bytes;
-    lq_buffer_init(&bytes);
     enum lq_status status = lq_layer_stats_alloc(&stats, lq_run_arena(io->run), err);
     for (int i = 0; status == LQ_OK && i < LQ_LAYER_INPUT_COUNT; i++) {
         if (stats.cols[i] != 0) {
@@ -80,14 +92,31 @@ static enum lq_status write_stats(struct layer_run *layer_run, struct lq_error *
                 lq_forward_sums(layer_run->forward, (enum lq_layer_input)i, stats.sums[i], err);
         }
     }
-    if (status == LQ_OK) {
-        status = lq_layer_stats_format(&stats, &bytes, err);
+    return status == LQ_OK ? write_stats(io->run, &stats, err) : status;
+}
+
+/* On all GPUs that are idle; *done is false where it must be one. */
+static enum lq_status run_on_all(struct layer_run *layer_run, struct lq_forward_run *forward_run,
+                                 bool *done, struct lq_error *err)
+{
+    const struct lq_calibrate_layer *layer = layer_run->io.layer;
+    struct lq_layer_stats stats = {.sample_count = 0};
+    const struct lq_calibrate_team team = {.io = &layer_run->io,
+                                           .forward_run = forward_run,
+                                           .is_first = layer_run->is_first,
+                                           .inputs_only = layer_run->inputs_only};
+    *done = false;
+    if (layer->hparams.expert_count == 0 && !layer->skip_first) {
+        lq_forward_run_take_more(forward_run);
     }
-    if (status == LQ_OK) {
-        status = lq_run_write(io->run, "stats", bytes.data, bytes.size_bytes, err);
+    if (forward_run->more_count == 0) {
+        return LQ_OK;
     }
-    lq_buffer_fini(&bytes);
-    return status;
+    enum lq_status status = lq_calibrate_run_team(&team, &stats, done, err);
+    if (!*done) {
+        lq_forward_run_give_more(forward_run);
+    }
+    return status == LQ_OK && *done ? write_stats(layer_run->io.run, &stats, err) : status;
 }
 
 static enum lq_status stream_samples(struct layer_run *layer_run, struct lq_error *err)
@@ -113,7 +142,7 @@ static enum lq_status stream_samples(struct layer_run *layer_run, struct lq_erro
     if (status == LQ_OK) {
         status = lq_batch_flow_run(&flow, err);
     }
-    return status == LQ_OK ? write_stats(layer_run, err) : status;
+    return status == LQ_OK ? fetch_stats(layer_run, err) : status;
 }
 
 enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
@@ -125,6 +154,7 @@ enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
         .inputs_only = layer->layer + 1 == layer->hparams.layer_count && !layer->whole,
     };
     struct lq_forward_run forward_run = {0};
+    bool done = false;
     layer_run.forward_run = &forward_run;
     enum lq_status status = layer_run.is_first
                                 ? lq_calibrate_open_tokens(&layer_run.io, err)
@@ -133,6 +163,9 @@ enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
         status = lq_forward_run_open(&forward_run, run, err);
     }
     if (status == LQ_OK) {
+        status = run_on_all(&layer_run, &forward_run, &done, err);
+    }
+    if (status == LQ_OK && !done) {
         layer_run.in = lq_device_states_find(&forward_run, "hidden");
         layer_run.out =
             layer_run.inputs_only ? NULL : lq_calibrate_hold(&layer_run.io, &forward_run);
@@ -143,7 +176,7 @@ enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
         status = lq_forward_create(&layer_run.forward, &layer->hparams, &env,
                                    layer_run.io.sequence_length, err);
     }
-    if (status == LQ_OK) {
+    if (status == LQ_OK && !done) {
         status = stream_samples(&layer_run, err);
     }
     lq_forward_destroy(layer_run.forward);

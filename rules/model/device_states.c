@@ -6,11 +6,18 @@
 #include "engine/base/checked.h"
 #include "kernels/gpu.h"
 
+/* Samples [first, end) on a device. */
+struct part {
+    struct lq_gpu_kept *kept;
+    float *rows;
+    size_t first, end;
+};
+
 struct lq_device_states {
     struct lq_object object; /* first: converted back */
     struct lq_hidden_shape shape;
-    struct lq_gpu_kept *kept;
-    float *rows;
+    struct part parts[LQ_FORWARD_MORE_MAX + 1];
+    size_t part_count;
 };
 
 static size_t sample_elems(const struct lq_hidden_shape *shape)
@@ -18,10 +25,32 @@ static size_t sample_elems(const struct lq_hidden_shape *shape)
     return (size_t)shape->sequence_length * shape->width;
 }
 
+/* Bytes of the rows from `offset` on. */
+static bool read_rows(const struct lq_device_states *states, uint64_t offset, unsigned char *to,
+                      size_t size_bytes)
+{
+    size_t sample_bytes = sample_elems(&states->shape) * sizeof(float);
+    bool good = true;
+    for (size_t i = 0; i < states->part_count && size_bytes > 0 && good; i++) {
+        const struct part *part = &states->parts[i];
+        uint64_t first = part->first * (uint64_t)sample_bytes;
+        uint64_t end = part->end * (uint64_t)sample_bytes;
+        if (offset >= end) {
+            continue;
+        }
+        size_t count = end - offset < size_bytes ? (size_t)(end - offset) : size_bytes;
+        good = lq_gpu_read_kept(part->kept, (size_t)(offset - first), to, count);
+        to += count;
+        offset += count;
+        size_bytes -= count;
+    }
+    return good;
+}
+
 static enum lq_status states_read(struct lq_object *object, uint64_t offset, void *out,
                                   size_t size_bytes, struct lq_error *err)
 {
-    struct lq_device_states *states = (struct lq_device_states *)(void *)object;
+    const struct lq_device_states *states = (struct lq_device_states *)(void *)object;
     unsigned char header[LQ_HIDDEN_HEADER_BYTES];
     unsigned char *to = out;
     lq_hidden_header(&states->shape, header);
@@ -33,8 +62,7 @@ static enum lq_status states_read(struct lq_object *object, uint64_t offset, voi
         offset += part;
         size_bytes -= part;
     }
-    return size_bytes == 0 ||
-                   lq_gpu_read_kept(states->kept, (size_t)offset - sizeof header, to, size_bytes)
+    return size_bytes == 0 || read_rows(states, offset - sizeof header, to, size_bytes)
                ? LQ_OK
                : lq_error_set(err, LQ_ENOMEM, "hidden states are lost with the GPU");
 }
@@ -42,13 +70,35 @@ static enum lq_status states_read(struct lq_object *object, uint64_t offset, voi
 static void states_destroy(struct lq_object *object)
 {
     struct lq_device_states *states = (struct lq_device_states *)(void *)object;
-    lq_gpu_unkeep(states->kept);
+    for (size_t i = 0; i < states->part_count; i++) {
+        lq_gpu_unkeep(states->parts[i].kept);
+    }
     free(states);
 }
 
-struct lq_device_states *lq_device_states_hold(struct lq_forward_run *forward_run,
-                                               const char *output,
-                                               const struct lq_hidden_shape *shape)
+/* Memory for a part, taken off what is free for others. */
+static bool add_part(struct lq_device_states *states, struct lq_forward_run *forward_run,
+                     size_t end)
+{
+    size_t i = states->part_count;
+    struct lq_device *device = lq_forward_run_device(forward_run, i).device;
+    size_t *left = i == 0 ? &forward_run->memory_bytes : &forward_run->more[i - 1].memory_bytes;
+    size_t first = i == 0 ? 0 : states->parts[i - 1].end;
+    size_t size_bytes = (end - first) * sample_elems(&states->shape) * sizeof(float);
+    struct lq_gpu_kept *kept = lq_gpu_keep(device, size_bytes);
+    if (kept == NULL) {
+        return false;
+    }
+    states->parts[i] = (struct part){kept, lq_gpu_kept_memory(kept, device), first, end};
+    states->part_count++;
+    *left -= size_bytes < *left ? size_bytes : *left;
+    return true;
+}
+
+struct lq_device_states *lq_device_states_hold_parts(struct lq_forward_run *forward_run,
+                                                     const char *output,
+                                                     const struct lq_hidden_shape *shape,
+                                                     const size_t *ends, size_t count)
 {
     uint64_t size_bytes = 0;
     if (!forward_run->is_gpu || shape->is_bf16 ||
@@ -60,19 +110,43 @@ struct lq_device_states *lq_device_states_hold(struct lq_forward_run *forward_ru
     if (states == NULL) {
         return NULL;
     }
-    states->kept = lq_gpu_keep(forward_run->device, (size_t)size_bytes);
-    if (states->kept == NULL) {
-        free(states);
-        return NULL;
-    }
     states->object = (struct lq_object){.size_bytes = LQ_HIDDEN_HEADER_BYTES + size_bytes,
                                         .read = states_read,
                                         .destroy = states_destroy};
     states->shape = *shape;
-    forward_run->memory_bytes -=
-        size_bytes < forward_run->memory_bytes ? (size_t)size_bytes : forward_run->memory_bytes;
-    states->rows = lq_gpu_kept_memory(states->kept, forward_run->device);
+    for (size_t i = 0; i < count; i++) {
+        if (!add_part(states, forward_run, ends[i])) {
+            states_destroy(&states->object);
+            return NULL;
+        }
+    }
     return lq_run_hold_object(forward_run->run, output, &states->object) ? states : NULL;
+}
+
+struct lq_device_states *lq_device_states_hold(struct lq_forward_run *forward_run,
+                                               const char *output,
+                                               const struct lq_hidden_shape *shape)
+{
+    const size_t end = shape->sample_count;
+    return lq_device_states_hold_parts(forward_run, output, shape, &end, 1);
+}
+
+struct lq_device_states *lq_device_states_find_parts(const struct lq_forward_run *forward_run,
+                                                     const char *input, const size_t *ends,
+                                                     size_t count)
+{
+    struct lq_object *object = lq_run_input_object(forward_run->run, input);
+    if (object == NULL || object->read != states_read) {
+        return NULL;
+    }
+    struct lq_device_states *states = (struct lq_device_states *)(void *)object;
+    bool same = states->part_count == count;
+    for (size_t i = 0; same && i < count; i++) {
+        struct lq_device *device = lq_forward_run_device(forward_run, i).device;
+        same = states->parts[i].end == ends[i] &&
+               lq_gpu_kept_memory(states->parts[i].kept, device) != NULL;
+    }
+    return same ? states : NULL;
 }
 
 struct lq_device_states *lq_device_states_find(const struct lq_forward_run *forward_run,
@@ -82,11 +156,15 @@ struct lq_device_states *lq_device_states_find(const struct lq_forward_run *forw
     if (object == NULL || object->read != states_read) {
         return NULL;
     }
-    struct lq_device_states *states = (struct lq_device_states *)(void *)object;
-    return lq_gpu_kept_memory(states->kept, forward_run->device) == NULL ? NULL : states;
+    const size_t end = ((struct lq_device_states *)(void *)object)->shape.sample_count;
+    return lq_device_states_find_parts(forward_run, input, &end, 1);
 }
 
 float *lq_device_states_at(const struct lq_device_states *states, size_t sample)
 {
-    return states == NULL ? NULL : states->rows + sample * sample_elems(&states->shape);
+    const struct part *part = states == NULL ? NULL : states->parts;
+    while (part != NULL && sample >= part->end) {
+        part++;
+    }
+    return part == NULL ? NULL : part->rows + (sample - part->first) * sample_elems(&states->shape);
 }

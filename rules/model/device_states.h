@@ -2,7 +2,7 @@
  * and those of the next layer fit: then no row crosses the bus. Whoever else wants them reads them
  * like any input, in the format of hidden_states.h. 32-bit floats only: bf16 states are rounded by
  * the host. Ownership: the run's, once held. Thread rule: that of the run for what takes one;
- * reading and destroying, any thread. Limits: half of the GPU's memory. */
+ * reading and destroying, any thread. Limits: half of each GPU's memory. */
 #ifndef LQ_RULES_MODEL_DEVICE_STATES_H
 #define LQ_RULES_MODEL_DEVICE_STATES_H
 
@@ -15,6 +15,16 @@ struct lq_device_states;
 struct lq_device_states *lq_device_states_hold(struct lq_forward_run *forward_run,
                                                const char *output,
                                                const struct lq_hidden_shape *shape);
+/* The same in parts, on several devices of the run: device i has the samples before ends[i] that
+ * devices before it have not. */
+struct lq_device_states *lq_device_states_hold_parts(struct lq_forward_run *forward_run,
+                                                     const char *output,
+                                                     const struct lq_hidden_shape *shape,
+                                                     const size_t *ends, size_t count);
+/* What an input is on the devices of this run in just these parts; NULL where it must be read. */
+struct lq_device_states *lq_device_states_find_parts(const struct lq_forward_run *forward_run,
+                                                     const char *input, const size_t *ends,
+                                                     size_t count);
 /* What an input is on the device of this run; NULL where it must be read. */
 struct lq_device_states *lq_device_states_find(const struct lq_forward_run *forward_run,
                                                const char *input);

@@ -40,6 +40,11 @@ static size_t samples_of(uint32_t sequence, size_t rows)
     return sequence >= rows ? 1 : rows / sequence;
 }
 
+size_t lq_forward_wanted_samples(const struct lq_device *device, uint32_t sequence)
+{
+    return samples_of(sequence, rows_wanted(device));
+}
+
 size_t lq_forward_first_samples(uint32_t sequence)
 {
     return samples_of(sequence, LQ_DEVICE_BATCH_ROWS);

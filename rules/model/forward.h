@@ -64,6 +64,8 @@ void lq_forward_destroy(struct lq_forward *forward);
  * sample.
  */
 size_t lq_forward_batch_samples(const struct lq_forward *forward);
+/* The most that a device wants, whatever memory it has. */
+size_t lq_forward_wanted_samples(const struct lq_device *device, uint32_t sequence);
 /* The first samples of a text, about LQ_DEVICE_BATCH_ROWS tokens: for what looks at a part of it,
  * the same on every device, and no more than a batch. */
 size_t lq_forward_first_samples(uint32_t sequence);
@@ -108,6 +110,8 @@ enum lq_status lq_forward_layer_rows(struct lq_forward *forward,
  * one is not finite. */
 enum lq_status lq_forward_sums(struct lq_forward *forward, enum lq_layer_input input, double *sums,
                                struct lq_error *err);
+/* Sums begin at zero again; the rows in them still count. */
+void lq_forward_restart_sums(struct lq_forward *forward);
 /* How many rows are in the sums of one input: counts[lq_layer_input_mats]. */
 void lq_forward_counts(const struct lq_forward *forward, enum lq_layer_input input,
                        uint64_t *counts);

@@ -310,6 +310,16 @@ static void point_into_fused(struct lq_forward *forward)
     }
 }
 
+void lq_forward_restart_sums(struct lq_forward *forward)
+{
+    const struct lq_hparams *hparams = &forward->hparams;
+    for (int i = 0; i < LQ_LAYER_INPUT_COUNT; i++) {
+        enum lq_layer_input input = (enum lq_layer_input)i;
+        size_t count = lq_layer_input_cols(hparams, input) * lq_layer_input_mats(hparams, input);
+        forward->ops->zero(forward->device, forward->sums[i], count * sizeof(double));
+    }
+}
+
 enum lq_status lq_forward_load_layer(struct lq_forward *forward, uint32_t layer,
                                      struct lq_error *err)
 {
@@ -326,11 +336,7 @@ enum lq_status lq_forward_load_layer(struct lq_forward *forward, uint32_t layer,
         }
     }
     point_into_fused(forward);
-    for (int i = 0; i < LQ_LAYER_INPUT_COUNT; i++) {
-        enum lq_layer_input input = (enum lq_layer_input)i;
-        size_t count = lq_layer_input_cols(hparams, input) * lq_layer_input_mats(hparams, input);
-        forward->ops->zero(forward->device, forward->sums[i], count * sizeof(double));
-    }
+    lq_forward_restart_sums(forward);
     forward->row_count = 0;
     lq_forward_reset_experts(forward);
     return lq_forward_check_device(forward, err);

@@ -61,17 +61,49 @@ void lq_forward_run_hold(const struct lq_forward_run *forward_run, const char *o
 _Static_assert(sizeof(((struct lq_digest *)NULL)->bytes) == LQ_EXPECTED_KEY_BYTES,
                "what is expected is known by its digest");
 
+static void settle(struct lq_device *device)
+{
+    if (device->ops->settle != NULL) {
+        device->ops->settle(device);
+    }
+}
+
+void lq_forward_run_take_more(struct lq_forward_run *forward_run)
+{
+    while (forward_run->is_gpu && forward_run->more_count < LQ_FORWARD_MORE_MAX) {
+        struct lq_forward_device *next = &forward_run->more[forward_run->more_count];
+        next->device = lq_gpu_take_another(&next->memory_bytes);
+        if (next->device == NULL) {
+            return;
+        }
+        forward_run->more_count++;
+    }
+}
+
+void lq_forward_run_give_more(struct lq_forward_run *forward_run)
+{
+    while (forward_run->more_count > 0) {
+        struct lq_device *device = forward_run->more[--forward_run->more_count].device;
+        settle(device);
+        lq_gpu_give_device(device);
+    }
+}
+
+struct lq_forward_device lq_forward_run_device(const struct lq_forward_run *forward_run, size_t i)
+{
+    const struct lq_forward_device first = {forward_run->device, forward_run->memory_bytes};
+    return i == 0 ? first : forward_run->more[i - 1];
+}
+
 void lq_forward_run_expect(const struct lq_forward_run *forward_run,
                            const struct lq_hparams *hparams)
 {
-    struct lq_device *device = forward_run->device;
     const struct lq_run_expected *list = NULL;
-    struct lq_expected *expected = NULL;
     size_t count = lq_run_expected(forward_run->run, &list);
-    if (device->ops->expect == NULL || hparams->expert_count != 0) {
+    if (forward_run->device->ops->expect == NULL || hparams->expert_count != 0) {
         return;
     }
-    expected = calloc(count + 1, sizeof *expected);
+    struct lq_expected *expected = calloc(count + 1, sizeof *expected);
     if (expected == NULL) {
         return; /* only slower */
     }
@@ -80,7 +112,10 @@ void lq_forward_run_expect(const struct lq_forward_run *forward_run,
         expected[i].size_bytes = (size_t)list[i].size_bytes;
         memcpy(expected[i].key, list[i].digest.bytes, sizeof expected[i].key);
     }
-    device->ops->expect(device, expected, count);
+    for (size_t i = 0; i <= forward_run->more_count; i++) {
+        struct lq_device *device = lq_forward_run_device(forward_run, i).device;
+        device->ops->expect(device, expected, count);
+    }
     free(expected);
 }
 
@@ -92,9 +127,8 @@ void lq_forward_run_close(struct lq_forward_run *forward_run)
     if (device == NULL) {
         return;
     }
-    if (device->ops->settle != NULL) {
-        device->ops->settle(device);
-    }
+    lq_forward_run_give_more(forward_run);
+    settle(device);
     const char *notice = device->ops->notice(device);
     if (notice != NULL && !atomic_flag_test_and_set(&said)) {
         lq_run_warn(forward_run->run, "%s", notice);
@@ -111,8 +145,16 @@ struct lq_forward_env lq_forward_run_env(const struct lq_forward_run *forward_ru
                                          struct lq_weight_source weights,
                                          enum lq_status nonfinite_status)
 {
+    return lq_forward_run_env_of(forward_run, 0, weights, nonfinite_status);
+}
+
+struct lq_forward_env lq_forward_run_env_of(const struct lq_forward_run *forward_run, size_t device,
+                                            struct lq_weight_source weights,
+                                            enum lq_status nonfinite_status)
+{
+    struct lq_forward_device on = lq_forward_run_device(forward_run, device);
     struct lq_forward_env env = {
-        .device = forward_run->device,
+        .device = on.device,
         .pool = lq_run_pool(forward_run->run),
         .weights = weights,
         .cancelled = run_cancelled,
@@ -121,8 +163,8 @@ struct lq_forward_env lq_forward_run_env(const struct lq_forward_run *forward_ru
     };
     if (forward_run->is_gpu) {
         /* Some is left for what the device keeps beside: workspaces, halves of its operands. */
-        env.memory_bytes = forward_run->memory_bytes - forward_run->memory_bytes / GPU_SPARE_SHARE;
-        env.expert_bytes = forward_run->memory_bytes / GPU_EXPERT_SHARE;
+        env.memory_bytes = on.memory_bytes - on.memory_bytes / GPU_SPARE_SHARE;
+        env.expert_bytes = on.memory_bytes / GPU_EXPERT_SHARE;
     }
     return env;
 }

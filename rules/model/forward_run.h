@@ -10,16 +10,30 @@
 #include "engine/rule.h"
 #include "rules/model/forward.h"
 
+enum { LQ_FORWARD_MORE_MAX = 15 };
+
+struct lq_forward_device {
+    struct lq_device *device;
+    size_t memory_bytes; /* that are free on it */
+};
+
 struct lq_forward_run {
     struct lq_run *run;
     struct lq_device *device;
     bool is_gpu;
-    size_t memory_bytes; /* that are free on a GPU */
+    size_t memory_bytes;                                /* that are free on a GPU */
+    struct lq_forward_device more[LQ_FORWARD_MORE_MAX]; /* GPUs besides, where a step wants them */
+    size_t more_count;
 };
 
 /* Finds the device and records its numerics for the step. */
 enum lq_status lq_forward_run_open(struct lq_forward_run *out, struct lq_run *run,
                                    struct lq_error *err);
+/* With a GPU: takes the others that are idle, too; gives them back (close does, too). */
+void lq_forward_run_take_more(struct lq_forward_run *forward_run);
+void lq_forward_run_give_more(struct lq_forward_run *forward_run);
+/* Device 0 is the first one, device i is more[i - 1]. */
+struct lq_forward_device lq_forward_run_device(const struct lq_forward_run *forward_run, size_t i);
 /* A transient output stays in memory when a GPU computes it (lq_run_hold). */
 void lq_forward_run_hold(const struct lq_forward_run *forward_run, const char *output);
 /* What the steps behind this one will read begins to come to the device: when the weights of this
@@ -31,5 +45,9 @@ void lq_forward_run_close(struct lq_forward_run *forward_run);
 struct lq_forward_env lq_forward_run_env(const struct lq_forward_run *forward_run,
                                          struct lq_weight_source weights,
                                          enum lq_status nonfinite_status);
+/* For one of several devices. */
+struct lq_forward_env lq_forward_run_env_of(const struct lq_forward_run *forward_run, size_t device,
+                                            struct lq_weight_source weights,
+                                            enum lq_status nonfinite_status);
 
 #endif
