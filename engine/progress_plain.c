@@ -1,4 +1,5 @@
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/text.h"
@@ -42,6 +43,26 @@ size_t lq_progress_split_suggestion(const char *message, const char **suggestion
     return length;
 }
 
+/* Messages quote what stands in files of strangers: a terminal must not obey it. NULL when memory
+ * is out. */
+static char *copy_printable(const char *message)
+{
+    size_t left = strlen(message);
+    char *copy = malloc(left + 1);
+    size_t used = 0;
+    while (copy != NULL && left > 0) {
+        size_t control = lq_text_control(message, left);
+        size_t taken = control > 0 ? control : 1;
+        copy[used++] = control > 0 ? '?' : *message;
+        message += taken;
+        left -= taken;
+    }
+    if (copy != NULL) {
+        copy[used] = '\0';
+    }
+    return copy;
+}
+
 void lq_progress_print_message(FILE *stream, bool color, const char *severity, const char *message)
 {
     const char *begin = "";
@@ -49,14 +70,17 @@ void lq_progress_print_message(FILE *stream, bool color, const char *severity, c
         begin = strcmp(severity, "error") == 0 ? "\x1b[1;31m" : "\x1b[1;33m";
     }
     const char *end = color ? "\x1b[0m" : "";
+    char *copy = copy_printable(message);
+    const char *text = copy == NULL ? "out of memory" : copy;
     if (position_length(message) == 0) {
-        (void)fprintf(stream, "lqbuild: %s%s:%s %s\n", begin, severity, end, message);
+        (void)fprintf(stream, "lqbuild: %s%s:%s %s\n", begin, severity, end, text);
     } else if (strcmp(severity, "error") == 0) {
         /* A diagnostic of the recipe language is complete as it stands, and may be several. */
-        (void)fprintf(stream, "%s\n", message);
+        (void)fprintf(stream, "%s\n", text);
     } else {
-        (void)fprintf(stream, "%s%s:%s %s\n", begin, severity, end, message);
+        (void)fprintf(stream, "%s%s:%s %s\n", begin, severity, end, text);
     }
+    free(copy);
 }
 
 static void print_explain(FILE *stream, const struct lq_event *event)

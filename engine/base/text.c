@@ -182,3 +182,14 @@ bool lq_text_size_parse(const char *text, uint64_t *size_bytes)
     *size_bytes = milli * factor / 1000;
     return true;
 }
+
+size_t lq_text_control(const char *text, size_t length)
+{
+    unsigned char first = length > 0 ? (unsigned char)text[0] : ' ';
+    unsigned char second = length > 1 ? (unsigned char)text[1] : ' ';
+    if (first == 0xC2 && second >= 0x80 && second <= 0x9F) {
+        return 2;
+    }
+    bool ends_line = first == '\n' || (first == '\r' && second == '\n');
+    return (first < 0x20 && first != '\t' && !ends_line) || first == 0x7F ? 1 : 0;
+}

@@ -2,12 +2,42 @@
 #include <string.h>
 
 #include "engine/base/json.h"
+#include "engine/base/text.h"
 #include "engine/cli/command.h"
 
+/* The colours of pictures, which are ours. */
+static size_t color_at(const char *text, size_t length)
+{
+    static const char *const colors[] = {"\x1b[0m", "\x1b[33m", "\x1b[1;31m"};
+    for (size_t i = 0; i < LQ_COUNT_OF(colors); i++) {
+        size_t size = strlen(colors[i]);
+        if (length >= size && memcmp(text, colors[i], size) == 0) {
+            return size;
+        }
+    }
+    return 0;
+}
+
+/* Names and values come from files of strangers: what a terminal would obey becomes a '?'. */
 void lq_cli_print(const struct lq_buffer *text)
 {
-    if (text->size_bytes > 0) {
-        (void)fwrite(text->data, 1, text->size_bytes, stdout);
+    const char *at = lq_buffer_text(text);
+    size_t left = text->size_bytes;
+    while (left > 0) {
+        size_t plain = 0;
+        size_t control = 0;
+        while (plain < left && (control = lq_text_control(at + plain, left - plain)) == 0) {
+            plain++;
+        }
+        size_t color = color_at(at + plain, left - plain);
+        plain += color;
+        control = color > 0 ? 0 : control;
+        (void)fwrite(at, 1, plain, stdout);
+        if (control > 0) {
+            (void)fputc('?', stdout);
+        }
+        at += plain + control;
+        left -= plain + control;
     }
 }
 
