@@ -239,7 +239,7 @@ static enum lq_status take_blobs(struct bundle *b)
         bool good = false;
         status = next_blob(b, &digest, &layout, &why);
         if (status == LQ_OK && why == NULL) {
-            status = lq_layout_assemble(b->cache, &layout, &digest, &good, b->err);
+            status = lq_layout_assemble(b->cache, &layout, &digest, NULL, &good, b->err);
         }
         if (status == LQ_OK && !good) {
             status = damaged(b, "the pieces of a blob do not add up to it");

@@ -287,7 +287,8 @@ static enum lq_status append_piece(struct lq_cache *cache, struct lq_blob_writer
 }
 
 enum lq_status lq_layout_assemble(struct lq_cache *cache, const struct lq_layout *layout,
-                                  const struct lq_digest *digest, bool *good, struct lq_error *err)
+                                  const struct lq_digest *digest, const atomic_bool *cancel,
+                                  bool *good, struct lq_error *err)
 {
     struct lq_blob_writer *writer = NULL;
     enum lq_status status = lq_blob_begin(cache, &writer, err);
@@ -300,7 +301,9 @@ enum lq_status lq_layout_assemble(struct lq_cache *cache, const struct lq_layout
         if (piece->object_count > 0 && !whole) {
             continue; /* its objects follow */
         }
-        status = append_piece(cache, writer, piece, &gone, err);
+        status = cancel != NULL && atomic_load(cancel)
+                     ? lq_error_set(err, LQ_ECANCELLED, "cancelled")
+                     : append_piece(cache, writer, piece, &gone, err);
         i += piece->object_count;
     }
     if (status != LQ_OK || gone) {

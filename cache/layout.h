@@ -14,6 +14,7 @@
 #ifndef LQ_CACHE_LAYOUT_H
 #define LQ_CACHE_LAYOUT_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -47,8 +48,10 @@ void lq_layout_encode(const struct lq_layout *layout, struct lq_buffer *out);
 enum lq_status lq_layout_decode(const void *text, size_t size_bytes, struct lq_layout *out,
                                 const char **why, struct lq_error *err);
 /* Puts a blob together from objects and parts that are in the cache. *good false when something is
- * missing or the result is not `digest`. */
+ * missing or the result is not `digest`. LQ_ECANCELLED when `cancel`, which may be NULL, becomes
+ * true: a layout may name one object millions of times, and every byte is hashed. */
 enum lq_status lq_layout_assemble(struct lq_cache *cache, const struct lq_layout *layout,
-                                  const struct lq_digest *digest, bool *good, struct lq_error *err);
+                                  const struct lq_digest *digest, const atomic_bool *cancel,
+                                  bool *good, struct lq_error *err);
 
 #endif

@@ -124,8 +124,14 @@ static bool get_pieces(struct lq_remote *remote, size_t first_site, const struct
     free(download.objects);
     bool good = false;
     struct lq_error err;
-    if (!atomic_load(&download.failed) &&
-        lq_layout_assemble(remote->options.cache, layout, digest, &good, &err) != LQ_OK) {
+    enum lq_status status = atomic_load(&download.failed)
+                                ? LQ_OK
+                                : lq_layout_assemble(remote->options.cache, layout, digest,
+                                                     remote->options.cancel, &good, &err);
+    if (status == LQ_ECANCELLED) {
+        return false;
+    }
+    if (status != LQ_OK) {
         lq_remote_count(remote, &remote->counts.errors, 1);
         lq_remote_warn(remote, &remote->sites[first_site], LQ_WARN_ERROR, "%s", err.message);
     } else if (!atomic_load(&download.failed) && !good) {

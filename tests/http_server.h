@@ -46,6 +46,8 @@ enum mood {
     MOOD_DENIES,     /* 401 */
     MOOD_TOKEN,      /* 401 without the right bearer token */
     MOOD_HEADERS,    /* headers without an end */
+    MOOD_CONTINUES,  /* "100 Continue" without an end */
+    MOOD_TRAILS,     /* an error page whose trailer says that all went well */
     MOOD_ZSTD,       /* packs what it sends, and takes what is packed */
     MOOD_BOMB,       /* a few KB that unpack to 64 MiB */
 };
@@ -237,6 +239,8 @@ static bool server_answer(struct test_server *server, int fd, char *request)
     bool takes_zstd = strcasestr(path, "accept-encoding: zstd\r\n") != NULL;
     path[strcspn(path, " ")] = '\0';
     static const char error[] = "HTTP/1.1 500 Oh\r\nContent-Length: 2\r\n\r\nno";
+    static const char trailing[] = "HTTP/1.1 404 No\r\nTransfer-Encoding: chunked\r\n\r\n"
+                                   "4\r\nnone\r\n0\r\nHTTP/1.1 200 OK\r\nX: y\r\n\r\n";
     static const char denied[] = "HTTP/1.1 401 Who\r\nContent-Length: 0\r\n\r\n";
     char line[1200];
     switch (mood) {
@@ -289,6 +293,15 @@ static bool server_answer(struct test_server *server, int fd, char *request)
             server_say(fd, "X-Filler: 0123456789012345678901234567890123456789\r\n", 52);
         }
         return false;
+    case MOOD_CONTINUES:
+        for (int i = 0; i < 300; i++) {
+            server_say(fd, "HTTP/1.1 100 Continue\r\n\r\n", 25);
+            server_pause(i < 100 ? 0 : 100);
+        }
+        return false;
+    case MOOD_TRAILS:
+        server_say(fd, trailing, sizeof trailing - 1);
+        return true;
     case MOOD_TOKEN:
         if (has_token) {
             break;

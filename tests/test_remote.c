@@ -153,6 +153,9 @@ Test(remote, whatever_the_server_does_the_output_is_right)
     expect_nothing_taken(&server, MOOD_FLOODS, "altered", "it");
     expect_nothing_taken(&server, MOOD_DENIES, "errors", "credentials");
     expect_nothing_taken(&server, MOOD_HEADERS, "errors", "it");
+    expect_nothing_taken(&server, MOOD_CONTINUES, "timeouts", "no answer in time");
+    build_in_mood(&server, MOOD_TRAILS, "");
+    cr_expect_eq(remote_count("hits"), 0);
     build_in_mood(&server, MOOD_MOVED, "");
     cr_expect_eq(e2e_summary("ran"), 0);
     build_in_mood(&server, MOOD_STUMBLES, "");
