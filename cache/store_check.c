@@ -42,6 +42,17 @@ static enum lq_status check_snapshot(struct lq_store *store, uint64_t snapshot,
     return LQ_OK;
 }
 
+enum lq_status lq_store_check(struct lq_store *store, struct lq_error *err)
+{
+    struct lq_txn txn;
+    enum lq_status status = lq_store_read_begin(store, &txn, err);
+    if (status == LQ_OK) {
+        status = lq_store_check_trees(store, (uint64_t)mdb_txn_id(txn.handle), err);
+        lq_store_read_end(&txn);
+    }
+    return status;
+}
+
 enum lq_status lq_store_check_trees(struct lq_store *store, uint64_t snapshot, struct lq_error *err)
 {
     (void)pthread_mutex_lock(&store->check_mutex);

@@ -74,6 +74,8 @@ enum lq_status lq_store_open(struct lq_store **out, const struct lq_store_option
                              struct lq_error *err);
 /* Writes postponed records and closes. */
 void lq_store_close(struct lq_store *store);
+/* Looks at all pages of all trees now, as is done before the first write. LQ_ECACHE: damage. */
+enum lq_status lq_store_check(struct lq_store *store, struct lq_error *err);
 /* Bytes of the data file that hold something: the file less its free pages. */
 enum lq_status lq_store_live_bytes(struct lq_store *store, uint64_t *size_bytes,
                                    struct lq_error *err);

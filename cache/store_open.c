@@ -344,7 +344,7 @@ enum lq_status lq_store_live_bytes(struct lq_store *store, uint64_t *size_bytes,
 enum lq_status lq_store_copy(struct lq_store *store, const char *path, struct lq_error *err)
 {
     /* LMDB copies damage, and what it cannot read is gone then. */
-    enum lq_status status = check_trees(store, err);
+    enum lq_status status = lq_store_check(store, err);
     if (status != LQ_OK) {
         return status;
     }

@@ -303,7 +303,8 @@ enum lq_status lq_cache_verify(struct lq_cache *cache, uint64_t *checked, uint64
 {
     *checked = 0;
     *removed = 0;
-    enum lq_status status = lq_store_flush(cache->store, err);
+    enum lq_status status = lq_store_check(cache->store, err);
+    status = status == LQ_OK ? lq_store_flush(cache->store, err) : status;
     status = status == LQ_OK ? verify_blobs(cache, false, checked, removed, err) : status;
     status = status == LQ_OK ? verify_blobs(cache, true, checked, removed, err) : status;
     status = status == LQ_OK ? lq_blob_sweep_dead(cache, err) : status;

@@ -64,6 +64,33 @@ while [ $i -lt $builders ]; do
     i=$((i + 1))
 done
 
+# keep: somebody looks after the cache meanwhile, in one of several ways. kept WHEN: it went well, or
+# it was killed, or it found that others are at work, or not everything was built.
+keep() {
+    random 4
+    case $value in
+    0) words="verify" ;;
+    1) words="compact" ;;
+    2) words="repair" ;;
+    3) words="export both -o $work/both.lqb -C $work/p0" ;;
+    esac
+    # shellcheck disable=SC2086
+    "$program" cache $words --cache-dir "$cache" > "$work/keep.log" 2>&1 &
+    keeper=$!
+}
+kept() {
+    code=0
+    wait "$keeper" 2> "$work/null" || code=$?
+    case $code in
+    0 | 137) ;;
+    8)
+        grep -q "has it open\|not everything is built\|no longer in the cache" "$work/keep.log" ||
+            fail "$1, cache $words: $(cat "$work/keep.log")"
+        ;;
+    *) fail "$1, cache $words: exit $code: $(cat "$work/keep.log")" ;;
+    esac
+}
+
 # ---- builds that are killed, and a collector beside them ----
 cache=$work/cache
 round=0
@@ -71,6 +98,7 @@ killed=0
 while [ "$round" -lt "$rounds" ]; do
     pids=
     i=0
+    keep
     while [ $i -lt $builders ]; do
         rm -f "$work/p$i/q4.gguf" "$work/p$i/q8.gguf" "$work/p$i/one" "$work/p$i/both"
         "$program" -q -j1 -C "$work/p$i" --cache-dir "$cache" > "$work/p$i/log" 2>&1 &
@@ -91,6 +119,8 @@ while [ "$round" -lt "$rounds" ]; do
     done
     random 3
     [ "$value" -ne 0 ] || kill -9 "$collector" 2> "$work/null" || true
+    random 3
+    [ "$value" -ne 0 ] || kill -9 "$keeper" 2> "$work/null" || true
     for entry in $pids; do
         code=0
         wait "${entry#*:}" 2> "$work/null" || code=$?
@@ -104,6 +134,7 @@ while [ "$round" -lt "$rounds" ]; do
         esac
     done
     wait "$collector" 2> "$work/null" || true
+    kept "round $round"
     if [ $((round % 5)) -eq 4 ]; then
         verify "$cache" "round $round"
         rm -rf "$cache.old"

@@ -260,3 +260,31 @@ Test(cache_tree, another_order_of_keys_is_found)
     free(data.data);
     test_cache_close(&t);
 }
+
+/* Reading does not meet the list of free pages; the next build that writes would. */
+Test(cache_tree, verify_looks_at_trees)
+{
+    struct test_cache t;
+    struct bytes data = make_data(&t);
+    uint64_t checked = 0;
+    uint64_t removed = 0;
+    uint64_t root;
+    uint16_t first;
+    char path[512];
+    unsigned char metas[2][LQ_META_BYTES];
+    for (size_t i = 0; i < 2; i++) {
+        memcpy(metas[i], data.data + i * PAGE + LQ_META_AT, LQ_META_BYTES);
+    }
+    size_t newest = lq_tree_snapshot(metas[1]) > lq_tree_snapshot(metas[0]) ? 1 : 0;
+    memcpy(&root, metas[newest] + LQ_META_FREE_AT + LQ_TABLE_ROOT_AT, sizeof root);
+    cr_assert_lt(root, data.size / PAGE);
+    memcpy(&first, data.data + root * PAGE + LQ_PAGE_HEAD_BYTES, sizeof first);
+    data.data[root * PAGE + first + 5] ^= 0x40; /* flags of a node */
+    (void)snprintf(path, sizeof path, "%s/data.mdb", t.dir);
+    cr_assert_eq(lq_file_write(path, data.data, data.size, &t.err), LQ_OK);
+    cr_assert_eq(test_cache_try(&t), LQ_OK, "%s", t.err.message);
+    cr_assert_eq(lq_cache_verify(t.cache, &checked, &removed, &t.err), LQ_ECACHE);
+    cr_assert(strstr(t.err.message, "cache repair") != NULL, "%s", t.err.message);
+    free(data.data);
+    test_cache_close(&t);
+}
