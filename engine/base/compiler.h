@@ -10,4 +10,13 @@
 #define LQ_THREAD_LOCAL _Thread_local
 #define LQ_COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
+/* Tells the processor that a loop waits for another thread. */
+#if defined(__x86_64__) || defined(__i386__)
+#define LQ_SPIN_PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define LQ_SPIN_PAUSE() __asm__ volatile("yield")
+#else
+#define LQ_SPIN_PAUSE() ((void)0)
+#endif
+
 #endif

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#include "engine/base/compiler.h"
 #include "engine/base/jobserver.h"
 #include "engine/base/limits.h"
 
@@ -35,6 +36,7 @@ struct lq_pool {
     struct task **last;
     struct loop *loops;
     bool stopping;
+    atomic_uint news; /* changes, with the mutex held, whenever a waiting thread may go on */
     struct lq_jobserver *jobserver; /* NULL: threads are ours alone */
     unsigned busy;                  /* threads at work; all but one need a token */
     unsigned held;                  /* tokens */
@@ -42,6 +44,33 @@ struct lq_pool {
     unsigned started_count;
     pthread_t threads[];
 };
+
+/* A thread asks for news this many times before it sleeps, some thirty microseconds in all:
+ * operations of a model follow each other closely, and to wake a thread takes longer. */
+enum { ASK_TIMES = 64, PAUSES = 24 };
+
+/* Something changed that threads may wait for. Mutex held. */
+static void tell(struct lq_pool *pool, pthread_cond_t *condition)
+{
+    atomic_fetch_add(&pool->news, 1);
+    (void)pthread_cond_broadcast(condition);
+}
+
+/* Waits until there may be news. Called and returns with the mutex held. */
+static void wait_for_news(struct lq_pool *pool, pthread_cond_t *condition)
+{
+    unsigned before = atomic_load(&pool->news);
+    (void)pthread_mutex_unlock(&pool->mutex);
+    for (int i = 0; i < ASK_TIMES && atomic_load(&pool->news) == before; i++) {
+        for (int j = 0; j < PAUSES; j++) {
+            LQ_SPIN_PAUSE();
+        }
+    }
+    (void)pthread_mutex_lock(&pool->mutex);
+    if (atomic_load(&pool->news) == before) {
+        (void)pthread_cond_wait(condition, &pool->mutex);
+    }
+}
 
 /* Takes pieces of one loop until none is left. Called and returns with the mutex held. */
 static void work_on_loop(struct lq_pool *pool, struct loop *loop)
@@ -55,7 +84,7 @@ static void work_on_loop(struct lq_pool *pool, struct loop *loop)
     }
     loop->active--;
     if (loop->active == 0) {
-        (void)pthread_cond_broadcast(&pool->loop_done);
+        tell(pool, &pool->loop_done);
     }
 }
 
@@ -128,7 +157,7 @@ static void *run_worker(void *user)
             break;
         }
         if (!is_loop && pool->first == NULL) {
-            (void)pthread_cond_wait(&pool->work, &pool->mutex);
+            wait_for_news(pool, &pool->work);
             continue;
         }
         if (!enter_work(pool)) {
@@ -198,7 +227,7 @@ void lq_pool_destroy(struct lq_pool *pool)
     }
     (void)pthread_mutex_lock(&pool->mutex);
     pool->stopping = true;
-    (void)pthread_cond_broadcast(&pool->work);
+    tell(pool, &pool->work);
     (void)pthread_mutex_unlock(&pool->mutex);
     for (unsigned i = 0; i < pool->started_count; i++) {
         (void)pthread_join(pool->threads[i], NULL);
@@ -231,6 +260,7 @@ bool lq_pool_submit(struct lq_pool *pool, void (*run)(void *user), void *user)
     if (started) {
         *pool->last = task;
         pool->last = &task->next;
+        atomic_fetch_add(&pool->news, 1);
         (void)pthread_cond_signal(&pool->work);
     } else {
         free(task);
@@ -254,12 +284,12 @@ void lq_pool_for(struct lq_pool *pool, size_t count, void (*body)(void *user, si
     (void)start_threads(pool);
     loop.next = pool->loops;
     pool->loops = &loop;
-    (void)pthread_cond_broadcast(&pool->work);
+    tell(pool, &pool->work);
     /* A caller from outside is the one thread that needs no token. */
     pool->busy += is_worker ? 0 : 1;
     work_on_loop(pool, &loop);
     while (loop.active > 0) {
-        (void)pthread_cond_wait(&pool->loop_done, &pool->mutex);
+        wait_for_news(pool, &pool->loop_done);
     }
     if (!is_worker) {
         leave_work(pool);
