@@ -1,7 +1,8 @@
 /* Checks every kernel of every CPU level against the reference, bit for bit, on random and
  * adversarial input, products of matrices included (or, with --products, alone); --bench measures
  * them instead, --bench --json prints one object per line, and --bench --threads N says how many
- * times as fast N threads encode as one. With --gpu a GPU is checked or measured too. */
+ * times as fast N threads encode as one. With --gpu a GPU is checked or measured too. --beside
+ * LIBRARY sets errors on fresh random rows, or with --bench times, beside llama.cpp's. */
 #include <math.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -12,11 +13,12 @@
 #include <time.h>
 
 #include "kernels/kernels.h"
+#include "tests/checkkern_beside.h"
 #include "tests/checkkern_gpu.h"
 #include "tests/checkkern_products.h"
+#include "tests/checkkern_threads.h"
 
 #define COLS_MAX 4096
-#define THREADS_MAX 64
 
 static uint64_t random_state;
 
@@ -306,83 +308,6 @@ static void bench(bool json, const char *only, struct buffers *b)
     }
 }
 
-/* One of several threads that encode the same row, each into a buffer of its own. */
-struct encoder {
-    pthread_t thread;
-    pthread_barrier_t *barrier; /* they start together */
-    enum lq_dtype dtype;
-    const struct buffers *from;
-    size_t repeat;
-    double start, end;
-    unsigned char got[COLS_MAX * 4];
-};
-
-static void *encode_rows(void *arg)
-{
-    struct encoder *encoder = arg;
-    pthread_barrier_wait(encoder->barrier);
-    encoder->start = seconds_now();
-    for (size_t i = 0; i < encoder->repeat; i++) {
-        lq_kernels()->encode[encoder->dtype](encoder->from->row, encoder->got, COLS_MAX,
-                                             encoder->from->importance);
-    }
-    encoder->end = seconds_now();
-    return NULL;
-}
-
-/* Rows per second that `count` threads encode, from the first start to the last end. */
-static double rows_per_second(struct encoder *encoders, size_t count, enum lq_dtype dtype,
-                              size_t repeat, const struct buffers *from)
-{
-    pthread_barrier_t barrier;
-    if (pthread_barrier_init(&barrier, NULL, (unsigned)count) != 0) {
-        return NAN;
-    }
-    for (size_t i = 0; i < count; i++) {
-        encoders[i].barrier = &barrier;
-        encoders[i].dtype = dtype;
-        encoders[i].repeat = repeat;
-        encoders[i].from = from;
-        if (pthread_create(&encoders[i].thread, NULL, encode_rows, &encoders[i]) != 0) {
-            fprintf(stderr, "checkkern: no more threads\n");
-            exit(1);
-        }
-    }
-    double start = INFINITY;
-    double end = 0.0;
-    for (size_t i = 0; i < count; i++) {
-        pthread_join(encoders[i].thread, NULL);
-        start = fmin(start, encoders[i].start);
-        end = fmax(end, encoders[i].end);
-    }
-    pthread_barrier_destroy(&barrier);
-    return (double)(count * repeat) / (end - start);
-}
-
-/* Best of many runs of ten milliseconds, one thread and all of them in turn. */
-static void bench_threads(size_t count, const char *only, struct buffers *b)
-{
-    static struct encoder encoders[THREADS_MAX];
-    fill_bench(b);
-    for (int dtype = 0; dtype < LQ_DTYPE_COUNT; dtype++) {
-        if (lq_kernels()->encode[dtype] == NULL ||
-            (only != NULL && strcmp(only, lq_dtype_name((uint32_t)dtype)) != 0)) {
-            continue;
-        }
-        double one = rows_per_second(encoders, 1, (enum lq_dtype)dtype, 4, b);
-        size_t repeat = (size_t)(0.01 * one) + 1;
-        double all = 0.0;
-        for (int run = 0; run < 40; run++) {
-            one = fmax(one, rows_per_second(encoders, 1, (enum lq_dtype)dtype, repeat, b));
-            all = fmax(all, rows_per_second(encoders, count, (enum lq_dtype)dtype, repeat, b));
-        }
-        printf("encode %-8s %9.3f ns/weight, %zu threads %9.3f: %.2fx\n",
-               lq_dtype_name((uint32_t)dtype), 1e9 / (one * COLS_MAX), count,
-               1e9 / (all * COLS_MAX), all / one);
-        fflush(stdout);
-    }
-}
-
 static int check_variant(const struct variant *variant, const char *only, struct buffers *b)
 {
     const struct lq_kernels *table = variant->table;
@@ -406,9 +331,11 @@ static int check_variant(const struct variant *variant, const char *only, struct
 /* What to do, from the command line. */
 struct request {
     bool bench, json, gpu, products;
-    size_t threads;    /* of --bench */
-    const char *only;  /* a type */
-    const char *level; /* a variant */
+    size_t threads;     /* of --bench */
+    const char *beside; /* llama.cpp's library */
+    size_t draws;       /* of --beside, for each kind and length */
+    const char *only;   /* a type */
+    const char *level;  /* a variant */
 };
 
 static bool parse(struct request *request, int argc, char **argv)
@@ -427,14 +354,19 @@ static bool parse(struct request *request, int argc, char **argv)
         } else if (strcmp(argv[i], "--level") == 0 && i + 1 < argc) {
             request->level = argv[++i];
         } else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc &&
-                   strtoul(argv[i + 1], NULL, 10) - 1 < THREADS_MAX) {
+                   strtoul(argv[i + 1], NULL, 10) - 1 < CHECKKERN_THREADS_MAX) {
             request->threads = strtoul(argv[++i], NULL, 10);
+        } else if (strcmp(argv[i], "--beside") == 0 && i + 1 < argc) {
+            request->beside = argv[++i];
+        } else if (strcmp(argv[i], "--draws") == 0 && i + 1 < argc) {
+            request->draws = strtoul(argv[++i], NULL, 10);
         } else if (argv[i][0] != '-') {
             request->only = argv[i];
         } else {
             fprintf(stderr,
                     "usage: checkkern [--quick] [--level NAME] [--gpu] [TYPE | --products]\n"
-                    "       checkkern --bench [--json | --gpu | --threads N] [TYPE]\n");
+                    "       checkkern --bench [--json | --gpu | --threads N] [TYPE]\n"
+                    "       checkkern --beside LIBGGML_BASE [--bench | --draws N] [TYPE]\n");
             return false;
         }
     }
@@ -486,19 +418,33 @@ static int bench_gpu(const char *only, struct buffers *b)
     return 0;
 }
 
+static int run_beside(const struct request *request)
+{
+    static struct beside beside;
+    if (!beside_open(&beside, request->beside)) {
+        return 2;
+    }
+    size_t above = beside_all(&beside, request->only, request->draws, request->bench);
+    return above == 0 ? 0 : 1;
+}
+
 int main(int argc, char **argv)
 {
-    struct request request = {.only = NULL};
+    struct request request = {.draws = 12};
     if (!parse(&request, argc, argv)) {
         return 2;
     }
     static struct buffers buffers;
     random_state = 20260821;
+    if (request.beside != NULL) {
+        return run_beside(&request);
+    }
     if (request.bench && request.gpu) {
         return bench_gpu(request.only, &buffers);
     }
     if (request.bench && request.threads > 0) {
-        bench_threads(request.threads, request.only, &buffers);
+        fill_bench(&buffers);
+        bench_threads(request.threads, request.only, buffers.row, buffers.importance);
         return 0;
     }
     if (request.bench) {
