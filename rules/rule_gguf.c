@@ -648,7 +648,7 @@ static enum lq_status tensor_ref(const struct request *request, size_t number, s
     struct lq_step_param params[LQ_TENSOR_PARAMS_MAX + 1];
     struct lq_step_output output = {.name = "data"};
     struct lq_step step = {.op = "gguf.tensor",
-                           .version = 4,
+                           .version = 5,
                            .label = tensor->name,
                            .run = run_tensor,
                            .state = state,

@@ -92,6 +92,32 @@ LANE_INLINE lane_f lane_sqrt(lane_f a)
     return a;
 }
 
+LANE_INLINE lane_f lane_keep(lane_m mask, lane_f value)
+{
+    return lane_select(mask, value, lane_set(0.0f));
+}
+
+LANE_INLINE lane_f lane_power(lane_f a)
+{
+    return (lane_f)((lane_i)a & 0x7f800000u);
+}
+
+LANE_INLINE lane_f lane_ue4m3(lane_f code)
+{
+    WIDE_EACH code[lane] = lq_ue4m3_values[(int)code[lane]];
+    return code;
+}
+
+LANE_INLINE lane_f lane_to_half(lane_f a)
+{
+    WIDE_EACH
+    {
+        float inside = fminf(fmaxf(a[lane], -65504.0f), 65504.0f);
+        a[lane] = lq_f16_to_f32(lq_f32_to_f16(inside));
+    }
+    return a;
+}
+
 LANE_INLINE void lane_store_bytes(uint8_t *out, lane_f value)
 {
     WIDE_EACH out[lane] = (uint8_t)value[lane];

@@ -2,8 +2,10 @@
  * eight problems share a tile there, and the last of an odd number has half the lanes to itself. */
 #include "tests/lanes_wide.h"
 
+#include "kernels/search/encode_book.h"
 #include "kernels/search/encode_grid.h"
 #include "kernels/search/encode_k.h"
+#include "kernels/search/encode_small.h"
 
 #include <criterion/criterion.h>
 #include <string.h>
@@ -47,15 +49,21 @@ static const struct type types[] = {
     {LQ_DTYPE_IQ1_S, lq_encode_iq1_s_wide},     {LQ_DTYPE_IQ1_M, lq_encode_iq1_m_wide},
     {LQ_DTYPE_IQ2_XXS, lq_encode_iq2_xxs_wide}, {LQ_DTYPE_IQ2_XS, lq_encode_iq2_xs_wide},
     {LQ_DTYPE_IQ2_S, lq_encode_iq2_s_wide},     {LQ_DTYPE_IQ3_XXS, lq_encode_iq3_xxs_wide},
-    {LQ_DTYPE_IQ3_S, lq_encode_iq3_s_wide},
+    {LQ_DTYPE_IQ3_S, lq_encode_iq3_s_wide},     {LQ_DTYPE_Q4_0, lq_encode_q4_0_wide},
+    {LQ_DTYPE_Q4_1, lq_encode_q4_1_wide},       {LQ_DTYPE_Q5_0, lq_encode_q5_0_wide},
+    {LQ_DTYPE_Q5_1, lq_encode_q5_1_wide},       {LQ_DTYPE_Q8_0, lq_encode_q8_0_wide},
+    {LQ_DTYPE_IQ4_NL, lq_encode_iq4_nl_wide},   {LQ_DTYPE_MXFP4, lq_encode_mxfp4_wide},
+    {LQ_DTYPE_NVFP4, lq_encode_nvfp4_wide},     {LQ_DTYPE_TQ1_0, lq_encode_tq1_0_wide},
+    {LQ_DTYPE_TQ2_0, lq_encode_tq2_0_wide},     {LQ_DTYPE_Q1_0, lq_encode_q1_0_wide},
+    {LQ_DTYPE_Q2_0, lq_encode_q2_0_wide},
 };
 
 Test(wide_lanes, give_the_bytes_of_the_reference)
 {
     static float row[COLS_MAX];
     static float importance[COLS_MAX];
-    static unsigned char want[COLS_MAX];
-    static unsigned char got[COLS_MAX];
+    static unsigned char want[2 * COLS_MAX];
+    static unsigned char got[2 * COLS_MAX];
     for (size_t t = 0; t < sizeof types / sizeof types[0]; t++) {
         const char *name = lq_dtype_name(types[t].dtype);
         for (unsigned kind = 0; kind < 7; kind++) {

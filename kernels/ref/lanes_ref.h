@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "kernels/kernels.h"
 #include "kernels/lane_inline.h"
@@ -78,6 +79,22 @@ LANE_INLINE bool lane_all(lane_m mask)
 LANE_INLINE lane_f lane_select(lane_m mask, lane_f yes, lane_f no)
 {
     return mask ? yes : no;
+}
+
+/* `value` where the mask holds, else zero. */
+LANE_INLINE lane_f lane_keep(lane_m mask, lane_f value)
+{
+    return mask ? value : 0.0f;
+}
+
+/* The leading power of two of a value that is not negative; zero below the smallest normal one. */
+LANE_INLINE lane_f lane_power(lane_f a)
+{
+    uint32_t bits;
+    memcpy(&bits, &a, sizeof bits);
+    bits &= 0x7f800000u;
+    memcpy(&a, &bits, sizeof a);
+    return a;
 }
 
 /* To the nearest integer, ties to even, for magnitudes below 2^22: adding 1.5 * 2^23 leaves no

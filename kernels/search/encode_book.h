@@ -4,7 +4,7 @@
 #define LQ_KERNELS_SEARCH_ENCODE_BOOK_H
 
 #include "kernels/encode.h"
-#include "kernels/search/small.h"
+#include "kernels/search/coarse.h"
 
 LANE_FN void put_iq4_nl(unsigned char *out, const struct small_batch *batch, size_t p)
 {
@@ -203,9 +203,9 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_tq1_0)(const float *row, void *blocks, siz
         .elem_count = 256,
         .problems = 1,
         .block_bytes = 54,
-        .search = small_coarse_search,
+        .search = small_ternary_search,
         .put = put_tq1_0,
-        .range = {-1.0f, 1.0f, 0.8f, 2.0f, 5, 2, false, NULL, false},
+        .range = {-1.0f, 1.0f, 0.0f, 0.0f, 0, 0, false, NULL, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }
@@ -226,9 +226,9 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_tq2_0)(const float *row, void *blocks, siz
         .elem_count = 256,
         .problems = 1,
         .block_bytes = 66,
-        .search = small_coarse_search,
+        .search = small_ternary_search,
         .put = put_tq2_0,
-        .range = {-1.0f, 1.0f, 0.8f, 2.0f, 5, 2, false, NULL, false},
+        .range = {-1.0f, 1.0f, 0.0f, 0.0f, 0, 0, false, NULL, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }
@@ -236,9 +236,13 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_tq2_0)(const float *row, void *blocks, siz
 LANE_FN void put_q2_0(unsigned char *out, const struct small_batch *batch, size_t p)
 {
     lq_store_u16(out, lq_f32_to_f16(batch->scale[p]));
+    const uint8_t *codes = batch->codes + p * 64;
+    uint8_t pairs[32];
+    for (size_t j = 0; j < 32; j++) {
+        pairs[j] = (uint8_t)(codes[2 * j] | codes[2 * j + 1] << 2);
+    }
     for (size_t j = 0; j < 16; j++) {
-        const uint8_t *from = batch->codes + p * 64 + 4 * j;
-        out[2 + j] = (unsigned char)(from[0] | from[1] << 2 | from[2] << 4 | from[3] << 6);
+        out[2 + j] = (unsigned char)(pairs[2 * j] | pairs[2 * j + 1] << 4);
     }
 }
 
@@ -249,9 +253,9 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q2_0)(const float *row, void *blocks, size
         .elem_count = 64,
         .problems = 1,
         .block_bytes = 18,
-        .search = small_coarse_search,
+        .search = small_two_bit_search,
         .put = put_q2_0,
-        .range = {-1.0f, 2.0f, 0.7f, 1.7f, 5, 2, true, NULL, false},
+        .range = {-1.0f, 2.0f, 0.0f, 0.0f, 0, 0, true, NULL, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
 }

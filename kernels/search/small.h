@@ -153,44 +153,6 @@ LANE_FN void small_fine_search(struct small_batch *batch, const struct small_typ
     small_symmetric_codes(batch, type);
 }
 
-/* Of scales with either sign so many are tried; the better sign is kept for the others. */
-#define SMALL_SIGN_STEPS 2
-
-/* Few levels: trials from range.first times the weighted mean magnitude up, each range.step times
- * the one before, rather than down from the peak. */
-LANE_FN void small_coarse_search(struct small_batch *batch, const struct small_type *type)
-{
-    for (size_t p = 0; p < batch->tile.problem_count; p += LANES) {
-        const float *x = batch->tile.x + p * type->elem_count;
-        const float *w = batch->tile.w + p * type->elem_count;
-        lane_f zero = lane_set(0.0f);
-        lane_f sum = zero, sum_w = zero;
-        for (size_t i = 0; i < type->elem_count * LANES; i += LANES) {
-            lane_f weight = lane_load(w + i);
-            sum = sum + weight * lane_abs(lane_load(x + i));
-            sum_w = sum_w + weight;
-        }
-        lane_f mean_inverse = symmetric_inverse(sum / sum_w);
-        struct symmetric_queue queue = symmetric_queue_of(x, w, type->elem_count, &type->range);
-        float factor = type->range.first;
-        for (size_t k = 0; k < type->range.step_count; k++, factor *= type->range.step) {
-            if (type->range.both_signs && k == SMALL_SIGN_STEPS) {
-                symmetric_flush(&queue);
-                lane_m negative = lane_less(queue.best.scale, zero);
-                mean_inverse = lane_select(negative, zero - mean_inverse, mean_inverse);
-            }
-            lane_f inverse = mean_inverse * lane_set(1.0f / factor);
-            symmetric_add(&queue, inverse);
-            if (type->range.both_signs && k < SMALL_SIGN_STEPS) {
-                symmetric_add(&queue, zero - inverse);
-            }
-        }
-        struct symmetric_fit best = symmetric_repeat(&queue);
-        small_keep_half(batch, type, p, &best);
-    }
-    small_symmetric_codes(batch, type);
-}
-
 LANE_FN void small_affine_codes(struct small_batch *batch, const struct small_type *type)
 {
     lane_f top = lane_set(type->trials.code_max);

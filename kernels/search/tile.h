@@ -7,6 +7,7 @@
 #define LQ_KERNELS_SEARCH_TILE_H
 
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "kernels/lanes.h"
@@ -28,6 +29,8 @@ struct tile {
     float x[TILE_ELEMS_MAX];
     float w[TILE_ELEMS_MAX];
     struct tile_scale scale; /* of x, which has been multiplied by the units */
+    /* Per group: whether one weight is a large part of the sum of all. */
+    bool dominated[TILE_PROBLEMS_MAX];
 };
 
 /* How many super-blocks of `problem_count` problems go into a tile when `left` of them follow: as
@@ -71,6 +74,40 @@ LANE_FN float tile_unit(float magnitude)
     return unit;
 }
 
+/* The same for each lane; `magnitude` is not negative. */
+LANE_FN lane_f tile_unit_lanes(lane_f magnitude)
+{
+    lane_f power =
+        lane_max(lane_min(lane_power(magnitude), lane_set(0x1p126f)), lane_set(0x1p-126f));
+    lane_f one = lane_set(1.0f);
+    return lane_select(lane_less(lane_set(0.0f), magnitude), one / power, one);
+}
+
+/* The units, from the ends of each problem. */
+LANE_FN void tile_set_units(const struct tile *tile, struct tile_scale *scale)
+{
+    if (tile->group_size == 1) {
+        for (size_t p = 0; p < tile->problem_count; p += LANES) {
+            lane_f zero = lane_set(0.0f);
+            lane_f depth = zero - lane_load(scale->low + p);
+            lane_f peak = lane_max(lane_max(lane_load(scale->high + p), depth), zero);
+            lane_store(scale->unit + p, tile_unit_lanes(peak));
+        }
+        return;
+    }
+    for (size_t g = 0; g < tile->problem_count; g += tile->group_size) {
+        float peak = 0.0f;
+        for (size_t p = g; p < g + tile->group_size; p++) {
+            peak = scale->high[p] > peak ? scale->high[p] : peak;
+            peak = -scale->low[p] > peak ? -scale->low[p] : peak;
+        }
+        float group_unit = tile_unit(peak);
+        for (size_t p = g; p < g + tile->group_size; p++) {
+            scale->unit[p] = group_unit;
+        }
+    }
+}
+
 /* Loads problems, multiplies the values of each group by its unit and adds `floor`. */
 LANE_FN void tile_load_values(const struct tile *tile, const float *in, lane_f floor, float *values,
                               struct tile_scale *scale)
@@ -84,17 +121,7 @@ LANE_FN void tile_load_values(const struct tile *tile, const float *in, lane_f f
         lane_store(scale->low + p, ends.low);
         lane_store(scale->high + p, ends.high);
     }
-    for (size_t g = 0; g < tile->problem_count; g += tile->group_size) {
-        float peak = 0.0f;
-        for (size_t p = g; p < g + tile->group_size; p++) {
-            peak = scale->high[p] > peak ? scale->high[p] : peak;
-            peak = -scale->low[p] > peak ? -scale->low[p] : peak;
-        }
-        float group_unit = tile_unit(peak);
-        for (size_t p = g; p < g + tile->group_size; p++) {
-            scale->unit[p] = group_unit;
-        }
-    }
+    tile_set_units(tile, scale);
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
         float *batch = values + p * elems;
         lane_f factor = lane_load(scale->unit + p);
@@ -103,6 +130,32 @@ LANE_FN void tile_load_values(const struct tile *tile, const float *in, lane_f f
         for (size_t i = 0; i < elems * LANES; i += LANES) {
             lane_store(batch + i, lane_load(batch + i) * factor + floor);
         }
+    }
+}
+
+/* A weight dominates its group when it is at least this part of all. What suits the others then
+ * hardly matters, and searches that start from them need wider trials. */
+#define TILE_DOMINANT 0.125f
+
+LANE_FN void tile_find_dominated(struct tile *tile, const struct tile_scale *weights)
+{
+    float sums[TILE_PROBLEMS_MAX];
+    for (size_t p = 0; p < tile->problem_count; p += LANES) {
+        const float *w = tile->w + p * tile->elem_count;
+        lane_f sum = lane_set(0.0f);
+        for (size_t i = 0; i < tile->elem_count * LANES; i += LANES) {
+            sum = sum + lane_load(w + i);
+        }
+        lane_store(sums + p, sum);
+    }
+    for (size_t g = 0; g < tile->problem_count; g += tile->group_size) {
+        float sum = 0.0f;
+        float peak = 0.0f;
+        for (size_t p = g; p < g + tile->group_size; p++) {
+            sum += sums[p];
+            peak = weights->high[p] > peak ? weights->high[p] : peak;
+        }
+        tile->dominated[g / tile->group_size] = peak > TILE_DOMINANT * sum;
     }
 }
 
@@ -115,9 +168,13 @@ LANE_FN void tile_load(struct tile *tile, const float *row, const float *importa
         for (size_t i = 0; i < total || i < tile->elem_count * LANES; i += LANES) {
             lane_store(tile->w + i, lane_set(1.0f));
         }
+        memset(tile->dominated, 0, sizeof tile->dominated);
     } else {
         struct tile_scale weights;
         tile_load_values(tile, importance, lane_set(TILE_WEIGHT_FLOOR), tile->w, &weights);
+        if (tile->group_size > 1) {
+            tile_find_dominated(tile, &weights);
+        }
     }
 }
 

@@ -86,6 +86,16 @@ LANE_INLINE lane_f lane_select(lane_m mask, lane_f yes, lane_f no)
     return _mm256_blendv_ps(no, yes, mask);
 }
 
+LANE_INLINE lane_f lane_keep(lane_m mask, lane_f value)
+{
+    return _mm256_and_ps(mask, value);
+}
+
+LANE_INLINE lane_f lane_power(lane_f a)
+{
+    return _mm256_and_ps(a, lane_set(INFINITY));
+}
+
 LANE_INLINE lane_f lane_round(lane_f a)
 {
     return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);

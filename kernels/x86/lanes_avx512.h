@@ -86,6 +86,16 @@ LANE_INLINE lane_f lane_select(lane_m mask, lane_f yes, lane_f no)
     return _mm512_mask_blend_ps(mask, no, yes);
 }
 
+LANE_INLINE lane_f lane_keep(lane_m mask, lane_f value)
+{
+    return _mm512_maskz_mov_ps(mask, value);
+}
+
+LANE_INLINE lane_f lane_power(lane_f a)
+{
+    return _mm512_and_ps(a, lane_set(INFINITY));
+}
+
 LANE_INLINE lane_f lane_round(lane_f a)
 {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
