@@ -227,10 +227,10 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q3_k)(const float *row, void *blocks, size
     static const struct k_symmetric_shape shape = {
         .problem_count = 16,
         .elem_count = 16,
-        .codes = {-4.0f, 3.0f, -0.9f, 0.36f, 6, 2, true, NULL, false},
+        .codes = {-4.0f, 3.0f, -1.2f, 0.4f, 7, 1, true, NULL, false},
         .small_low = -32.0f,
         .small_high = 31.0f,
-        .share_max = 0.136f,
+        .share_max = 0.03f,
     };
     unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0, count; i < col_count; i += 256 * count) {

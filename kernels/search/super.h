@@ -33,22 +33,26 @@ LANE_FN struct super_half super_half_of(float value, float unit)
     return half;
 }
 
-/* The step D that represents scales[p] ~ D * code best, codes low..high, over SUPER_TRIALS steps
- * around peak / high. A scale of either sign is allowed when low < 0; then the largest magnitude
- * gets the code `low`, and D takes the sign that makes it so. */
-LANE_FN float super_step(const float *scales, const float *weights, size_t count, float low,
-                         float high)
+/* Candidates for the step, and what each explains of the scales. */
+struct super_steps {
+    float step[SUPER_TRIALS], gain[SUPER_TRIALS];
+};
+
+/* Steps D that represent scales[p] ~ D * code, codes low..high, around peak / high. A scale of
+ * either sign is allowed when low < 0; then the largest magnitude gets the code `low`, and D takes
+ * the sign that makes it so. */
+LANE_FN void super_find_steps(const float *scales, const float *weights, size_t count, float low,
+                              float high, struct super_steps *steps)
 {
+    memset(steps, 0, sizeof *steps);
     float peak = 0.0f;
     for (size_t p = 0; p < count; p++) {
         peak = fabsf(scales[p]) > fabsf(peak) ? scales[p] : peak;
     }
     if (fabsf(peak) < 0x1p-80f) {
-        return 0.0f;
+        return;
     }
     float anchor = low < 0.0f ? low : high;
-    float steps[SUPER_TRIALS];
-    float gains[SUPER_TRIALS];
     float offsets[SUPER_TRIALS];
     for (size_t k = 0; k < SUPER_TRIALS; k++) {
         float shrink = 0.5f - 0.5f * (float)k;
@@ -73,14 +77,46 @@ LANE_FN float super_step(const float *scales, const float *weights, size_t count
     }
     for (size_t k = 0; k < SUPER_TRIALS / LANES; k++) {
         lane_f step = cross[k] / square[k];
-        lane_store(steps + k * LANES, step);
-        lane_store(gains + k * LANES, step * cross[k]);
+        lane_store(steps->step + k * LANES, step);
+        lane_store(steps->gain + k * LANES, step * cross[k]);
     }
+}
+
+/* The one that explains most. */
+LANE_FN float super_best_step(const struct super_steps *steps)
+{
     size_t best = 0;
     for (size_t k = 1; k < SUPER_TRIALS; k++) {
-        best = gains[k] > gains[best] ? k : best;
+        best = steps->gain[k] > steps->gain[best] ? k : best;
     }
-    return steps[best];
+    return steps->step[best];
+}
+
+LANE_FN float super_step(const float *scales, const float *weights, size_t count, float low,
+                         float high)
+{
+    struct super_steps steps;
+    super_find_steps(scales, weights, count, low, high, &steps);
+    return super_best_step(&steps);
+}
+
+/* Whether a super-block of the tile is dominated by one weight; and for each lane. */
+LANE_FN bool super_any_dominated(const struct tile *tile)
+{
+    bool any = false;
+    for (size_t s = 0; s * tile->group_size < tile->problem_count; s++) {
+        any = any || tile->dominated[s];
+    }
+    return any;
+}
+
+LANE_FN lane_m super_dominated_lanes(const struct tile *tile, size_t p)
+{
+    float values[TILE_SUPERS_MAX] = {0.0f};
+    for (size_t s = 0; s * tile->group_size < tile->problem_count; s++) {
+        values[s] = tile->dominated[s] ? 1.0f : 0.0f;
+    }
+    return lane_less(lane_set(0.5f), tile_super_lanes(tile, p, values));
 }
 
 #endif

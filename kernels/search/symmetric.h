@@ -173,9 +173,10 @@ LANE_FN void symmetric_try_pair(const float *x, const float *w, size_t elem_coun
     fit[1] = symmetric_fit_of(&sums[1]);
 }
 
+/* Takes `fit` where it is better by more than rounding: of equal ones the first stays. */
 LANE_FN void symmetric_keep(struct symmetric_fit *best, const struct symmetric_fit *fit)
 {
-    lane_m better = lane_less(best->gain, fit->gain);
+    lane_m better = lane_less(best->gain * lane_set(1.0f + 0x1p-20f), fit->gain);
     best->scale = lane_select(better, fit->scale, best->scale);
     best->gain = lane_select(better, fit->gain, best->gain);
 }
@@ -244,7 +245,9 @@ LANE_FN struct symmetric_fit symmetric_search(const struct tile *tile, size_t p,
     const float *w = tile->w + p * tile->elem_count;
     lane_f peak_inverse = symmetric_inverse(tile_peak(tile, p));
     struct symmetric_queue queue = symmetric_queue_of(x, w, tile->elem_count, range);
-    for (size_t k = 0; k < range->step_count; k++) {
+    /* The smallest scales first. A value that dwarfs all others is fitted alike by each code; the
+     * largest code leaves the finest steps of d to other problems. */
+    for (size_t k = range->step_count; k-- > 0;) {
         float beyond = range->first + range->step * (float)k;
         symmetric_add(&queue, lane_set(range->low - beyond) * peak_inverse);
         if (range->both_signs) {
