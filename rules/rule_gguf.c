@@ -89,8 +89,8 @@ static enum lq_status check_type(const struct lq_artifact *artifact, const char 
     }
     const char *nearest = lq_text_nearest(text, names, count);
     return lq_attr_error(artifact, attr, err, LQ_ERECIPE, "unknown tensor type '%s'%s%s%s", text,
-                         nearest == NULL ? "" : "; did you mean '", nearest == NULL ? "" : nearest,
-                         nearest == NULL ? "" : "'?");
+                         nearest == NULL ? "; Q6_K is one, for example" : "; did you mean '",
+                         nearest == NULL ? "" : nearest, nearest == NULL ? "" : "'?");
 }
 
 static enum lq_status check_level(const struct lq_artifact *artifact, struct lq_error *err)
@@ -392,8 +392,8 @@ static enum lq_status check_types(const struct request *request, struct lq_error
             return lq_attr_error(
                 artifact, "model", err, LQ_ERECIPE,
                 "tensor '%s' is already %s; quantizing it again to %s loses "
-                "quality: start from the original model, or set allow_requantize = "
-                "true",
+                "quality: start from the original model, or allow it (allow_requantize = true, "
+                "--allow-requantize)",
                 tensor->name, lq_dtype_name((uint32_t)tensor->dtype),
                 lq_dtype_name((uint32_t)dtype));
         }
@@ -408,8 +408,8 @@ static enum lq_status check_types(const struct request *request, struct lq_error
             (!request->has_imatrix || lq_imatrix_find(&request->imatrix, tensor->name) == NULL)) {
             return lq_attr_error(artifact, cause, err, LQ_EIMATRIX,
                                  "%s at this size is unusable without an importance matrix and "
-                                 "tensor '%s' has none; declare `imatrix im { model = ... "
-                                 "calibration = ... }` and add imatrix = im",
+                                 "tensor '%s' has none; give one (imatrix = NAME in a recipe, "
+                                 "--imatrix or --calibration-data on the command line)",
                                  lq_dtype_name((uint32_t)dtype), tensor->name);
         }
     }

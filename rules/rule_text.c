@@ -60,6 +60,11 @@ static enum lq_status check_text(const struct lq_artifact *artifact, struct lq_e
 static enum lq_status find_sources(const struct lq_artifact *artifact, struct lq_sources *sources,
                                    struct lq_error *err)
 {
+    if (lq_path_is_dir(lq_attr_path(artifact, "path"))) {
+        return lq_attr_error(artifact, "path", err, LQ_ECALIBRATION,
+                             "'%s' is a folder; give a text file, .json or .jsonl",
+                             lq_attr_string(artifact, "path"));
+    }
     return lq_sources_add(sources, lq_attr_path(artifact, "path"), NULL, LQ_ECALIBRATION, err);
 }
 

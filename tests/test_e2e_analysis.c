@@ -68,6 +68,28 @@ Test(e2e_analysis, compare_puts_models_side_by_side)
     cr_expect_eq(e2e_run("quality compare %s --fail-above 90%% --format csv", models), 0);
     cr_expect_not_null(strstr(e2e_stdout(), "\r\n\"a,\"\"b.gguf\","), "%s", e2e_stdout());
 
+    /* Programs get one object: the verdict with the figures, or the error of a build. */
+    cr_expect_eq(e2e_run("quality compare %s --fail-above 0.5%% --format json", models), 11);
+    root = parse_stdout();
+    cr_expect_str_eq(cJSON_GetObjectItemCaseSensitive(root, "status")->valuestring, "error");
+    cr_expect_eq(number_at(root, "error_code"), 11);
+    cr_expect_eq(cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(root, "models")), 3);
+    cr_expect_not_null(strstr(e2e_stderr(), "exceeds threshold (0.5%)"), "%s", e2e_stderr());
+    cJSON_Delete(root);
+    cr_expect_eq(e2e_run("quality report model 'a,\"b.gguf' --calibration-data words.txt "
+                         "--fail-above 0.5%% --format json"),
+                 11);
+    root = parse_stdout();
+    cr_expect_eq(number_at(root, "error_code"), 11);
+    cr_expect_not_null(cJSON_GetObjectItemCaseSensitive(root, "suggestion"));
+    cJSON_Delete(root);
+    cr_expect_eq(e2e_run("quantize model gguf -q IQ1_S --format json"), 10);
+    root = parse_stdout();
+    cr_expect_eq(number_at(root, "error_code"), 10);
+    cr_expect_str_eq(cJSON_GetObjectItemCaseSensitive(root, "error_type")->valuestring,
+                     "ImatrixError");
+    cJSON_Delete(root);
+
     /* Without a limit of one's own a growth above the usual one is said, and nothing fails. */
     cr_expect_eq(e2e_run("quality compare %s --format json", models), 0);
     cr_expect_null(strstr(e2e_stderr(), "higher than the original's"), "%s", e2e_stderr());
@@ -107,6 +129,17 @@ Test(e2e_analysis, compare_says_what_is_wrong)
     cr_expect_eq(e2e_run("quality compare model good.gguf --metrics size --fail-above 1"), 2);
     cr_expect_eq(e2e_run("quality compare model good.gguf --fail-above -1"), 2);
     cr_expect_eq(e2e_run("quality compare model nothere.gguf"), 3);
+    cr_expect_eq(e2e_run("quality compare model good.gguf --calibration-data ''"), 2);
+    cr_expect_not_null(strstr(e2e_stderr(), "the value of --calibration-data is empty"), "%s",
+                       e2e_stderr());
+    cr_expect_eq(e2e_run("quality compare model good.gguf --calibration-data ."), 15);
+    cr_expect_not_null(strstr(e2e_stderr(), "'.' is a folder; give a text file"), "%s",
+                       e2e_stderr());
+    cr_expect_eq(e2e_run("quality compare model words.txt --calibration-data words.txt"), 9);
+    cr_expect_not_null(strstr(e2e_stderr(), "words.txt: is no model"), "%s", e2e_stderr());
+    cr_expect_eq(e2e_run("init words.txt"), 3);
+    cr_expect_eq(e2e_run("profile create --imatrix x --name a/b --model model"), 2);
+    cr_expect_not_null(strstr(e2e_stderr(), "give -o FILE too"), "%s", e2e_stderr());
     cr_expect_eq(e2e_run("quality compare model words.txt --metrics size"), 3, "%s", e2e_stderr());
     cr_expect_eq(e2e_run("quality compare model good.gguf --calibration-data words.txt"), 15);
     cr_expect_not_null(strstr(e2e_stderr(), "words"), "%s", e2e_stderr());
@@ -277,4 +310,28 @@ Test(e2e_analysis, prompts_come_from_a_list_or_a_file)
               "report r { original = base  quantized = [base]  text = words  coherence = true  "
               "prompts = [\"a\"]  prompts_from = words }\n");
     cr_expect_eq(e2e_run("check"), 7);
+}
+
+Test(e2e_analysis, profiles_are_found_by_name_in_the_users_folder)
+{
+    cr_assert_eq(system("mkdir -p mine"), 0);
+    cr_assert_eq(setenv("LQBUILD_PROFILE_DIR", "mine", 1), 0);
+    e2e_write(
+        "mine/low.dqprofile",
+        "{\"profile_id\": \"12345678-1234-4234-8234-123456789abc\", \"profile_name\": \"low\","
+        " \"strategy\": \"custom\", \"layer_assignments\": [{\"layer_name\": "
+        "\"model.layers.0.self_attn\", \"bit_width\": 4.0}]}\n");
+    e2e_write("mine/notes.txt", "no profile\n");
+    cr_expect_eq(e2e_run("profile list"), 0);
+    cr_expect_not_null(strstr(e2e_stdout(), "mine/low.dqprofile\n"), "%s", e2e_stdout());
+    cr_expect_null(strstr(e2e_stdout(), "notes"), "%s", e2e_stdout());
+    cr_expect_eq(e2e_run("profile show low"), 0, "%s", e2e_stderr());
+    cr_expect_eq(e2e_run("profile validate low model"), 0, "%s", e2e_stderr());
+    cr_expect_eq(e2e_run("-q quantize model gguf --level Q4_0 --profile low -o low.gguf"), 0, "%s",
+                 e2e_stderr());
+    cr_expect(lq_path_exists("low.gguf"));
+    cr_expect_eq(e2e_run("profile show lower"), 13);
+    cr_expect_not_null(strstr(e2e_stderr(), "nor a file, nor in mine"), "%s", e2e_stderr());
+    cr_expect_eq(e2e_run("profile show ../mine/low"), 13, "a path is no name");
+    cr_assert_eq(unsetenv("LQBUILD_PROFILE_DIR"), 0);
 }

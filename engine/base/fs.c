@@ -37,6 +37,13 @@ bool lq_file_sig_equal(const struct lq_file_sig *a, const struct lq_file_sig *b)
            a->mtime_ns == b->mtime_ns && a->ctime_ns == b->ctime_ns;
 }
 
+static enum lq_status refuse_kind(const char *path, mode_t mode, struct lq_error *err)
+{
+    return lq_error_set(
+        err, LQ_EIO,
+        S_ISDIR(mode) ? "%s: is a folder, expected a file" : "%s: expected a regular file", path);
+}
+
 enum lq_status lq_file_sig_get(const char *path, struct lq_file_sig *sig, bool *exists,
                                struct lq_error *err)
 {
@@ -50,7 +57,7 @@ enum lq_status lq_file_sig_get(const char *path, struct lq_file_sig *sig, bool *
         return lq_error_errno(err, LQ_EIO, "%s: cannot stat", path);
     }
     if (!S_ISREG(st.st_mode)) {
-        return lq_error_set(err, LQ_EIO, "%s: expected a regular file", path);
+        return refuse_kind(path, st.st_mode, err);
     }
     fill_sig(&st, sig);
     *exists = true;
@@ -82,7 +89,7 @@ enum lq_status lq_map_open(struct lq_map *map, const char *path, enum lq_status 
     if (fstat(fd, &st) != 0) {
         status = lq_error_errno(err, LQ_EIO, "%s: cannot stat", path);
     } else if (!S_ISREG(st.st_mode)) {
-        status = lq_error_set(err, LQ_EIO, "%s: expected a regular file", path);
+        status = refuse_kind(path, st.st_mode, err);
     } else if (st.st_size > 0) {
         void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (data == MAP_FAILED) {

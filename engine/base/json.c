@@ -133,6 +133,11 @@ const cJSON *lq_json_find(const cJSON *object, const char *key)
     return item == NULL || cJSON_IsNull(item) ? NULL : item;
 }
 
+static const char *article_of(const char *noun)
+{
+    return strchr("aeiou", noun[0]) != NULL ? "an" : "a";
+}
+
 /* Finds the member and checks its type; *item is NULL when it is absent and may be. */
 static enum lq_status find_typed(const struct lq_json_scope *scope, const cJSON *object,
                                  const char *key, cJSON_bool (*is_type)(const cJSON *),
@@ -145,12 +150,12 @@ static enum lq_status find_typed(const struct lq_json_scope *scope, const cJSON 
     }
     if (*item == NULL) {
         return found != NULL ? LQ_OK
-                             : lq_error_set(err, scope->status, "%s: missing field '%s', a %s",
-                                            scope->where, key, type_name);
+                             : lq_error_set(err, scope->status, "%s: missing field '%s', %s %s",
+                                            scope->where, key, article_of(type_name), type_name);
     }
     if (!is_type(*item)) {
-        return lq_error_set(err, scope->status, "%s: field '%s' is not a %s", scope->where, key,
-                            type_name);
+        return lq_error_set(err, scope->status, "%s: field '%s' is not %s %s", scope->where, key,
+                            article_of(type_name), type_name);
     }
     return LQ_OK;
 }

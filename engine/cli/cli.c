@@ -36,9 +36,9 @@ static enum lq_status choose_command(struct lq_cli *cli, char **argv, size_t *ne
     word = argv[*next];
     if (word == NULL) {
         return lq_error_set(err, LQ_EUSAGE,
-                            "'lqbuild %s' needs a command; 'lqbuild help %s' "
-                            "lists them",
-                            command->name, command->name);
+                            "'lqbuild %s' needs a command; 'lqbuild help %s' lists them, 'lqbuild "
+                            "build %s' builds a target of this name",
+                            command->name, command->name, command->name);
     }
     cli->parent = command;
     cli->command = lq_command_find(command->children, command->child_count, word);

@@ -11,6 +11,7 @@
 #include "engine/base/arena.h"
 #include "engine/base/buffer.h"
 #include "engine/base/error.h"
+#include "engine/base/json.h"
 #include "engine/build.h"
 #include "engine/cli/cli.h"
 #include "engine/cli/options.h"
@@ -91,6 +92,10 @@ void lq_cli_print(const struct lq_buffer *text);
 void lq_cli_print_value(const struct lq_cli *cli, struct lq_buffer *text);
 /* Shows an error as the output mode wants it: a sentence on stderr or an object on stdout. */
 void lq_cli_show_error(struct lq_cli *cli, const struct lq_error *err);
+/* True for --json, and for --format json, whose output is one object. */
+bool lq_cli_prints_json(const struct lq_cli *cli);
+/* Puts "status", "error_code", "error_type", "message" and "suggestion" into the open object. */
+void lq_cli_put_error(struct lq_json_writer *writer, const struct lq_error *err);
 void lq_cli_warn(struct lq_cli *cli, const char *message);
 
 /* Loads cli->recipe_path; the caller destroys it. */

@@ -2,6 +2,7 @@
  * beside it goes in; what it cannot, it leaves as a line to fill in. */
 #define _XOPEN_SOURCE 700
 #include <dirent.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -101,9 +102,9 @@ static void write_recipe(const char *model, const char *name, const char *corpus
     lq_buffer_append_string(out,
                             "-{level}.gguf\" }\n"
                             "\n# What it cost: perplexity and errors beside the original.\n"
-                            "report quality { original = base  quantized = [small]  text = corpus\n"
-                            "                 fail_above = 20%  path = \"out/quality.html\" }\n"
-                            "\n# `lqbuild quality` builds the report too.\ndefault small\n");
+                            "report cost { original = base  quantized = [small]  text = corpus\n"
+                            "              fail_above = 20%  path = \"out/quality.html\" }\n"
+                            "\n# `lqbuild cost` builds the report too.\ndefault small\n");
 }
 
 /* The canonical layout, so that `lqbuild fmt` has nothing to say about it. */
@@ -118,13 +119,59 @@ static enum lq_status print_layout(const struct lq_buffer *draft, const char *pa
     return status == LQ_OK && out->failed ? lq_error_nomem(err, "the recipe") : status;
 }
 
+/* Better now than at the first build. */
+static enum lq_status check_model(struct lq_cli *cli, const char *place, struct lq_error *err)
+{
+    const char *config = lq_path_join(&cli->arena, place, "config.json");
+    if (config == NULL) {
+        return lq_error_nomem(err, "the recipe");
+    }
+    if (!lq_path_is_dir(place)) {
+        struct lq_map map;
+        enum lq_status status = lq_map_open(&map, place, LQ_EMODEL, err);
+        if (status != LQ_OK) {
+            return status;
+        }
+        bool is_gguf = map.size_bytes >= 4 && memcmp(map.data, "GGUF", 4) == 0;
+        lq_map_close(&map);
+        return is_gguf ? LQ_OK
+                       : lq_error_set(err, LQ_EMODEL,
+                                      "%s: is no model; give a Hugging Face folder or a GGUF file",
+                                      place);
+    }
+    return lq_path_exists(config)
+               ? LQ_OK
+               : lq_error_set(err, LQ_EMODEL,
+                              "folder '%s' has no config.json; give the complete folder of a "
+                              "Hugging Face model, or a .gguf file",
+                              place);
+}
+
+static void say_written(const char *path, const char *corpus)
+{
+    bool usual = strcmp(path, "recipe.lq") == 0;
+    (void)fprintf(stderr, "%s: written; ", path);
+    if (corpus == NULL) {
+        (void)fprintf(stderr,
+                      "put the text that it names there, then build it with 'lqbuild%s%s'\n",
+                      usual ? "" : " -f ", usual ? "" : path);
+    } else {
+        (void)fprintf(stderr, "build it with 'lqbuild%s%s'\n", usual ? "" : " -f ",
+                      usual ? "" : path);
+    }
+}
+
 enum lq_status lq_command_init(struct lq_cli *cli, struct lq_error *err)
 {
     const char *model = cli->args.operands[0];
     const char *path = cli->recipe_path;
     const char *name = NULL;
     const char *corpus = NULL;
-    enum lq_status status = lq_quick_find_model(cli, model, NULL, err);
+    const char *place = NULL;
+    enum lq_status status = lq_quick_find_model(cli, model, &place, err);
+    if (status == LQ_OK) {
+        status = check_model(cli, place, err);
+    }
     if (status == LQ_OK && lq_path_exists(path) && !cli->force) {
         status = lq_error_set(err, LQ_EUSAGE,
                               "%s: exists already; give --force to replace it, or -f FILE to write "
@@ -154,6 +201,9 @@ enum lq_status lq_command_init(struct lq_cli *cli, struct lq_error *err)
         lq_cli_print(&layout);
     } else if (status == LQ_OK) {
         status = lq_file_write(path, layout.data, layout.size_bytes, err);
+        if (status == LQ_OK && !cli->quiet && !cli->json) {
+            say_written(path, corpus);
+        }
     }
     lq_buffer_fini(&layout);
     lq_buffer_fini(&draft);

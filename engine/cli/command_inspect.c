@@ -14,7 +14,11 @@ static enum lq_status describe(struct lq_cli *cli, const char *path, struct lq_e
     struct lq_map map;
     struct lq_buffer out;
     lq_buffer_init(&out);
-    enum lq_status status = lq_map_open(&map, path, LQ_EIO, err);
+    enum lq_status status =
+        lq_path_is_dir(path)
+            ? lq_error_set(err, LQ_EUSAGE,
+                           "%s: is a folder; name files in it, model.safetensors for example", path)
+            : lq_map_open(&map, path, LQ_EIO, err);
     if (status == LQ_OK) {
         status = lq_inspect(map.data, map.size_bytes, path, lq_quick_wants_json(cli), &out, err);
         lq_map_close(&map);

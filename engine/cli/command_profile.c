@@ -5,31 +5,10 @@
 #include "engine/base/fs.h"
 #include "engine/base/text.h"
 #include "engine/cli/commands.h"
+#include "engine/cli/profile_place.h"
 #include "engine/cli/quick_recipe.h"
 #include "rules/format/dqprofile.h"
 #include "rules/profile/presets.h"
-
-enum { PRESETS_MAX = 64 };
-
-enum lq_status lq_quick_refuse_profile(const char *name, struct lq_error *err)
-{
-    size_t count = 0;
-    const struct lq_preset *presets = lq_presets(&count);
-    const char *names[PRESETS_MAX];
-    struct lq_buffer list;
-    lq_buffer_init(&list);
-    for (size_t i = 0; i < count && i < PRESETS_MAX; i++) {
-        names[i] = presets[i].name;
-        lq_buffer_printf(&list, "%s%s", i == 0 ? "" : ", ", presets[i].name);
-    }
-    const char *nearest = lq_text_nearest(name, names, count < PRESETS_MAX ? count : PRESETS_MAX);
-    enum lq_status status =
-        lq_error_set(err, LQ_EPROFILE, "profile '%s' is neither a preset (%s) nor a file%s%s%s",
-                     name, lq_buffer_text(&list), nearest == NULL ? "" : "; did you mean '",
-                     nearest == NULL ? "" : nearest, nearest == NULL ? "" : "'?");
-    lq_buffer_fini(&list);
-    return status;
-}
 
 static void write_preset(struct lq_buffer *out, const struct lq_preset *preset, bool pretty)
 {
@@ -60,9 +39,34 @@ static void print_preset(const struct lq_preset *preset, struct lq_buffer *out)
     }
 }
 
+/* Those in the user's folder; one that cannot be read is listed all the same. */
+static enum lq_status list_files(struct lq_cli *cli, struct lq_buffer *out, struct lq_error *err)
+{
+    const char *const *paths = NULL;
+    size_t count = 0;
+    enum lq_status status = lq_profile_place_list(cli, &paths, &count, err);
+    for (size_t i = 0; i < count && status == LQ_OK; i++) {
+        const char *base = lq_path_base(paths[i]);
+        int length = (int)(strlen(base) - strlen(lq_path_extension(base)));
+        if (cli->json) {
+            struct lq_json_writer writer;
+            const char *name = lq_arena_printf(&cli->arena, "%.*s", length, base);
+            lq_json_writer_init(&writer, out, false);
+            lq_json_begin_object(&writer);
+            lq_json_put_string(&writer, "profile_name", name == NULL ? base : name);
+            lq_json_put_string(&writer, "path", paths[i]);
+            lq_json_put_bool(&writer, "preset", false);
+            lq_json_end_object(&writer);
+            lq_buffer_append_char(out, '\n');
+        } else {
+            lq_buffer_printf(out, "%-17.*s %s\n", length, base, paths[i]);
+        }
+    }
+    return status;
+}
+
 enum lq_status lq_command_profile_list(struct lq_cli *cli, struct lq_error *err)
 {
-    (void)err;
     size_t count = 0;
     const struct lq_preset *presets = lq_presets(&count);
     struct lq_buffer out;
@@ -74,9 +78,10 @@ enum lq_status lq_command_profile_list(struct lq_cli *cli, struct lq_error *err)
             lq_buffer_printf(&out, "%-17s %s\n", presets[i].name, presets[i].description);
         }
     }
+    enum lq_status status = list_files(cli, &out, err);
     lq_cli_print(&out);
     lq_buffer_fini(&out);
-    return LQ_OK;
+    return status;
 }
 
 static void print_profile(const struct lq_dqprofile *profile, struct lq_buffer *out)
@@ -122,18 +127,17 @@ static enum lq_status show_file(struct lq_cli *cli, const char *path, struct lq_
 enum lq_status lq_command_profile_show(struct lq_cli *cli, struct lq_error *err)
 {
     const char *name = cli->args.operands[0];
-    const struct lq_preset *preset = lq_preset_find(name);
-    enum lq_status status = LQ_OK;
+    const struct lq_preset *preset = NULL;
+    const char *path = NULL;
+    enum lq_status status = lq_profile_place_find(cli, name, &preset, &path, err);
     struct lq_buffer out;
     lq_buffer_init(&out);
     if (preset != NULL && lq_quick_wants_json(cli)) {
         write_preset(&out, preset, true);
     } else if (preset != NULL) {
         print_preset(preset, &out);
-    } else if (lq_path_exists(name)) {
-        status = show_file(cli, name, &out, err);
-    } else {
-        status = lq_quick_refuse_profile(name, err);
+    } else if (path != NULL) {
+        status = show_file(cli, path, &out, err);
     }
     if (status == LQ_OK) {
         lq_cli_print_value(cli, &out);
@@ -210,6 +214,11 @@ enum lq_status lq_command_profile_create(struct lq_cli *cli, struct lq_error *er
                                 required[i]);
         }
     }
+    if (creation.output == NULL && strchr(lq_args_get(args, "name"), '/') != NULL) {
+        return lq_error_set(err, LQ_EUSAGE,
+                            "--name '%s' cannot be the name of a file; give -o FILE too",
+                            lq_args_get(args, "name"));
+    }
     if (creation.output == NULL) {
         creation.output = lq_arena_printf(&cli->arena, "%s.dqprofile", lq_args_get(args, "name"));
     }
@@ -259,20 +268,22 @@ enum lq_status lq_command_profile_validate(struct lq_cli *cli, struct lq_error *
 {
     static const char *const targets[] = {"mix"};
     struct validation validation = {cli->args.operands[0], cli->args.operands[1]};
-    bool preset = lq_preset_find(validation.profile) != NULL;
-    if (!preset && !lq_path_exists(validation.profile)) {
-        return lq_quick_refuse_profile(validation.profile, err);
-    }
+    const struct lq_preset *preset = NULL;
+    const char *path = NULL;
     struct lq_recipe_text text;
     lq_recipe_text_init(&text);
-    enum lq_status status = lq_quick_find_model(cli, validation.model, NULL, err);
+    enum lq_status status = lq_profile_place_find(cli, validation.profile, &preset, &path, err);
+    if (status == LQ_OK) {
+        status = lq_quick_find_model(cli, validation.model, NULL, err);
+    }
     if (status == LQ_OK) {
         lq_recipe_text_begin(&text, "model", "base");
         lq_recipe_text_string(&text, "source", validation.model);
         lq_recipe_text_end(&text);
         lq_recipe_text_begin(&text, "profile", "mix");
         lq_recipe_text_word(&text, "model", "base");
-        lq_recipe_text_string(&text, preset ? "strategy" : "file", validation.profile);
+        lq_recipe_text_string(&text, "strategy", preset == NULL ? NULL : preset->name);
+        lq_recipe_text_string(&text, "file", path);
         lq_recipe_text_end(&text);
         struct lq_quick_build build = {.targets = targets,
                                        .target_count = 1,

@@ -79,7 +79,7 @@ enum lq_status lq_command_quality_report(struct lq_cli *cli, struct lq_error *er
         struct lq_quick_build build = {
             .targets = targets,
             .target_count = 1,
-            .hide_summary = lq_quick_wants_json(cli),
+            .hide_summary = lq_quick_wants_json(cli) || cli->quiet,
             .print = print_report,
             .user = &job,
         };

@@ -4,20 +4,22 @@
 #include "engine/base/fs.h"
 #include "engine/base/text.h"
 #include "engine/cli/commands.h"
+#include "engine/cli/profile_place.h"
 #include "engine/cli/quality_job.h"
 #include "engine/cli/quality_result.h"
 #include "engine/cli/quick_recipe.h"
 #include "rules/format/gguf.h"
-#include "rules/profile/presets.h"
 #include "rules/quant/levels.h"
 
 struct quantization {
     struct lq_cli *cli;
     const char *model;
     const char *output;
-    const char *report;  /* NULL: none asked for */
-    const char *level;   /* NULL: the profile alone decides */
-    const char *profile; /* a preset or a file; NULL: none */
+    const char *report;             /* NULL: none asked for */
+    const char *level;              /* NULL: the profile alone decides */
+    const char *profile;            /* as the user named it; NULL: none */
+    const struct lq_preset *preset; /* what it is: this, */
+    const char *profile_file;       /* or a file */
     bool protect;
     double coverage;
     double target_bpw;
@@ -70,12 +72,12 @@ static enum lq_status check_level(struct quantization *job, struct lq_error *err
     return LQ_OK;
 }
 
-/* A preset's name, or a file that exists. */
+/* A preset's name, or a file. */
 static enum lq_status check_profile(struct quantization *job, struct lq_error *err)
 {
-    const char *profile = job->profile;
-    bool known = profile == NULL || lq_preset_find(profile) != NULL || lq_path_exists(profile);
-    return known ? LQ_OK : lq_quick_refuse_profile(profile, err);
+    return job->profile == NULL ? LQ_OK
+                                : lq_profile_place_find(job->cli, job->profile, &job->preset,
+                                                        &job->profile_file, err);
 }
 
 static enum lq_status check_combinations(struct quantization *job, struct lq_error *err)
@@ -189,13 +191,13 @@ static void write_choices(const struct quantization *job, struct lq_recipe_text 
         lq_recipe_text_end(text);
     }
     if (job->profile != NULL) {
-        bool preset = lq_preset_find(job->profile) != NULL;
         lq_recipe_text_begin(text, "profile", "mix");
         lq_recipe_text_word(text, "model", "original");
         if (has_imatrix) {
             lq_recipe_text_word(text, "imatrix", "im");
         }
-        lq_recipe_text_string(text, preset ? "strategy" : "file", job->profile);
+        lq_recipe_text_string(text, "strategy", job->preset == NULL ? NULL : job->preset->name);
+        lq_recipe_text_string(text, "file", job->profile_file);
         if (job->has_target_bpw) {
             lq_recipe_text_number(text, "target_bpw", job->target_bpw);
         }

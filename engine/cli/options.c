@@ -138,6 +138,17 @@ static bool is_number(const char *text)
     return text != NULL && text[0] != '\0' && text[strspn(text, "0123456789")] == '\0';
 }
 
+/* True for options whose value is the name of something: it cannot be empty. */
+static bool names_something(const struct lq_option *option)
+{
+    static const char *const values[] = {"FILE", "DIR", "NAME", "MODEL", "LEVEL", "TYPE", "RECIPE"};
+    bool found = false;
+    for (size_t i = 0; i < LQ_COUNT_OF(values) && option->choices == NULL; i++) {
+        found = found || strcmp(option->value, values[i]) == 0;
+    }
+    return found;
+}
+
 /* The value of an option: `attached` is what follows "=" or the letter, or NULL; else the next
  * word. */
 static enum lq_status take_value(struct lq_args *args, const struct lq_option *option,
@@ -152,6 +163,10 @@ static enum lq_status take_value(struct lq_args *args, const struct lq_option *o
             return lq_error_set(err, LQ_EUSAGE, "--%s needs a value; write '--%s %s'", option->name,
                                 option->name, option->value);
         }
+    }
+    if (value != NULL && value[0] == '\0' && names_something(option)) {
+        return lq_error_set(err, LQ_EUSAGE, "the value of --%s is empty; write '--%s %s'",
+                            option->name, option->name, option->value);
     }
     if (value != NULL) {
         enum lq_status status = check_choice(option, value, arena, err);

@@ -78,10 +78,25 @@ static const char *default_suggestion(enum lq_status status)
     }
 }
 
-static void show_json(const struct lq_error *err, bool event)
+void lq_cli_put_error(struct lq_json_writer *writer, const struct lq_error *err)
 {
     const char *suggestion = NULL;
     size_t length = lq_progress_split_suggestion(err->message, &suggestion);
+    lq_json_put_string(writer, "status", "error");
+    lq_json_put_int(writer, "error_code", lq_status_exit_code(err->status));
+    lq_json_put_string(writer, "error_type", lq_status_type(err->status));
+    lq_json_key(writer, "message");
+    lq_json_string_sized(writer, err->message, length);
+    if (suggestion == NULL) {
+        suggestion = default_suggestion(err->status);
+    }
+    if (suggestion != NULL) {
+        lq_json_put_string(writer, "suggestion", suggestion);
+    }
+}
+
+static void show_json(const struct lq_error *err, bool event)
+{
     struct lq_buffer out;
     struct lq_json_writer writer;
     lq_buffer_init(&out);
@@ -90,27 +105,22 @@ static void show_json(const struct lq_error *err, bool event)
     if (event) {
         lq_json_put_string(&writer, "event", "error");
     }
-    lq_json_put_string(&writer, "status", "error");
-    lq_json_put_int(&writer, "error_code", lq_status_exit_code(err->status));
-    lq_json_put_string(&writer, "error_type", lq_status_type(err->status));
-    lq_json_key(&writer, "message");
-    lq_json_string_sized(&writer, err->message, length);
-    if (suggestion == NULL) {
-        suggestion = default_suggestion(err->status);
-    }
-    if (suggestion != NULL) {
-        lq_json_put_string(&writer, "suggestion", suggestion);
-    }
+    lq_cli_put_error(&writer, err);
     lq_json_end_object(&writer);
     lq_buffer_append_char(&out, '\n');
     lq_cli_print(&out);
     lq_buffer_fini(&out);
 }
 
-void lq_cli_show_error(struct lq_cli *cli, const struct lq_error *err)
+bool lq_cli_prints_json(const struct lq_cli *cli)
 {
     const char *format = lq_args_get(&cli->args, "format");
-    if (cli->json || (format != NULL && strcmp(format, "json") == 0)) {
+    return cli->json || (format != NULL && strcmp(format, "json") == 0);
+}
+
+void lq_cli_show_error(struct lq_cli *cli, const struct lq_error *err)
+{
+    if (lq_cli_prints_json(cli)) {
         show_json(err, cli->json);
     } else {
         lq_progress_print_message(stderr, cli->color_err, "error",

@@ -101,7 +101,8 @@ enum lq_status lq_quality_job_write(const struct lq_quality_job *job, struct lq_
     if (words == NULL) {
         return lq_error_set(err, LQ_EUSAGE,
                             "no text to measure with; give --calibration-data FILE, or name one in "
-                            "LQBUILD_CALIBRATION_DATA");
+                            "LQBUILD_CALIBRATION_DATA: docs/command-line.md says how to get "
+                            "WikiText-2");
     }
     enum lq_status status =
         lq_args_uint(args, "calibration-samples", 0, LQ_SAMPLES_MAX, &chunks, err);

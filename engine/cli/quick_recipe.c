@@ -9,6 +9,7 @@
 #include "engine/base/fs.h"
 #include "engine/base/limits.h"
 #include "engine/base/text.h"
+#include "engine/progress.h"
 #include "rules/model/hub_cache.h"
 
 /* Long enough for any command's name in messages. */
@@ -70,7 +71,8 @@ enum lq_status lq_quick_add_calibration(struct lq_cli *cli, struct lq_recipe_tex
     if (path == NULL) {
         return lq_error_set(err, LQ_EUSAGE,
                             "no text to calibrate with; give --calibration-data FILE (.txt, .json "
-                            "or .jsonl), or name one in LQBUILD_CALIBRATION_DATA");
+                            "or .jsonl), or name one in LQBUILD_CALIBRATION_DATA: "
+                            "docs/command-line.md says how to get WikiText-2");
     }
     /* The schema knows the real ranges, and the exit codes that belong to them. */
     enum lq_status status =
@@ -97,8 +99,25 @@ enum lq_status lq_quick_add_calibration(struct lq_cli *cli, struct lq_recipe_tex
 
 bool lq_quick_wants_json(const struct lq_cli *cli)
 {
-    const char *format = lq_args_get(&cli->args, "format");
-    return cli->json || (format != NULL && strcmp(format, "json") == 0);
+    return lq_cli_prints_json(cli);
+}
+
+/* A verdict belongs into the one object of --format json: the members of an error take the place of
+ * the text up to `success_end`, which says that all is well. */
+static void put_verdict(struct lq_cli *cli, struct lq_buffer *out, size_t success_end,
+                        const struct lq_error *err)
+{
+    struct lq_buffer whole;
+    struct lq_json_writer writer;
+    lq_buffer_init(&whole);
+    lq_json_writer_init(&writer, &whole, true);
+    lq_json_begin_object(&writer);
+    lq_cli_put_error(&writer, err);
+    lq_buffer_append(&whole, out->data + success_end, out->size_bytes - success_end);
+    lq_progress_print_message(stderr, cli->color_err, "error", err->message);
+    cli->error_shown = true;
+    lq_buffer_fini(out);
+    *out = whole;
 }
 
 struct printing {
@@ -123,8 +142,12 @@ static enum lq_status print_result(void *user, struct lq_error *err)
             lq_json_put_string(&writer, "event", "result");
         }
         lq_json_put_string(&writer, "status", "success");
+        size_t success_end = out.size_bytes;
         status = build->print(build->user, &writer, &out, err);
         lq_json_end_object(&writer);
+        if (status == LQ_EQUALITY && !printing->cli->json && !out.failed) {
+            put_verdict(printing->cli, &out, success_end, err);
+        }
         if (out.size_bytes > 0 && out.data[out.size_bytes - 1] != '\n') {
             lq_buffer_append_char(&out, '\n');
         }
@@ -151,11 +174,34 @@ enum lq_status lq_quick_print(struct lq_cli *cli, const struct lq_quick_build *b
 {
     struct printing printing = {.cli = cli, .build = build};
     enum lq_status status = print_result(&printing, err);
-    if (status != LQ_OK) {
+    if (status != LQ_OK && !cli->error_shown) {
         lq_cli_show_error(cli, err);
     }
     lq_cli_close_events(cli);
     return status;
+}
+
+/* The user gave an option where the recipe has an attribute: the message is about the option. */
+static void name_option(const struct lq_cli *cli, const struct lq_error *plain,
+                        struct lq_error *err)
+{
+    static const char *const names[][2] = {
+        {"samples", "calibration-samples"}, {"chunks", "calibration-samples"},
+        {"sequence", "sequence"},           {"fail_above", "fail-above"},
+        {"threshold", "threshold"},         {"precision", "precision"}};
+    static const char lead[] = "attribute '";
+    *err = *plain;
+    for (size_t i = 0; i < LQ_COUNT_OF(names); i++) {
+        size_t length = strlen(names[i][0]);
+        const char *at = plain->message + sizeof lead - 1;
+        bool meant = lq_text_starts_with(plain->message, lead) &&
+                     strncmp(at, names[i][0], length) == 0 && at[length] == '\'';
+        if (meant && lq_args_has(&cli->args, names[i][1])) {
+            (void)snprintf(err->message, sizeof err->message, "--%s%.*s", names[i][1],
+                           (int)(sizeof err->message / 2), at + length + 1);
+            return;
+        }
+    }
 }
 
 enum lq_status lq_quick_run(struct lq_cli *cli, const struct lq_recipe_text *text,
@@ -177,7 +223,7 @@ enum lq_status lq_quick_run(struct lq_cli *cli, const struct lq_recipe_text *tex
     if (status != LQ_OK) {
         struct lq_error plain = *err;
         lq_cli_hide_positions(name, err->message, plain.message, sizeof plain.message);
-        *err = plain;
+        name_option(cli, &plain, err);
         err->status = lq_cli_plain_status(status);
         return err->status;
     }

@@ -40,8 +40,6 @@ enum lq_status lq_quick_run(struct lq_cli *cli, const struct lq_recipe_text *tex
 /* The printing alone, for a result that needs no build. */
 enum lq_status lq_quick_print(struct lq_cli *cli, const struct lq_quick_build *build,
                               struct lq_error *err);
-/* LQ_EPROFILE: `name` is neither a preset nor a file. */
-enum lq_status lq_quick_refuse_profile(const char *name, struct lq_error *err);
 /* True for --format json and for --json. */
 bool lq_quick_wants_json(const struct lq_cli *cli);
 /* Bytes of the weight files of a model: the file, or every .safetensors file of a folder. */

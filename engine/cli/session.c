@@ -219,7 +219,9 @@ static enum lq_status run_build(struct lq_cli *cli, const struct lq_cli_build *b
 static void show_failure(struct lq_cli *cli, const struct lq_cli_build *build,
                          const struct lq_progress *progress, const struct lq_error *err)
 {
-    if (lq_progress_error_count(progress) > 0) {
+    /* With --format json people have read it on stderr, and programs want it on stdout. */
+    bool wants_object = !cli->json && lq_cli_prints_json(cli);
+    if (cli->error_shown || (lq_progress_error_count(progress) > 0 && !wants_object)) {
         cli->error_shown = true;
         return;
     }

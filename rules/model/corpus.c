@@ -359,6 +359,11 @@ static enum lq_status run_cut(struct lq_run *run, struct lq_error *err)
     if (status == LQ_OK) {
         status = lq_run_input_load(run, "text", &data, &size, err);
     }
+    const void *nul = status == LQ_OK && size > 0 ? memchr(data, 0, (size_t)size) : NULL;
+    if (nul != NULL) {
+        lq_run_warn(run, "text '%s' has a zero byte at byte %zu: is it really text?", names->text,
+                    (size_t)((const char *)nul - (const char *)data));
+    }
     if (status == LQ_OK) {
         status =
             lq_corpus_cut(vocab, data, size, &cut, names->text, run_is_cancelled, run, &out, err);

@@ -7,6 +7,7 @@
 #include "engine/base/fs.h"
 #include "engine/base/json.h"
 #include "engine/base/pool.h"
+#include "engine/base/text.h"
 #include "rules/format/gguf.h"
 #include "rules/format/safetensors.h"
 
@@ -27,6 +28,12 @@ static void hash_tensor(void *user, size_t index)
 static bool is_gguf(const void *data, uint64_t size_bytes)
 {
     return size_bytes >= 4 && memcmp(data, "GGUF", 4) == 0;
+}
+
+/* Eight bytes of length, then JSON. */
+static bool begins_header(const void *data, uint64_t size_bytes)
+{
+    return size_bytes > 8 && ((const char *)data)[8] == '{';
 }
 
 static enum lq_status scan_gguf(const void *data, uint64_t size_bytes, const char *where,
@@ -163,9 +170,15 @@ static enum lq_status index_tensors(const char *path, const struct lq_map *map,
     struct lq_arena arena;
     lq_arena_init(&arena);
     struct lq_scanned_file file = {0};
-    enum lq_status status = is_gguf(data, size_bytes)
-                                ? scan_gguf(data, size_bytes, path, &arena, &file, err)
-                                : scan_safetensors(data, size_bytes, path, &arena, &file, err);
+    enum lq_status status = LQ_OK;
+    if (is_gguf(data, size_bytes) || lq_text_ends_with(path, ".gguf")) {
+        status = scan_gguf(data, size_bytes, path, &arena, &file, err);
+    } else if (lq_text_ends_with(path, ".safetensors") || begins_header(data, size_bytes)) {
+        status = scan_safetensors(data, size_bytes, path, &arena, &file, err);
+    } else {
+        status = lq_error_set(err, LQ_EFORMAT,
+                              "%s: is no model; give a Hugging Face folder or a GGUF file", path);
+    }
     if (status == LQ_OK) {
         struct hash_job job = {.map = map, .tensors = file.tensors};
         lq_pool_for(pool, file.tensor_count, hash_tensor, &job);
