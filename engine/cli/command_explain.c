@@ -163,7 +163,8 @@ static void put_current(struct answer *answer)
         return;
     }
     lq_buffer_printf(&answer->out, "%s: nothing has changed since it was last built\n", target);
-    if (known) {
+    /* What involves no arithmetic with fractions needs no such remark. */
+    if (known && strcmp(answer->numerics, "exact") != 0) {
         lq_buffer_printf(&answer->out, "  computed by %s\n", answer->numerics);
     }
 }
