@@ -312,12 +312,12 @@ time_files() {
 
 # More samples cost what samples cost: reading the model, which takes longer than computing, falls
 # out of the difference.
-time_imatrix() { # SAMPLES
+time_imatrix() { # SAMPLES SEQUENCE
     cat > "$work/big.lq" << END
 model base { source = "7b.gguf" }
 text words { path = "long.txt" }
-calibration calib { model = base  text = words  samples = $1  sequence = 2048 }
-imatrix im { model = base  calibration = calib  path = "7b-$1.gguf" }
+calibration calib { model = base  text = words  samples = $1  sequence = $2 }
+imatrix im { model = base  calibration = calib  path = "7b-$1-$2.gguf" }
 END
     run 60 "$built/lqbuild" -q -C "$work" -f big.lq --device cuda --cache-dir cache-7b calib || return $?
     start=$(date +%s.%N)
@@ -331,9 +331,11 @@ time_imatrices() {
         cp "$work/long.txt" "$work/half.txt"
         cat "$work/half.txt" >> "$work/long.txt"
     done
-    time_imatrix 128 || return $?
+    # The first one hashes the model, and loads what is loaded once.
+    time_imatrix 128 64 || return $?
+    time_imatrix 128 2048 || return $?
     few=$took
-    time_imatrix 512 || return $?
+    time_imatrix 512 2048 || return $?
     # 202 million weights a layer, and half of all pairs in attention.
     note "$(awk -v few="$few" -v many="$took" -v ceiling="${ceiling:-0}" 'BEGIN {
         flops = 4 * 384 * 2048 * (2 * 202.4e6 + 2 * 2048 * 4096) / (many - few) * 1e-12
