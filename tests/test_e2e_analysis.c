@@ -137,6 +137,12 @@ Test(e2e_analysis, compare_says_what_is_wrong)
                        e2e_stderr());
     cr_expect_eq(e2e_run("quality compare model words.txt --calibration-data words.txt"), 9);
     cr_expect_not_null(strstr(e2e_stderr(), "words.txt: is no model"), "%s", e2e_stderr());
+    cr_expect_eq(e2e_run("quality compare model good.gguf --metrics perplexity "
+                         "--calibration-samples 2 --calibration-data model/model.safetensors"),
+                 0);
+    cr_expect_not_null(
+        strstr(e2e_stderr(), "warning: text 'words' (model.safetensors) has a zero byte"), "%s",
+        e2e_stderr());
     cr_expect_eq(e2e_run("init words.txt"), 3);
     cr_expect_eq(e2e_run("profile create --imatrix x --name a/b --model model"), 2);
     cr_expect_not_null(strstr(e2e_stderr(), "give -o FILE too"), "%s", e2e_stderr());

@@ -361,7 +361,7 @@ static enum lq_status run_cut(struct lq_run *run, struct lq_error *err)
     }
     const void *nul = status == LQ_OK && size > 0 ? memchr(data, 0, (size_t)size) : NULL;
     if (nul != NULL) {
-        lq_run_warn(run, "text '%s' has a zero byte at byte %zu: is it really text?", names->text,
+        lq_run_warn(run, "%s has a zero byte at byte %zu: is it really text?", names->text,
                     (size_t)((const char *)nul - (const char *)data));
     }
     if (status == LQ_OK) {
