@@ -648,7 +648,7 @@ static enum lq_status tensor_ref(const struct request *request, size_t number, s
     struct lq_step_param params[LQ_TENSOR_PARAMS_MAX + 1];
     struct lq_step_output output = {.name = "data"};
     struct lq_step step = {.op = "gguf.tensor",
-                           .version = 5,
+                           .version = 6,
                            .label = tensor->name,
                            .run = run_tensor,
                            .state = state,
@@ -809,7 +809,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 const struct lq_rule lq_rule_gguf = {
     .kind = "gguf",
-    .version = 7,
+    .version = 8,
     .program_version = lq_version,
     .help = "a GGUF file of a model at a quantization level or by a profile",
     .attrs = attrs,

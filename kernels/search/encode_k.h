@@ -90,7 +90,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q4_k)(const float *row, void *blocks, size
         .small_max = 63.0f,
         .trials = {15.0f, false, 2},
         .min_reach = 1,
-        .share_max = 0.0312f,
+        .share_max = 0.0078f,
     };
     unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0, count; i < col_count; i += 256 * count) {
@@ -195,6 +195,7 @@ LANE_FN size_t k_symmetric_encode(const struct k_symmetric_shape *shape, const f
     tile.elem_count = shape->elem_count;
     tile.group_size = shape->problem_count;
     tile_load(&tile, row, importance);
+    tile_find_dominated(&tile);
     *fit = k_symmetric_search(&tile, shape);
     k_symmetric_codes(&tile, shape, fit, row, codes);
     float factors[TILE_SUPERS_MAX];

@@ -5,9 +5,10 @@
  * along the same, so an error along the row itself weighs LQ_STRETCH_KAPPA times more than one
  * across it. The scale that minimises the error under both is the least-squares one times
  * 1 / (1 - E (kappa - 1) / kappa). docs/numerics.md has the derivation and the figures. E is taken
- * for at most `share_max`, 2^(4 - 2 bits per weight) or 0.6, four times the amplitude of the
- * smallest error that any code of that size can have: a larger one comes from a few dominating
- * weights, and stretching would only hurt the rest. Included once per CPU level after the lanes.
+ * for at most `share_max`: 2^(4 - 2 bits per weight) or 0.6, four times the amplitude of the
+ * smallest error that any code of that size can have, or a quarter of it (Q3_K, Q4_0, Q4_1, Q4_K,
+ * Q5_1): a larger one comes from a few dominating weights or values, and stretching would only hurt
+ * the rest. Included once per CPU level after the lanes.
  * Thread rule: pure. */
 #ifndef LQ_KERNELS_SEARCH_STRETCH_H
 #define LQ_KERNELS_SEARCH_STRETCH_H

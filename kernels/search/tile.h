@@ -29,7 +29,7 @@ struct tile {
     float x[TILE_ELEMS_MAX];
     float w[TILE_ELEMS_MAX];
     struct tile_scale scale; /* of x, which has been multiplied by the units */
-    /* Per group: whether one weight is a large part of the sum of all. */
+    /* Per group: whether one weight is a large part of all (tile_find_dominated). */
     bool dominated[TILE_PROBLEMS_MAX];
 };
 
@@ -137,23 +137,28 @@ LANE_FN void tile_load_values(const struct tile *tile, const float *in, lane_f f
  * hardly matters, and searches that start from them need wider trials. */
 #define TILE_DOMINANT 0.125f
 
-LANE_FN void tile_find_dominated(struct tile *tile, const struct tile_scale *weights)
+/* Fills `dominated` of a tile that is loaded. */
+LANE_FN void tile_find_dominated(struct tile *tile)
 {
     float sums[TILE_PROBLEMS_MAX];
+    float peaks[TILE_PROBLEMS_MAX];
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
         const float *w = tile->w + p * tile->elem_count;
         lane_f sum = lane_set(0.0f);
+        lane_f peak = lane_set(0.0f);
         for (size_t i = 0; i < tile->elem_count * LANES; i += LANES) {
             sum = sum + lane_load(w + i);
+            peak = lane_max(lane_load(w + i), peak);
         }
         lane_store(sums + p, sum);
+        lane_store(peaks + p, peak);
     }
     for (size_t g = 0; g < tile->problem_count; g += tile->group_size) {
         float sum = 0.0f;
         float peak = 0.0f;
         for (size_t p = g; p < g + tile->group_size; p++) {
             sum += sums[p];
-            peak = weights->high[p] > peak ? weights->high[p] : peak;
+            peak = peaks[p] > peak ? peaks[p] : peak;
         }
         tile->dominated[g / tile->group_size] = peak > TILE_DOMINANT * sum;
     }
@@ -168,13 +173,9 @@ LANE_FN void tile_load(struct tile *tile, const float *row, const float *importa
         for (size_t i = 0; i < total || i < tile->elem_count * LANES; i += LANES) {
             lane_store(tile->w + i, lane_set(1.0f));
         }
-        memset(tile->dominated, 0, sizeof tile->dominated);
     } else {
         struct tile_scale weights;
         tile_load_values(tile, importance, lane_set(TILE_WEIGHT_FLOOR), tile->w, &weights);
-        if (tile->group_size > 1) {
-            tile_find_dominated(tile, &weights);
-        }
     }
 }
 
