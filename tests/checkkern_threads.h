@@ -130,7 +130,7 @@ static void bench_copy(struct encoder *encoders, size_t count)
     }
 }
 
-/* Runs of five milliseconds. */
+/* Runs of forty milliseconds: the scheduler needs some to spread threads that wake together. */
 static void bench_threads(size_t count, const char *only, const float *row, const float *importance)
 {
     static struct encoder encoders[CHECKKERN_THREADS_MAX];
@@ -145,10 +145,11 @@ static void bench_threads(size_t count, const char *only, const float *row, cons
             encoders[i].row = row;
             encoders[i].importance = importance;
         }
-        size_t repeat = (size_t)(0.005 * rate_of(encoders, 1, 4).cpu) + 1;
+        (void)rate_of(encoders, 1, 1); /* the first makes tables */
+        size_t repeat = (size_t)(0.04 * rate_of(encoders, 1, 4).cpu) + 1;
         struct rate one;
         struct rate all;
-        best_rates(encoders, count, repeat, 60, &one, &all);
+        best_rates(encoders, count, repeat, 30, &one, &all);
         printf("encode %-8s %9.3f ns/weight, %zu threads %9.3f: %.2fx (%.2fx by CPU time)\n",
                lq_dtype_name((uint32_t)dtype), 1e9 / (one.wall * ROW_COLS), count,
                1e9 / (all.wall * ROW_COLS), all.wall / one.wall, all.cpu / one.cpu);
