@@ -460,6 +460,10 @@ static enum lq_status add_tokens(struct report_plan *plan, struct lq_error *err)
                              "context is %" PRIu32 ", expected at least 4", context);
     }
     int64_t chunks = lq_attr_int(plan->artifact, "chunks");
+    if (chunks == 1) {
+        return lq_attr_error(plan->artifact, "chunks", err, LQ_ERECIPE,
+                             "chunks is 1, expected at least 2, or 0 for all");
+    }
     size_t index = 0;
     enum lq_status status;
     if (chunks == 0) {

@@ -175,6 +175,18 @@ Test(e2e_quality, tasks_prefer_what_the_model_knows)
     cr_expect_not_null(strstr(e2e_stderr(), "tasks.jsonl:1:"), "%s", e2e_stderr());
 }
 
+Test(e2e_quality, one_chunk_is_too_few)
+{
+    e2e_copy_text("eval.txt", "words.txt", 3000);
+    e2e_write("recipe.lq", "model base { source = \"model\" }\n"
+                           "text words { path = \"words.txt\" }\n"
+                           "report r { original = base  quantized = [base]  text = words  "
+                           "chunks = 1  path = \"r.qreport\" }\n");
+    cr_expect_eq(e2e_run("r"), 7, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "chunks is 1, expected at least 2"), "%s",
+                       e2e_stderr());
+}
+
 Test(e2e_quality, divergence_against_a_base_file)
 {
     e2e_copy_text("eval.txt", "words.txt", 3000);

@@ -106,6 +106,10 @@ enum lq_status lq_quality_job_write(const struct lq_quality_job *job, struct lq_
     }
     enum lq_status status =
         lq_args_uint(args, "calibration-samples", 0, LQ_SAMPLES_MAX, &chunks, err);
+    if (status == LQ_OK && chunks == 1) {
+        return lq_error_set(err, LQ_ECALIBRATION,
+                            "--calibration-samples is 1, expected at least 2, or 0 for all");
+    }
     if (status == LQ_OK) {
         status = write_models(job, text, names, err);
     }
