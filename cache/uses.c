@@ -169,18 +169,34 @@ static enum lq_status write_change(struct lq_txn *txn, void *user, struct lq_err
     return status;
 }
 
+/* Takes the keys away, so that other threads note theirs meanwhile. The mutex of *taken is not
+ * used. */
+static void take_keys(struct lq_uses *uses, struct lq_uses *taken)
+{
+    (void)pthread_mutex_lock(&uses->mutex);
+    taken->keys = uses->keys;
+    taken->count = uses->count;
+    taken->capacity = uses->capacity;
+    uses->keys = NULL;
+    uses->count = 0;
+    uses->capacity = 0;
+    (void)pthread_mutex_unlock(&uses->mutex);
+}
+
 enum lq_status lq_uses_flush(struct lq_uses *uses, struct lq_store *store, struct lq_error *err)
 {
-    struct writing writing = {.uses = uses, .now = lq_uses_now()};
-    if (uses->count == 0) {
-        return LQ_OK;
+    struct lq_uses taken;
+    struct writing writing = {.uses = &taken, .now = lq_uses_now()};
+    enum lq_status status = LQ_OK;
+    take_keys(uses, &taken);
+    if (taken.count > 0) {
+        qsort(taken.keys, taken.count, sizeof *taken.keys, compare_keys);
+        status = keep_old(&taken, store, writing.now, err);
     }
-    qsort(uses->keys, uses->count, sizeof *uses->keys, compare_keys);
-    enum lq_status status = keep_old(uses, store, writing.now, err);
-    if (status == LQ_OK && uses->count > 0) {
+    if (status == LQ_OK && taken.count > 0) {
         status =
-            lq_store_write(store, 0, uses->count * LQ_USE_KEY_BYTES, write_change, &writing, err);
+            lq_store_write(store, 0, taken.count * LQ_USE_KEY_BYTES, write_change, &writing, err);
     }
-    uses->count = 0;
+    free(taken.keys);
     return status;
 }
