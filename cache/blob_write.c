@@ -221,11 +221,11 @@ static void hash_end(struct lq_blob_writer *writer)
 static enum lq_status settle_begin(struct lq_blob_writer *writer, struct lq_error *err)
 {
     size_t size_bytes = writer->fresh_bytes;
+    if (size_bytes == 0) {
+        return LQ_OK; /* perhaps there is no buffer */
+    }
     const unsigned char *data = writer->buffer + writer->buffered_bytes - size_bytes;
     writer->fresh_bytes = 0;
-    if (size_bytes == 0) {
-        return LQ_OK;
-    }
     hash_end(writer);
     writer->hashing =
         (struct lq_hash_job){.hasher = writer->hasher, .data = data, .size_bytes = size_bytes};
