@@ -1,7 +1,6 @@
-#define _DEFAULT_SOURCE
 #include "cache/hash_aside.h"
 
-#include <signal.h>
+#include "engine/base/thread.h"
 
 void lq_hash_aside_init(struct lq_hash_aside *aside)
 {
@@ -55,23 +54,12 @@ static void *hash_jobs(void *user)
     return NULL;
 }
 
-/* Signals are for the threads of the program. */
-static void start_thread(struct lq_hash_aside *aside)
-{
-    sigset_t all;
-    sigset_t before;
-    (void)sigfillset(&all);
-    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    aside->has_thread = pthread_create(&aside->thread, NULL, hash_jobs, aside) == 0;
-    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-}
-
 void lq_hash_aside_begin(struct lq_hash_aside *aside, struct lq_hash_job *job)
 {
     (void)pthread_mutex_lock(&aside->mutex);
     bool taken = aside->job != NULL;
     if (!taken && !aside->has_thread) {
-        start_thread(aside);
+        aside->has_thread = lq_thread_start(&aside->thread, hash_jobs, aside);
     }
     taken = taken || !aside->has_thread;
     if (!taken) {

@@ -1,7 +1,6 @@
-#define _DEFAULT_SOURCE
 #include "cache/store_batch.h"
 
-#include <signal.h>
+#include "engine/base/thread.h"
 
 static const size_t batch_bytes_max = 32 * 1024 * 1024;
 
@@ -106,17 +105,6 @@ static void *help(void *user)
     return NULL;
 }
 
-/* Signals are for the threads of the program. Without the thread lq_batch_end leads. */
-static void start_helper(struct lq_batch *batch)
-{
-    sigset_t all;
-    sigset_t before;
-    (void)sigfillset(&all);
-    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    batch->has_helper = pthread_create(&batch->helper, NULL, help, batch) == 0;
-    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-}
-
 static void queue(struct lq_batch *batch, struct lq_op *op)
 {
     op->done = false;
@@ -152,7 +140,8 @@ void lq_batch_begin(struct lq_batch *batch, struct lq_op *op)
     (void)pthread_mutex_lock(&batch->mutex);
     queue(batch, op);
     if (!batch->has_helper) {
-        start_helper(batch);
+        /* Without it lq_batch_end leads. */
+        batch->has_helper = lq_thread_start(&batch->helper, help, batch);
     }
     (void)pthread_cond_signal(&batch->queued);
     (void)pthread_mutex_unlock(&batch->mutex);

@@ -4,12 +4,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "engine/base/thread.h"
 
 /* Direct writes want memory, offset and size in whole blocks of the disk; pages are always that. */
 enum { ALIGN_BYTES = 4096, BUFFERS = 2 };
@@ -107,17 +108,6 @@ static void *run_thread(void *user)
     return NULL;
 }
 
-/* Signals are for the threads of the program. Without the thread its work is done by the writer. */
-static void start_thread(struct lq_file_stream *stream)
-{
-    sigset_t all;
-    sigset_t before;
-    (void)sigfillset(&all);
-    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
-    stream->has_thread = pthread_create(&stream->thread, NULL, run_thread, stream) == 0;
-    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
-}
-
 static void free_stream(struct lq_file_stream *stream)
 {
     (void)pthread_mutex_destroy(&stream->mutex);
@@ -148,7 +138,8 @@ enum lq_status lq_file_stream_open(struct lq_file_stream **out, int fd, const ch
         }
     }
     set_direct(fd, true);
-    start_thread(stream);
+    /* Without it its work is done by the writer. */
+    stream->has_thread = lq_thread_start(&stream->thread, run_thread, stream);
     *out = stream;
     return LQ_OK;
 }

@@ -3,13 +3,13 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 
 #include "engine/base/compiler.h"
 #include "engine/base/jobserver.h"
 #include "engine/base/limits.h"
+#include "engine/base/thread.h"
 
 /* One loop in progress. It lives on the stack of the caller of lq_pool_for, which leaves only after
  * `active` is zero and no thread can find the loop any more. */
@@ -183,15 +183,10 @@ static bool start_threads(struct lq_pool *pool)
     if (pool->started_count > 0) {
         return true;
     }
-    sigset_t all;
-    sigset_t before;
-    (void)sigfillset(&all);
-    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
     while (pool->started_count < pool->thread_count &&
-           pthread_create(&pool->threads[pool->started_count], NULL, run_worker, pool) == 0) {
+           lq_thread_start(&pool->threads[pool->started_count], run_worker, pool)) {
         pool->started_count++;
     }
-    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
     return pool->started_count > 0;
 }
 
