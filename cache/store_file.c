@@ -186,6 +186,29 @@ static enum lq_status check_metas(int fd, const char *dir, uint64_t size_bytes,
     return LQ_OK;
 }
 
+enum lq_status lq_store_open_data(const char *path, int *fd, uint64_t *size_bytes,
+                                  struct lq_error *err)
+{
+    struct stat st;
+    /* A pipe would wait for its other end. */
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (*fd < 0) {
+        return errno == ENOENT ? LQ_OK
+                               : lq_error_errno(err, LQ_ECACHE, "%s: cannot open the cache", path);
+    }
+    if (fstat(*fd, &st) != 0) {
+        return lq_error_errno(err, LQ_EIO, "%s: cannot stat", path);
+    }
+    if (!S_ISREG(st.st_mode)) {
+        return lq_error_set(err, LQ_ECACHE,
+                            "%s: it is not a regular file; remove it, or use another folder with "
+                            "--cache-dir",
+                            path);
+    }
+    *size_bytes = (uint64_t)st.st_size;
+    return LQ_OK;
+}
+
 static enum lq_status check_data(const char *dir, uint64_t *size_bytes, struct lq_error *err)
 {
     char path[4096];
@@ -193,28 +216,14 @@ static enum lq_status check_data(const char *dir, uint64_t *size_bytes, struct l
     if (!path_in(path, sizeof path, dir, "data.mdb")) {
         return refuse_folder(dir, "its name is too long", err);
     }
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 && errno == ENOENT) {
-        return LQ_OK;
+    int fd;
+    enum lq_status status = lq_store_open_data(path, &fd, size_bytes, err);
+    if (status == LQ_OK && *size_bytes > 0) {
+        status = check_metas(fd, dir, *size_bytes, err);
     }
-    if (fd < 0) {
-        return lq_error_errno(err, LQ_ECACHE, "%s: cannot open the cache", path);
+    if (fd >= 0) {
+        (void)close(fd);
     }
-    struct stat st;
-    enum lq_status status = LQ_OK;
-    if (fstat(fd, &st) != 0) {
-        status = lq_error_errno(err, LQ_EIO, "%s: cannot stat", path);
-    } else if (!S_ISREG(st.st_mode)) {
-        status = lq_error_set(err, LQ_ECACHE,
-                              "%s: it is not a regular file; remove it, or use another folder with "
-                              "--cache-dir",
-                              path);
-    } else {
-        *size_bytes = (uint64_t)st.st_size;
-        /* Another process may be making the file right now. */
-        status = st.st_size == 0 ? LQ_OK : check_metas(fd, dir, *size_bytes, err);
-    }
-    (void)close(fd);
     return status;
 }
 

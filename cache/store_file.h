@@ -32,6 +32,10 @@ enum lq_status lq_store_damaged(struct lq_error *err, const char *dir, const cha
 /* Checks the meta pages of dir/data.mdb; a missing or empty file is fine. *size_bytes is the size
  * of the file. */
 enum lq_status lq_store_check_data(const char *dir, uint64_t *size_bytes, struct lq_error *err);
+/* Opens a data file for reading; LQ_ECACHE when it cannot be opened or is no regular file. The
+ * caller closes *fd, which is -1 when there is no file. */
+enum lq_status lq_store_open_data(const char *path, int *fd, uint64_t *size_bytes,
+                                  struct lq_error *err);
 /* Gives dir/lock.mdb its blocks now, because LMDB writes to it through a map, where a full disk is
  * a signal and not an error. */
 enum lq_status lq_store_reserve_lock(const char *dir, unsigned reader_count, struct lq_error *err);

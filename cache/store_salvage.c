@@ -2,12 +2,11 @@
 #include "cache/store_salvage.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "cache/store_file.h"
 #include "cache/store_page.h"
 #include "cache/store_tree.h"
 
@@ -292,25 +291,15 @@ static enum lq_status look(struct lq_salvage *salvage, const char *path, struct 
 
 enum lq_status lq_salvage_open(struct lq_salvage **out, const char *path, struct lq_error *err)
 {
-    struct stat st;
     *out = NULL;
     struct lq_salvage *salvage = calloc(1, sizeof *salvage);
     if (salvage == NULL) {
         return lq_error_nomem(err, path);
     }
-    enum lq_status status = LQ_OK;
-    /* A pipe would wait for its other end. */
-    salvage->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (salvage->fd < 0 || fstat(salvage->fd, &st) != 0) {
-        status = lq_error_errno(err, LQ_EIO, "%s: cannot open", path);
-    } else if (!S_ISREG(st.st_mode)) {
-        status = lq_error_set(err, LQ_ECACHE,
-                              "%s: it is not a regular file; remove it, or use another folder with "
-                              "--cache-dir",
-                              path);
-    } else {
-        salvage->size_bytes = (uint64_t)st.st_size;
-        status = look(salvage, path, err);
+    enum lq_status status = lq_store_open_data(path, &salvage->fd, &salvage->size_bytes, err);
+    if (status == LQ_OK) {
+        status = salvage->fd < 0 ? lq_error_set(err, LQ_EIO, "%s: there is no such file", path)
+                                 : look(salvage, path, err);
     }
     if (status != LQ_OK) {
         lq_salvage_close(salvage);

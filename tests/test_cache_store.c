@@ -121,6 +121,19 @@ Test(cache_data, garbage_is_refused)
     test_remove_folder(t.dir);
 }
 
+/* Nobody ever writes to the pipe: whoever waits for that is ended by the alarm. */
+Test(cache_data, a_pipe_is_refused_and_not_waited_for)
+{
+    struct test_cache t;
+    test_cache_folder(&t);
+    char path[512];
+    (void)snprintf(path, sizeof path, "%s/data.mdb", t.dir);
+    cr_assert_eq(mkfifo(path, 0600), 0);
+    (void)alarm(20);
+    expect_refused(&t, LQ_ECACHE, "not a regular file");
+    test_remove_folder(t.dir);
+}
+
 Test(cache_data, damaged_headers_are_refused)
 {
     struct test_cache t;
