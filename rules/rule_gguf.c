@@ -15,8 +15,10 @@
 #include "rules/format/mask.h"
 #include "rules/model/tensor_ref.h"
 #include "rules/profile/resolve.h"
+#include "rules/quant/copied_tensors.h"
 #include "rules/quant/encode_pieces.h"
 #include "rules/quant/encode_tensor.h"
+#include "rules/quant/gguf_check.h"
 #include "rules/quant/levels.h"
 #include "rules/quant/promotion.h"
 #include "rules/quant/provenance.h"
@@ -70,73 +72,6 @@ static const struct lq_attr_spec attrs[] = {
      .suffix = ".intoto.json",
      .help = "where its provenance statement is put; by default beside it, PATH.intoto.json"},
 };
-
-/* ------------------------------------------------------------------- check ---- */
-
-static enum lq_status check_type(const struct lq_artifact *artifact, const char *attr,
-                                 const char *text, struct lq_error *err)
-{
-    enum lq_dtype dtype = LQ_DTYPE_F32;
-    if (lq_level_dtype_find(text, &dtype)) {
-        return LQ_OK;
-    }
-    const char *names[LQ_DTYPE_COUNT];
-    size_t count = 0;
-    for (uint32_t i = 0; i < LQ_DTYPE_COUNT; i++) {
-        if (lq_dtype_info(i) != NULL) {
-            names[count++] = lq_dtype_info(i)->name;
-        }
-    }
-    const char *nearest = lq_text_nearest(text, names, count);
-    return lq_attr_error(artifact, attr, err, LQ_ERECIPE, "unknown tensor type '%s'%s%s%s", text,
-                         nearest == NULL ? "; Q6_K is one, for example" : "; did you mean '",
-                         nearest == NULL ? "" : nearest, nearest == NULL ? "" : "'?");
-}
-
-static enum lq_status check_level(const struct lq_artifact *artifact, struct lq_error *err)
-{
-    const char *text = lq_attr_string(artifact, "level");
-    if (text == NULL) {
-        return lq_attr_is_set(artifact, "profile")
-                   ? LQ_OK
-                   : lq_attr_error(artifact, NULL, err, LQ_ERECIPE,
-                                   "a gguf needs a level or a profile, for example level = "
-                                   "\"Q4_K_M\"");
-    }
-    if (lq_level_find(text) != NULL) {
-        return LQ_OK;
-    }
-    const char *nearest = lq_level_suggest(text);
-    return nearest != NULL
-               ? lq_attr_error(artifact, "level", err, LQ_ERECIPE,
-                               "unknown level '%s'; did you mean '%s'?", text, nearest)
-               : lq_attr_error(artifact, "level", err, LQ_ERECIPE,
-                               "unknown level '%s'; common ones are Q8_0, Q6_K, Q5_K_M, "
-                               "Q4_K_M, Q3_K_M and Q2_K",
-                               text);
-}
-
-static enum lq_status check(const struct lq_artifact *artifact, struct lq_error *err)
-{
-    enum lq_status status = check_level(artifact, err);
-    static const char *const single[] = {"output_type", "embedding_type"};
-    for (size_t i = 0; status == LQ_OK && i < LQ_COUNT_OF(single); i++) {
-        if (lq_attr_is_set(artifact, single[i])) {
-            status = check_type(artifact, single[i], lq_attr_string(artifact, single[i]), err);
-        }
-    }
-    for (size_t i = 0; status == LQ_OK && i < lq_attr_count(artifact, "tensors"); i++) {
-        status = check_type(artifact, "tensors", lq_attr_item(artifact, "tensors", i), err);
-    }
-    for (size_t i = 0; status == LQ_OK && i < lq_attr_count(artifact, "promote"); i++) {
-        bool masked = strcmp(lq_attr_item(artifact, "promote", i), "masked") == 0;
-        if (masked && !lq_attr_is_set(artifact, "protect")) {
-            status = lq_attr_error(artifact, "promote", err, LQ_ERECIPE,
-                                   "promote = [\"masked\"] needs a mask: add protect = NAME");
-        }
-    }
-    return status;
-}
 
 /* --------------------------------------------------------------- what is wanted ---- */
 
@@ -376,6 +311,13 @@ static enum lq_status decide_types(struct request *request, struct lq_error *err
     return status == LQ_OK ? promote_spikes(request, err) : status;
 }
 
+/* True for a tensor whose bytes go into the file as they are. */
+static bool is_copied(const struct request *request, size_t number)
+{
+    const struct lq_model_tensor *tensor = &request->index.tensors[number];
+    return request->types[number] == tensor->dtype && lq_model_tensor_is_verbatim(tensor);
+}
+
 /* Refuses what would give a useless or impossible file, before any work. */
 static enum lq_status check_types(const struct request *request, struct lq_error *err)
 {
@@ -385,7 +327,7 @@ static enum lq_status check_types(const struct request *request, struct lq_error
     for (size_t i = 0; i < request->index.tensor_count; i++) {
         const struct lq_model_tensor *tensor = &request->index.tensors[i];
         enum lq_dtype dtype = request->types[i];
-        if (dtype == tensor->dtype && lq_model_tensor_is_verbatim(tensor)) {
+        if (is_copied(request, i)) {
             continue;
         }
         if (lq_level_is_quantized_type(tensor->dtype) && !allow) {
@@ -635,7 +577,7 @@ static enum lq_status tensor_ref(const struct request *request, size_t number, s
 {
     const struct lq_model_tensor *tensor = &request->index.tensors[number];
     enum lq_dtype dtype = request->types[number];
-    if (dtype == tensor->dtype && lq_model_tensor_is_verbatim(tensor)) {
+    if (is_copied(request, number)) {
         return lq_tensor_ref(request->expand, request->model, tensor, ref, err);
     }
     struct tensor_state *state = lq_arena_get(request->arena, sizeof *state);
@@ -713,6 +655,38 @@ static enum lq_status run_assemble(struct lq_run *run, struct lq_error *err)
     return status;
 }
 
+/* The inputs of the assembly: header, tensors, and that copied ones were looked through. */
+static enum lq_status add_tensors(const struct request *request, struct lq_step_input *inputs,
+                                  size_t *input_count, struct lq_error *err)
+{
+    size_t tensor_count = request->index.tensor_count;
+    size_t copied_count = 0;
+    struct lq_copied_tensor *copied =
+        lq_arena_get_array(request->arena, tensor_count + 1, sizeof *copied);
+    if (copied == NULL) {
+        return lq_error_nomem(err, "a gguf");
+    }
+    inputs[0].name = "header";
+    enum lq_status status = make_header(request, &inputs[0].ref, err);
+    *input_count = 1;
+    for (size_t i = 0; i < tensor_count && status == LQ_OK; i++) {
+        struct lq_step_input *input = &inputs[(*input_count)++];
+        input->name = lq_arena_printf(request->arena, "tensor%zu", i);
+        status = input->name == NULL ? lq_error_nomem(err, "a gguf")
+                                     : tensor_ref(request, i, &input->ref, err);
+        if (status == LQ_OK && is_copied(request, i)) {
+            copied[copied_count++] =
+                (struct lq_copied_tensor){&request->index.tensors[i], input->ref};
+        }
+    }
+    if (status == LQ_OK && copied_count > 0) {
+        struct lq_step_input *input = &inputs[(*input_count)++];
+        input->name = "checked";
+        status = lq_copied_add_check(request->expand, copied, copied_count, &input->ref, err);
+    }
+    return status;
+}
+
 static enum lq_status add_assembly(struct request *request, struct lq_step_input *inputs,
                                    size_t input_count, struct lq_error *err)
 {
@@ -786,37 +760,31 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
     if (status == LQ_OK) {
         status = check_types(request, err);
     }
-    size_t tensor_count = request->index.tensor_count;
     struct lq_step_input *inputs =
-        lq_arena_get_array(request->arena, tensor_count + 1, sizeof *inputs);
+        lq_arena_get_array(request->arena, request->index.tensor_count + 2, sizeof *inputs);
     if (status == LQ_OK && inputs == NULL) {
         status = lq_error_nomem(err, "a gguf");
     }
+    size_t input_count = 0;
     if (status == LQ_OK) {
-        inputs[0].name = "header";
-        status = make_header(request, &inputs[0].ref, err);
-    }
-    for (size_t i = 0; i < tensor_count && status == LQ_OK; i++) {
-        inputs[i + 1].name = lq_arena_printf(request->arena, "tensor%zu", i);
-        status = inputs[i + 1].name == NULL ? lq_error_nomem(err, "a gguf")
-                                            : tensor_ref(request, i, &inputs[i + 1].ref, err);
+        status = add_tensors(request, inputs, &input_count, err);
     }
     if (status == LQ_OK) {
-        status = add_assembly(request, inputs, tensor_count + 1, err);
+        status = add_assembly(request, inputs, input_count, err);
     }
     return status == LQ_OK ? add_summary(request, err) : status;
 }
 
 const struct lq_rule lq_rule_gguf = {
     .kind = "gguf",
-    .version = 8,
+    .version = 9,
     .program_version = lq_version,
     .help = "a GGUF file of a model at a quantization level or by a profile",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),
     .outputs = "statement (its provenance, an in-toto statement), summary (what keeping tensors "
                "with super weights in higher precision costs)",
-    .check = check,
+    .check = lq_gguf_check,
     .expand = expand,
     .shows_summary = true,
 };

@@ -269,6 +269,36 @@ Test(e2e_analysis, numbers_that_overflow_are_traced_to_model_layer_and_tensor)
               "%s", e2e_stderr());
 }
 
+Test(e2e_analysis, tensors_that_are_copied_are_looked_through)
+{
+    quantize("F32", "floats.gguf");
+    quantize("Q8_0", "blocks.gguf");
+    poison("floats.gguf", "nan.gguf", "blk.3.attn_k.weight", NAN);
+    poison("floats.gguf", "inf.gguf", "blk.5.ffn_norm.weight", INFINITY);
+    /* Every second block begins with the upper half of such a float. */
+    poison("blocks.gguf", "scale.gguf", "blk.2.ffn_up.weight", NAN);
+    static const struct {
+        const char *file;
+        const char *level;
+        const char *message;
+    } cases[] = {
+        {"nan", "COPY", "tensor 'blk.3.attn_k.weight' holds NaN or infinity in row 0, column 0"},
+        {"nan", "F32", "tensor 'blk.3.attn_k.weight' holds NaN or infinity in row 0, column 0"},
+        {"inf", "Q4_0", "tensor 'blk.5.ffn_norm.weight' holds NaN or infinity in row 0, column 0"},
+        {"scale", "COPY",
+         "tensor 'blk.2.ffn_up.weight' has no finite scale in the Q8_0 block in row 0 at column "
+         "32"},
+    };
+    for (size_t i = 0; i < LQ_COUNT_OF(cases); i++) {
+        cr_expect_eq(e2e_run("quantize %s.gguf gguf -q %s -o copy.gguf --progress none",
+                             cases[i].file, cases[i].level),
+                     9);
+        cr_expect_not_null(strstr(e2e_stderr(), cases[i].message), "%s", e2e_stderr());
+        cr_expect_not(lq_path_exists("copy.gguf"));
+    }
+    cr_expect_eq(e2e_run("quantize blocks.gguf gguf -q COPY -o copy.gguf --progress none"), 0);
+}
+
 static double coherence_of(const char *prompts)
 {
     e2e_write("recipe.lq",
