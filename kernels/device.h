@@ -36,7 +36,8 @@ struct lq_device;
 /* Shapes of one attention call: `sample_count` sequences of `sequence` rows each, all starting at
  * position 0. q and out: rows x (head_count * head_dim); k and v: rows x (kv_head_count *
  * head_dim). head_count is a multiple of kv_head_count. A score is scale * (q . k), then, with a
- * cap, cap * tanh(score / cap). */
+ * cap, cap * tanh(score / cap). Where the device picks queries, q and out may have the rows
+ * [first_query, first_query + query_count) of each sequence alone, side by side. */
 struct lq_attention_shape {
     size_t sample_count;
     size_t sequence;
@@ -46,6 +47,8 @@ struct lq_attention_shape {
     size_t window; /* keys that a query sees, the one of its own position included; 0: all */
     float scale;   /* 0: 1 / sqrt(head_dim) */
     float cap;     /* 0: none */
+    size_t first_query;
+    size_t query_count; /* 0: all rows */
 };
 
 /* Which rows go to which experts of a mixture. A row has `used` slots; slots are grouped by expert
@@ -170,6 +173,8 @@ struct lq_device_ops {
     void (*rope)(struct lq_device *device, float *x, const float *table, size_t rows,
                  size_t sequence, size_t head_count, size_t head_dim, size_t pair_count,
                  bool halves);
+    /* Whether `attention` takes a part of the queries, and gives the bits that it gives for all. */
+    bool picks_queries;
     /* out = softmax(scores, causal) * v per head; query head h reads key-value head
      * h / (head_count / kv_head_count). Only one tile of scores exists at a time. */
     void (*attention)(struct lq_device *device, const float *q, const float *k, const float *v,

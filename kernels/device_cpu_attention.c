@@ -21,6 +21,7 @@ struct attention_job {
     const float *v;
     float *out;
     struct lq_attention_shape shape;
+    size_t query_count; /* of a sample */
     size_t query_tile;
     size_t query_tiles;
     float scale;
@@ -178,12 +179,14 @@ static void attention_task(void *user, size_t index)
     size_t sample = index / job->query_tiles / shape->head_count;
     size_t kv_head = head / (shape->head_count / shape->kv_head_count);
     struct attention_tile tile;
-    tile.query = query_tile * job->query_tile;
-    tile.query_count = lq_min_size(job->query_tile, shape->sequence - tile.query);
+    size_t first = query_tile * job->query_tile; /* among the sample's queries */
+    tile.query = shape->first_query + first;
+    tile.query_count = lq_min_size(job->query_tile, job->query_count - first);
     tile.q_stride = shape->head_count * shape->head_dim;
     tile.kv_stride = shape->kv_head_count * shape->head_dim;
     size_t row = sample * shape->sequence;
-    size_t query_offset = (row + tile.query) * tile.q_stride + head * shape->head_dim;
+    size_t query_offset =
+        (sample * job->query_count + first) * tile.q_stride + head * shape->head_dim;
     tile.q = job->q + query_offset;
     tile.out = job->out + query_offset;
     tile.k = job->k + row * tile.kv_stride + kv_head * shape->head_dim;
@@ -248,20 +251,21 @@ void lq_cpu_attention(struct lq_device *device, const float *q, const float *k, 
 {
     struct lq_cpu_device *cpu = lq_cpu_of(device);
     lq_cpu_choose_sgemm(cpu);
-    struct attention_job job = {.cpu = cpu,
-                                .q = q,
-                                .k = k,
-                                .v = v,
-                                .out = out,
-                                .shape = *shape,
-                                .query_tile = QUERY_TILE,
-                                .scale = shape->scale != 0.0f
-                                             ? shape->scale
-                                             : (float)(1.0 / sqrt((double)shape->head_dim))};
+    struct attention_job job = {
+        .cpu = cpu,
+        .q = q,
+        .k = k,
+        .v = v,
+        .out = out,
+        .shape = *shape,
+        .query_count = shape->query_count == 0 ? shape->sequence : shape->query_count,
+        .query_tile = QUERY_TILE,
+        .scale =
+            shape->scale != 0.0f ? shape->scale : (float)(1.0 / sqrt((double)shape->head_dim))};
     if (cpu->tiles != NULL && shape->head_dim <= HEAD_DIM_MAX) {
         pack_heads(&job, cpu);
     }
-    job.query_tiles = lq_divide_up(shape->sequence, job.query_tile);
+    job.query_tiles = lq_divide_up(job.query_count, job.query_tile);
     lq_cpu_run_tiles(cpu, shape->sample_count * shape->head_count * job.query_tiles, attention_task,
                      &job);
 }

@@ -600,5 +600,6 @@ void lq_cpu_offer_arrange(struct lq_cpu_device *cpu)
         cpu->ops.arrange_rows = panel_cols(cpu);
         cpu->ops.product_gate = lq_cpu_product_gate;
         cpu->ops.product_entropy = lq_cpu_product_entropy;
+        cpu->ops.picks_queries = true;
     }
 }

@@ -251,8 +251,8 @@ static inline void bench_make(struct bench *bench)
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         *all[i].to = bench_values(all[i].count, all[i].amplitude);
     }
-    l->shape = (struct lq_attention_shape){1,         BENCH_ROWS, BENCH_HEADS, BENCH_HEADS,
-                                           BENCH_DIM, 0,          0.0f,        0.0f};
+    l->shape = (struct lq_attention_shape){1, BENCH_ROWS, BENCH_HEADS, BENCH_HEADS, BENCH_DIM,
+                                           0, 0.0f,       0.0f,        0,           0};
     bench->raw_bytes = lq_dtype_row_bytes(LQ_DTYPE_Q4_K, BENCH_WIDTH) * BENCH_FFN;
     bench->raw = calloc(1, bench->raw_bytes);
     gpu->ops->zero(gpu, bench->targets.device, bench->targets.size_bytes);

@@ -589,12 +589,66 @@ static void check_attention(enum lq_cpu_blas blas, struct lq_attention_shape s, 
 
 static void check_attentions(enum lq_cpu_blas blas)
 {
-    check_attention(blas, (struct lq_attention_shape){1, 1, 1, 1, 2, 0, 0.0f, 0.0f}, 1.0f);
-    check_attention(blas, (struct lq_attention_shape){2, 65, 4, 2, 8, 0, 0.0f, 0.0f}, 1.0f);
-    check_attention(blas, (struct lq_attention_shape){1, 64, 6, 1, 16, 0, 0.0f, 0.0f}, 1.0f);
+    check_attention(blas, (struct lq_attention_shape){1, 1, 1, 1, 2, 0, 0.0f, 0.0f, 0, 0}, 1.0f);
+    check_attention(blas, (struct lq_attention_shape){2, 65, 4, 2, 8, 0, 0.0f, 0.0f, 0, 0}, 1.0f);
+    check_attention(blas, (struct lq_attention_shape){1, 64, 6, 1, 16, 0, 0.0f, 0.0f, 0, 0}, 1.0f);
     /* More than one tile of keys, so the running softmax rescales. */
-    check_attention(blas, (struct lq_attention_shape){1, 700, 2, 1, 16, 0, 0.0f, 0.0f}, 1.0f);
-    check_attention(blas, (struct lq_attention_shape){1, 300, 1, 1, 16, 0, 0.0f, 0.0f}, 50.0f);
+    check_attention(blas, (struct lq_attention_shape){1, 700, 2, 1, 16, 0, 0.0f, 0.0f, 0, 0}, 1.0f);
+    check_attention(blas, (struct lq_attention_shape){1, 300, 1, 1, 16, 0, 0.0f, 0.0f, 0, 0},
+                    50.0f);
+}
+
+/* Some queries of each sample give what they give among all of them. */
+static void check_picked_queries(enum lq_cpu_blas blas, struct lq_attention_shape s)
+{
+    struct lq_device *device = plain_device(blas);
+    if (!device->ops->picks_queries) {
+        device->ops->destroy(device);
+        cr_skip_test("products are not those of our own tiles");
+    }
+    size_t width = s.head_count * s.head_dim;
+    size_t rows = s.sample_count * s.sequence;
+    float *q = random_values(rows * width);
+    float *k = random_values(rows * s.kv_head_count * s.head_dim);
+    float *v = random_values(rows * s.kv_head_count * s.head_dim);
+    float *all = random_values(rows * width);
+    float *picked_q = malloc(s.sample_count * s.query_count * width * sizeof *picked_q);
+    float *picked = random_values(s.sample_count * s.query_count * width);
+    struct lq_attention_shape whole = s;
+    whole.first_query = 0;
+    whole.query_count = 0;
+    size_t part_bytes = s.query_count * width * sizeof *picked;
+    for (size_t i = 0; i < s.sample_count; i++) {
+        memcpy(picked_q + i * s.query_count * width, q + (i * s.sequence + s.first_query) * width,
+               part_bytes);
+    }
+    device->ops->attention(device, q, k, v, all, &whole);
+    device->ops->attention(device, picked_q, k, v, picked, &s);
+    for (size_t i = 0; i < s.sample_count; i++) {
+        cr_expect_eq(memcmp(picked + i * s.query_count * width,
+                            all + (i * s.sequence + s.first_query) * width, part_bytes),
+                     0, "sample %zu", i);
+    }
+    free(q);
+    free(k);
+    free(v);
+    free(all);
+    free(picked_q);
+    free(picked);
+    device->ops->destroy(device);
+}
+
+Test(device, attention_of_some_queries)
+{
+    static const struct lq_attention_shape shapes[] = {
+        {2, 65, 4, 2, 8, 0, 0.0f, 0.0f, 32, 32},   {3, 700, 2, 1, 16, 0, 0.0f, 0.0f, 350, 349},
+        {2, 300, 2, 2, 16, 40, 0.3f, 0.0f, 7, 1},  {1, 300, 2, 2, 16, 40, 0.3f, 2.0f, 299, 1},
+        {2, 90, 1, 1, 300, 0, 0.0f, 0.0f, 45, 44},
+    };
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        check_picked_queries(LQ_CPU_BLAS_AUTO, shapes[i]);
+        check_picked_queries(LQ_CPU_BLAS_SHORT, shapes[i]);
+    }
 }
 
 Test(device, attention_with_own_loops)
@@ -668,7 +722,7 @@ static void run_everything(struct lq_device *device, float *x, const float *w, f
                            double *sums)
 {
     enum { SEQUENCE = 150, ROWS = 2 * SEQUENCE, HEADS = 4, DIM = 32, COLS = HEADS * DIM };
-    struct lq_attention_shape shape = {2, SEQUENCE, HEADS, 2, DIM, 0, 0.0f, 0.0f};
+    struct lq_attention_shape shape = {2, SEQUENCE, HEADS, 2, DIM, 0, 0.0f, 0.0f, 0, 0};
     const struct lq_device_ops *ops = device->ops;
     ops->rms_norm(device, x, w, x, ROWS, COLS, 1e-5f);
     ops->matmul(device, x, w, out, ROWS, 3 * COLS, COLS);
@@ -728,7 +782,7 @@ Test(device, failures_stick)
 Test(device, empty_shapes_do_nothing)
 {
     struct lq_device *device = plain_device(LQ_CPU_BLAS_AUTO);
-    struct lq_attention_shape shape = {0, 5, 1, 1, 4, 0, 0.0f, 0.0f};
+    struct lq_attention_shape shape = {0, 5, 1, 1, 4, 0, 0.0f, 0.0f, 0, 0};
     device->ops->matmul(device, NULL, NULL, NULL, 0, 3, 2);
     device->ops->attention(device, NULL, NULL, NULL, NULL, &shape);
     device->ops->add(device, NULL, NULL, 0);

@@ -377,20 +377,20 @@ static void check_attention(struct lq_attention_shape shape)
 
 Test(device_back, attention)
 {
-    check_attention((struct lq_attention_shape){2, 5, 4, 2, 6, 0, 0.0f, 0.0f});
-    check_attention((struct lq_attention_shape){1, 1, 2, 2, 4, 0, 0.0f, 0.0f});
+    check_attention((struct lq_attention_shape){2, 5, 4, 2, 6, 0, 0.0f, 0.0f, 0, 0});
+    check_attention((struct lq_attention_shape){1, 1, 2, 2, 4, 0, 0.0f, 0.0f, 0, 0});
     /* More than one tile of queries and of keys. */
-    check_attention((struct lq_attention_shape){1, 150, 2, 1, 4, 0, 0.0f, 0.0f});
+    check_attention((struct lq_attention_shape){1, 150, 2, 1, 4, 0, 0.0f, 0.0f, 0, 0});
 }
 
 /* Windows that end within a tile of keys, at its edge, and before the first key of most queries. */
 Test(device_back, attention_with_windows_caps_and_scales)
 {
-    check_attention((struct lq_attention_shape){1, 150, 2, 1, 4, 7, 0.0f, 0.0f});
-    check_attention((struct lq_attention_shape){1, 290, 1, 1, 2, 128, 0.3f, 0.0f});
-    check_attention((struct lq_attention_shape){2, 9, 4, 2, 6, 1, 0.0f, 0.0f});
-    check_attention((struct lq_attention_shape){2, 11, 4, 2, 6, 0, 0.9f, 0.8f});
-    check_attention((struct lq_attention_shape){1, 150, 2, 2, 4, 33, 0.7f, 1.5f});
+    check_attention((struct lq_attention_shape){1, 150, 2, 1, 4, 7, 0.0f, 0.0f, 0, 0});
+    check_attention((struct lq_attention_shape){1, 290, 1, 1, 2, 128, 0.3f, 0.0f, 0, 0});
+    check_attention((struct lq_attention_shape){2, 9, 4, 2, 6, 1, 0.0f, 0.0f, 0, 0});
+    check_attention((struct lq_attention_shape){2, 11, 4, 2, 6, 0, 0.9f, 0.8f, 0, 0});
+    check_attention((struct lq_attention_shape){1, 150, 2, 2, 4, 33, 0.7f, 1.5f, 0, 0});
 }
 
 /* ---- experts ---- */

@@ -100,17 +100,25 @@ static void add_part(struct lq_forward *forward, float *x, enum lq_layer_weight 
     forward->ops->add(forward->device, x, forward->normed, rows * width);
 }
 
-/* Norms of heads, if there are any, and positions. */
+/* Rows of each sample. */
+struct wanted {
+    size_t first;
+    size_t count;
+};
+
+/* Norms of heads, if there are any, and positions: of these rows of each sample. */
 static void turn_heads(struct lq_forward *forward, float *x, enum lq_layer_weight norm,
-                       size_t head_count, size_t rows)
+                       size_t head_count, size_t samples, const struct wanted *wanted)
 {
     const struct lq_hparams *hparams = &forward->hparams;
+    size_t rows = samples * wanted->count;
+    const float *table =
+        lq_forward_rope_of(forward, forward->layer) + wanted->first * hparams->rope_dim;
     if (forward->weights[norm] != NULL) {
         normalize(forward, x, norm, x, rows * head_count, hparams->head_dim);
     }
-    forward->ops->rope(forward->device, x, lq_forward_rope_of(forward, forward->layer), rows,
-                       forward->sequence, head_count, hparams->head_dim, hparams->rope_dim / 2,
-                       hparams->rope_halves);
+    forward->ops->rope(forward->device, x, table, rows, wanted->count, head_count,
+                       hparams->head_dim, hparams->rope_dim / 2, hparams->rope_halves);
 }
 
 struct lq_attention_shape lq_forward_attention_shape(const struct lq_forward *forward,
@@ -130,12 +138,6 @@ struct lq_attention_shape lq_forward_attention_shape(const struct lq_forward *fo
     };
 }
 
-/* Rows of each sample that the layer is run for. */
-struct wanted {
-    size_t first;
-    size_t count;
-};
-
 /* Rows of whole samples become the wanted ones, side by side. */
 static void pick_rows(struct lq_forward *forward, float *x, size_t width, size_t samples,
                       const struct wanted *wanted)
@@ -147,12 +149,23 @@ static void pick_rows(struct lq_forward *forward, float *x, size_t width, size_t
     }
 }
 
-/* From x to `attended`. */
-static void attend(struct lq_forward *forward, const float *x, size_t samples, bool collect)
+/* Whether attention is for the wanted rows alone, or for all of which they are picked. */
+static bool picks_queries(const struct lq_forward *forward, const struct wanted *wanted)
+{
+    return wanted != NULL && forward->ops->picks_queries;
+}
+
+/* From x to `attended`, of the rows `queries` of each sample, side by side. */
+static void attend(struct lq_forward *forward, const float *x, size_t samples,
+                   const struct wanted *queries, bool collect)
 {
     const struct lq_hparams *hparams = &forward->hparams;
+    const struct wanted all = {0, forward->sequence};
     size_t rows = samples * forward->sequence;
+    size_t query_rows = samples * queries->count;
     struct lq_attention_shape shape = lq_forward_attention_shape(forward, samples);
+    shape.first_query = queries->first;
+    shape.query_count = queries->count;
     normalize(forward, x, LQ_WEIGHT_ATTN_NORM, forward->normed, rows, hparams->width);
     collect_input(forward, collect, LQ_INPUT_ATTN, forward->normed, rows);
     const struct layer_product heads[] = {
@@ -160,17 +173,23 @@ static void attend(struct lq_forward *forward, const float *x, size_t samples, b
         {LQ_WEIGHT_ATTN_K, LQ_WEIGHT_ATTN_K_BIAS, forward->k},
         {LQ_WEIGHT_ATTN_V, LQ_WEIGHT_ATTN_V_BIAS, forward->v},
     };
-    multiply_all(forward, forward->normed, heads, LQ_COUNT_OF(heads), rows);
+    if (query_rows == rows) {
+        multiply_all(forward, forward->normed, heads, LQ_COUNT_OF(heads), rows);
+    } else {
+        multiply_all(forward, forward->normed, heads + 1, LQ_COUNT_OF(heads) - 1, rows);
+        pick_rows(forward, forward->normed, hparams->width, samples, queries);
+        multiply_all(forward, forward->normed, heads, 1, query_rows);
+    }
     if (lq_forward_is_cancelled(forward)) {
         return;
     }
     keep(forward, forward->tape.q, forward->q, rows * lq_forward_q_width(hparams));
     keep(forward, forward->tape.k, forward->k, rows * lq_forward_kv_width(hparams));
-    turn_heads(forward, forward->q, LQ_WEIGHT_ATTN_Q_NORM, hparams->head_count, rows);
-    turn_heads(forward, forward->k, LQ_WEIGHT_ATTN_K_NORM, hparams->kv_head_count, rows);
+    turn_heads(forward, forward->q, LQ_WEIGHT_ATTN_Q_NORM, hparams->head_count, samples, queries);
+    turn_heads(forward, forward->k, LQ_WEIGHT_ATTN_K_NORM, hparams->kv_head_count, samples, &all);
     forward->ops->attention(forward->device, forward->q, forward->k, forward->v, forward->attended,
                             &shape);
-    collect_input(forward, collect, LQ_INPUT_ATTN_OUTPUT, forward->attended, rows);
+    collect_input(forward, collect, LQ_INPUT_ATTN_OUTPUT, forward->attended, query_rows);
 }
 
 /* Adds what comes of `attended`. */
@@ -374,14 +393,19 @@ static void run_ffn(struct lq_forward *forward, float *x, size_t rows, bool coll
     }
 }
 
-/* `wanted` NULL: all rows; others are given up behind attention. */
+/* `wanted` NULL: all rows; others are given up behind attention, and have no queries where the
+ * device takes a part of them. */
 static void run_layer(struct lq_forward *forward, float *x, size_t sample_count,
                       const struct wanted *wanted, bool collect, bool inputs_only)
 {
+    const struct wanted all = {0, forward->sequence};
     size_t rows = sample_count * (wanted == NULL ? forward->sequence : wanted->count);
-    attend(forward, x, sample_count, collect);
+    bool picked = picks_queries(forward, wanted);
+    attend(forward, x, sample_count, picked ? wanted : &all, collect);
     if (wanted != NULL) {
         pick_rows(forward, x, forward->hparams.width, sample_count, wanted);
+    }
+    if (wanted != NULL && !picked) {
         pick_rows(forward, forward->attended, lq_forward_q_width(&forward->hparams), sample_count,
                   wanted);
     }
@@ -396,10 +420,10 @@ void lq_forward_run_layer(struct lq_forward *forward, float *x, size_t sample_co
 }
 
 /* The first place in the layer, as far as the newest batch left its values, where one is not
- * finite: behind or in front of a matrix. The layer had all_rows rows up to attention, then
- * `rows`. */
-static enum lq_status name_nonfinite(struct lq_forward *forward, size_t all_rows, size_t rows,
-                                     struct lq_error *err)
+ * finite: behind or in front of a matrix. The layer had all_rows rows up to attention, query_rows
+ * of them with queries, then `rows`. */
+static enum lq_status name_nonfinite(struct lq_forward *forward, size_t all_rows, size_t query_rows,
+                                     size_t rows, struct lq_error *err)
 {
     const struct lq_hparams *hparams = &forward->hparams;
     bool mixed = hparams->expert_count != 0;
@@ -414,7 +438,7 @@ static enum lq_status name_nonfinite(struct lq_forward *forward, size_t all_rows
         const char *side;
         enum lq_layer_weight weight;
     } places[] = {
-        {forward->q, all_rows * q, "behind", fused ? LQ_WEIGHT_ATTN_QKV : LQ_WEIGHT_ATTN_Q},
+        {forward->q, query_rows * q, "behind", fused ? LQ_WEIGHT_ATTN_QKV : LQ_WEIGHT_ATTN_Q},
         {forward->k, all_rows * kv, "behind", fused ? LQ_WEIGHT_ATTN_QKV : LQ_WEIGHT_ATTN_K},
         {forward->v, all_rows * kv, "behind", fused ? LQ_WEIGHT_ATTN_QKV : LQ_WEIGHT_ATTN_V},
         {forward->attended, rows * q, "in front of", LQ_WEIGHT_ATTN_OUTPUT},
@@ -505,7 +529,9 @@ static enum lq_status run_samples(struct lq_forward *forward, const struct lq_fo
         ops->download(forward->device, place->host, x, rows * width * sizeof(float));
     }
     status = lq_forward_check_device(forward, err);
-    return status == LQ_OK && !finite ? name_nonfinite(forward, all_rows, rows, err) : status;
+    size_t query_rows = picks_queries(forward, wanted) ? rows : all_rows;
+    return status == LQ_OK && !finite ? name_nonfinite(forward, all_rows, query_rows, rows, err)
+                                      : status;
 }
 
 enum lq_status lq_forward_layer(struct lq_forward *forward, float *hidden, size_t sample_count,

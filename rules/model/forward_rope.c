@@ -3,6 +3,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+enum { TASK_POSITIONS = 64 }; /* of rotary tables */
+
 /* Reads a tensor of one positive divisor for each pair, and multiplies `factors` by it. */
 static enum lq_status read_factors(struct lq_forward *forward, const char *name, size_t pairs,
                                    float *factors, struct lq_error *err)
@@ -67,7 +69,30 @@ static double yarn_share(const struct lq_hparams *hparams, size_t i)
     return ramp > 1.0 ? 0.0 : 1.0 - ramp;
 }
 
-/* cos and sin of every position and pair, computed in double (Su and others, "RoFormer", 2021). */
+struct table_job {
+    float *table;
+    size_t pairs;
+    size_t positions;
+    const double *frequencies;
+    double factor;
+};
+
+/* cos and sin of some positions and every pair, computed in double (Su and others, "RoFormer",
+ * 2021). */
+static void fill_positions(void *user, size_t index)
+{
+    const struct table_job *job = user;
+    size_t first = index * TASK_POSITIONS;
+    size_t end = first + TASK_POSITIONS < job->positions ? first + TASK_POSITIONS : job->positions;
+    for (size_t p = first; p < end; p++) {
+        float *row = job->table + p * job->pairs * 2;
+        for (size_t i = 0; i < job->pairs; i++) {
+            row[i * 2] = (float)(job->factor * cos((double)p * job->frequencies[i]));
+            row[i * 2 + 1] = (float)(job->factor * sin((double)p * job->frequencies[i]));
+        }
+    }
+}
+
 static float *make_table(struct lq_forward *forward, size_t pairs, const double *frequencies,
                          double factor, struct lq_error *err)
 {
@@ -77,12 +102,9 @@ static float *make_table(struct lq_forward *forward, size_t pairs, const double 
         (void)lq_error_nomem(err, "rotary positions");
         return NULL;
     }
-    for (size_t i = 0; i < pairs; i++) {
-        for (size_t p = 0; p < forward->sequence; p++) {
-            table[(p * pairs + i) * 2] = (float)(factor * cos((double)p * frequencies[i]));
-            table[(p * pairs + i) * 2 + 1] = (float)(factor * sin((double)p * frequencies[i]));
-        }
-    }
+    struct table_job job = {table, pairs, forward->sequence, frequencies, factor};
+    lq_pool_for(forward->env.pool, (forward->sequence + TASK_POSITIONS - 1) / TASK_POSITIONS,
+                fill_positions, &job);
     float *memory = lq_forward_take(forward, size_bytes, 1);
     if (memory == NULL) {
         (void)lq_forward_check_device(forward, err);
