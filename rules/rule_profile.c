@@ -627,7 +627,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 const struct lq_rule lq_rule_profile = {
     .kind = "profile",
-    .version = 5,
+    .version = 6,
     .help = "a type for every layer: a preset, a file, or found for a target size",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),

@@ -121,7 +121,7 @@ Test(e2e_analysis, compare_says_what_is_wrong)
 {
     e2e_write("words.txt", "too short\n");
     quantize("Q8_0", "good.gguf");
-    cr_expect_eq(e2e_run("quality compare model good.gguf"), 2);
+    cr_expect_eq(e2e_run("quality compare model good.gguf"), 15);
     cr_expect_not_null(strstr(e2e_stderr(), "--calibration-data FILE"), "%s", e2e_stderr());
     cr_expect_eq(e2e_run("quality compare model good.gguf --metrics size,bwp"), 2);
     cr_expect_not_null(strstr(e2e_stderr(), "did you mean 'bpw'?"), "%s", e2e_stderr());

@@ -97,6 +97,21 @@ Test(e2e_errors, a_profile_with_an_unknown_layer)
                    13, "p.dqprofile", "bit_width", NULL);
 }
 
+Test(e2e_errors, a_profile_that_asks_for_another_method)
+{
+    static const char *const methods[] = {"gptq", "awq", "k_quants"};
+    for (size_t i = 0; i < LQ_COUNT_OF(methods); i++) {
+        e2e_write("p.dqprofile",
+                  "{ \"profile_id\": \"p\", \"profile_name\": \"p\", \"strategy\": \"custom\", "
+                  "\"layer_assignments\": [ { \"layer_name\": \"blk.1.attn_q\", "
+                  "\"bit_width\": 4, \"quant_method\": \"%s\" } ] }\n",
+                  methods[i]);
+        int expected = i < 2 ? 17 : 0;
+        cr_expect_eq(e2e_run("profile validate p.dqprofile model"), expected, "%s", e2e_stderr());
+        cr_expect_eq(strstr(e2e_stderr(), methods[i]) != NULL, expected != 0, "%s", e2e_stderr());
+    }
+}
+
 /* A model folder of the test's own, with copies of the small files. */
 static void own_model(void)
 {

@@ -297,3 +297,41 @@ Test(e2e_quality, thresholds_come_from_options_and_the_environment)
     cr_assert_eq(setenv("LQBUILD_COHERENCE_THRESHOLD", "1.5", 1), 0);
     cr_expect_eq(e2e_run("%s", coherence_command), 2);
 }
+
+/* The report that `quantize` makes: which text it measures on, and what it says to programs. */
+Test(e2e_quality, quantize_reports_on_its_own_result)
+{
+    e2e_copy_text("eval.txt", "words.txt", 20000);
+    e2e_write("other.txt", "too short\n");
+    static const char command[] = "quantize model gguf -q Q2_K -o q.gguf --format json";
+    cr_assert_eq(e2e_run("%s --coherence-check --evaluation-data words.txt", command), 0, "%s",
+                 e2e_stderr());
+    cJSON *root = cJSON_Parse(e2e_stdout());
+    cr_assert_not_null(root, "%s", e2e_stdout());
+    const cJSON *report = cJSON_GetObjectItemCaseSensitive(root, "quality_report");
+    const cJSON *score = cJSON_GetObjectItemCaseSensitive(report, "coherence_score");
+    cr_assert(cJSON_IsNumber(score), "%s", e2e_stdout());
+    cr_expect(score->valuedouble > 0.5 && score->valuedouble <= 1.0);
+    double share = 0.0;
+    const cJSON *layer = NULL;
+    cJSON_ArrayForEach(layer, cJSON_GetObjectItemCaseSensitive(root, "layer_summary"))
+    {
+        share += cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(layer, "size_pct"));
+    }
+    cr_expect_float_eq(share, 100.0, 1e-6);
+    cJSON_Delete(root);
+    cr_expect_not(lq_path_exists("q.gguf.imatrix"));
+
+    cr_expect_eq(e2e_run("%s --fail-above 0.01%% --evaluation-data words.txt", command), 11);
+    cr_expect_eq(e2e_run("%s --quality-report --evaluation-data other.txt", command), 15);
+    cr_assert_eq(setenv("LQBUILD_CALIBRATION_DATA", "words.txt", 1), 0);
+    cr_expect_eq(e2e_run("%s --quality-report", command), 0, "%s", e2e_stderr());
+    cr_expect_null(strstr(e2e_stderr(), "calibration"), "%s", e2e_stderr());
+    /* Where importance is needed the same text gives it: it is too short for 512 samples. */
+    cr_expect_eq(e2e_run("quantize model gguf -q IQ1_S -o q.gguf"), 15);
+    cr_expect_eq(e2e_run("quantize model gguf --dynamic -o q.gguf"), 15);
+    cr_expect_eq(e2e_run("quantize model gguf --dynamic -o q.gguf --calibration-samples 128 "
+                         "--sequence 32"),
+                 0, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "imatrix.layer"), "%s", e2e_stderr());
+}

@@ -7,6 +7,7 @@
 #include "engine/cli/profile_place.h"
 #include "engine/cli/quality_job.h"
 #include "engine/cli/quality_result.h"
+#include "engine/cli/quantize_result.h"
 #include "engine/cli/quick_recipe.h"
 #include "rules/format/gguf.h"
 #include "rules/quant/levels.h"
@@ -20,10 +21,15 @@ struct quantization {
     const char *profile;            /* as the user named it; NULL: none */
     const struct lq_preset *preset; /* what it is: this, */
     const char *profile_file;       /* or a file */
+    const char *evaluation;         /* the text that the report measures on */
+    bool calibrates;                /* computes an importance matrix */
     bool protect;
     double coverage;
     double target_bpw;
     bool has_target_bpw;
+    const char **globs; /* of --tensor-type, */
+    const char **types; /* and what matches them gets */
+    size_t type_count;
 };
 
 /* ---- checking the words ---- */
@@ -72,6 +78,48 @@ static enum lq_status check_level(struct quantization *job, struct lq_error *err
     return LQ_OK;
 }
 
+static bool wants_report(const struct lq_args *args)
+{
+    return lq_args_has(args, "quality-report") || lq_args_has(args, "coherence-check") ||
+           lq_args_has(args, "fail-above");
+}
+
+/* --tensor-type GLOB=TYPE, as often as it is given. */
+static enum lq_status check_types(struct quantization *job, struct lq_error *err)
+{
+    const struct lq_args *args = &job->cli->args;
+    size_t position = 0;
+    const char *text = NULL;
+    job->globs = lq_arena_get_array(&job->cli->arena, args->count + 1, sizeof *job->globs);
+    job->types = lq_arena_get_array(&job->cli->arena, args->count + 1, sizeof *job->types);
+    if (job->globs == NULL || job->types == NULL) {
+        return lq_error_nomem(err, "the command");
+    }
+    while ((text = lq_args_next(args, "tensor-type", &position)) != NULL) {
+        const char *equals = strrchr(text, '=');
+        if (equals == NULL || equals == text || equals[1] == '\0') {
+            return lq_error_set(err, LQ_EUSAGE,
+                                "--tensor-type expects GLOB=TYPE, 'blk.*.ffn_down.weight=Q6_K' for "
+                                "example, got '%s'",
+                                text);
+        }
+        const char *glob = lq_arena_dup(&job->cli->arena, text, (size_t)(equals - text));
+        if (glob == NULL) {
+            return lq_error_nomem(err, "the command");
+        }
+        bool is_known = false;
+        for (size_t i = 0; i < job->type_count; i++) {
+            is_known = is_known || strcmp(job->globs[i], glob) == 0;
+        }
+        if (is_known) {
+            return lq_error_set(err, LQ_EUSAGE, "--tensor-type names '%s' twice", glob);
+        }
+        job->globs[job->type_count] = glob;
+        job->types[job->type_count++] = equals + 1;
+    }
+    return LQ_OK;
+}
+
 /* A preset's name, or a file. */
 static enum lq_status check_profile(struct quantization *job, struct lq_error *err)
 {
@@ -80,10 +128,45 @@ static enum lq_status check_profile(struct quantization *job, struct lq_error *e
                                                         &job->profile_file, err);
 }
 
+/* Texts: --calibration-data is for the importance matrix and, without --evaluation-data, for the
+ * report. The one that the environment names steps in where a text is needed, and only there. */
+static enum lq_status check_texts(struct quantization *job, struct lq_error *err)
+{
+    const struct lq_args *args = &job->cli->args;
+    bool is_given = lq_args_has(args, "calibration-data");
+    bool is_needed = job->protect || job->profile != NULL;
+    if (!is_needed && job->level != NULL) {
+        const struct lq_level *level = lq_level_find(job->level);
+        is_needed = lq_level_needs_imatrix(level, "blk.0.ffn_up.weight", lq_level_base(level));
+    }
+    const char *usual = lq_quick_calibration_data(job->cli);
+    job->calibrates = !lq_args_has(args, "imatrix") && (is_given || (is_needed && usual != NULL));
+    if (job->protect && !job->calibrates && !lq_args_has(args, "imatrix")) {
+        return lq_error_set(err, LQ_EUSAGE,
+                            "--protect-super-weights needs an importance matrix; give --imatrix "
+                            "FILE or --calibration-data FILE");
+    }
+    const char *evaluation = lq_args_get(args, "evaluation-data");
+    if (!wants_report(args)) {
+        return evaluation == NULL ? LQ_OK
+                                  : lq_error_set(err, LQ_EUSAGE,
+                                                 "--evaluation-data means nothing without "
+                                                 "--quality-report");
+    }
+    job->evaluation = evaluation != NULL ? evaluation : usual;
+    return job->evaluation != NULL
+               ? LQ_OK
+               : lq_error_set(err, LQ_ECALIBRATION,
+                              "--%s needs a text to measure with; give --evaluation-data FILE, or "
+                              "name one in LQBUILD_CALIBRATION_DATA",
+                              lq_args_has(args, "quality-report")    ? "quality-report"
+                              : lq_args_has(args, "coherence-check") ? "coherence-check"
+                                                                     : "fail-above");
+}
+
 static enum lq_status check_combinations(struct quantization *job, struct lq_error *err)
 {
     const struct lq_args *args = &job->cli->args;
-    bool has_imatrix = lq_args_has(args, "imatrix") || lq_args_has(args, "calibration-data");
     bool has_coverage = false;
     enum lq_status status =
         lq_args_number(args, "protection-coverage", &job->coverage, &has_coverage, err);
@@ -94,11 +177,6 @@ static enum lq_status check_combinations(struct quantization *job, struct lq_err
         return status;
     }
     job->protect = lq_args_has(args, "protect-super-weights");
-    if (job->protect && !has_imatrix) {
-        return lq_error_set(err, LQ_EUSAGE,
-                            "--protect-super-weights needs an importance matrix; give --imatrix "
-                            "FILE or --calibration-data FILE");
-    }
     if (has_coverage && !job->protect) {
         return lq_error_set(err, LQ_EUSAGE,
                             "--protection-coverage means nothing without --protect-super-weights");
@@ -107,15 +185,8 @@ static enum lq_status check_combinations(struct quantization *job, struct lq_err
         return lq_error_set(err, LQ_EUSAGE,
                             "--target-bpw means nothing without --dynamic or --profile");
     }
-    if (lq_args_has(args, "coherence-check") && !lq_args_has(args, "quality-report")) {
-        return lq_error_set(err, LQ_EUSAGE, "--coherence-check needs --quality-report");
-    }
-    if (lq_args_has(args, "quality-report") && !lq_args_has(args, "calibration-data")) {
-        return lq_error_set(err, LQ_EUSAGE,
-                            "--quality-report needs a text to measure with; give "
-                            "--calibration-data FILE");
-    }
-    return LQ_OK;
+    status = check_texts(job, err);
+    return status == LQ_OK ? check_types(job, err) : status;
 }
 
 static enum lq_status name_outputs(struct quantization *job, struct lq_error *err)
@@ -125,14 +196,13 @@ static enum lq_status name_outputs(struct quantization *job, struct lq_error *er
     job->output = lq_args_get(&job->cli->args, "output");
     enum lq_status status = lq_quick_base_name(job->cli, job->model, &name, err);
     if (status == LQ_OK && job->output == NULL) {
-        job->output =
-            lq_arena_printf(arena, "%s-%s.gguf", name, job->level == NULL ? "dynamic" : job->level);
+        job->output = lq_arena_printf(arena, "%s-%s.gguf", name,
+                                      job->profile != NULL ? "dynamic" : job->level);
     }
-    if (status == LQ_OK && job->output != NULL && lq_args_has(&job->cli->args, "quality-report")) {
+    if (status == LQ_OK && job->output != NULL && job->evaluation != NULL) {
         job->report = lq_arena_printf(arena, "%s.qreport", job->output);
     }
-    bool failed = job->output == NULL ||
-                  (lq_args_has(&job->cli->args, "quality-report") && job->report == NULL);
+    bool failed = job->output == NULL || (job->evaluation != NULL && job->report == NULL);
     return status == LQ_OK && failed ? lq_error_nomem(err, "the command") : status;
 }
 
@@ -156,23 +226,25 @@ static enum lq_status prepare(struct quantization *job, struct lq_error *err)
 
 /* ---- the recipe ---- */
 
-static enum lq_status write_imatrix(const struct quantization *job, struct lq_recipe_text *text,
-                                    bool *has_imatrix, struct lq_error *err)
+static bool has_imatrix(const struct quantization *job)
 {
-    const char *file = lq_args_get(&job->cli->args, "imatrix");
-    bool has_text = lq_args_has(&job->cli->args, "calibration-data");
-    *has_imatrix = file != NULL || has_text;
-    if (has_text) {
+    return job->calibrates || lq_args_has(&job->cli->args, "imatrix");
+}
+
+static enum lq_status write_imatrix(const struct quantization *job, struct lq_recipe_text *text,
+                                    struct lq_error *err)
+{
+    if (job->calibrates) {
         enum lq_status status = lq_quick_add_calibration(job->cli, text, "original", 512, err);
         if (status != LQ_OK) {
             return status;
         }
     }
-    if (*has_imatrix) {
+    if (has_imatrix(job)) {
         lq_recipe_text_begin(text, "imatrix", "im");
         lq_recipe_text_word(text, "model", "original");
-        lq_recipe_text_string(text, "file", file);
-        if (file == NULL) {
+        lq_recipe_text_string(text, "file", lq_args_get(&job->cli->args, "imatrix"));
+        if (job->calibrates) {
             lq_recipe_text_word(text, "calibration", "calib");
         }
         lq_recipe_text_end(text);
@@ -180,8 +252,7 @@ static enum lq_status write_imatrix(const struct quantization *job, struct lq_re
     return LQ_OK;
 }
 
-static void write_choices(const struct quantization *job, struct lq_recipe_text *text,
-                          bool has_imatrix)
+static void write_choices(const struct quantization *job, struct lq_recipe_text *text)
 {
     if (job->protect) {
         lq_recipe_text_begin(text, "mask", "super");
@@ -193,7 +264,7 @@ static void write_choices(const struct quantization *job, struct lq_recipe_text 
     if (job->profile != NULL) {
         lq_recipe_text_begin(text, "profile", "mix");
         lq_recipe_text_word(text, "model", "original");
-        if (has_imatrix) {
+        if (has_imatrix(job)) {
             lq_recipe_text_word(text, "imatrix", "im");
         }
         lq_recipe_text_string(text, "strategy", job->preset == NULL ? NULL : job->preset->name);
@@ -205,13 +276,12 @@ static void write_choices(const struct quantization *job, struct lq_recipe_text 
     }
 }
 
-static void write_gguf(const struct quantization *job, struct lq_recipe_text *text,
-                       bool has_imatrix)
+static void write_gguf(const struct quantization *job, struct lq_recipe_text *text)
 {
     const struct lq_args *args = &job->cli->args;
     lq_recipe_text_begin(text, "gguf", "quantized");
     lq_recipe_text_word(text, "model", "original");
-    if (has_imatrix) {
+    if (has_imatrix(job)) {
         lq_recipe_text_word(text, "imatrix", "im");
     }
     lq_recipe_text_string(text, "level", job->level);
@@ -229,93 +299,51 @@ static void write_gguf(const struct quantization *job, struct lq_recipe_text *te
     }
     lq_recipe_text_string(text, "output_type", lq_args_get(args, "output-tensor-type"));
     lq_recipe_text_string(text, "embedding_type", lq_args_get(args, "token-embedding-type"));
+    if (job->type_count > 0) {
+        lq_recipe_text_map(text, "tensors", job->globs, job->types, job->type_count);
+    }
     lq_recipe_text_string(text, "path", job->output);
     lq_recipe_text_end(text);
+}
+
+static enum lq_status write_report(const struct quantization *job, struct lq_recipe_text *text,
+                                   struct lq_error *err)
+{
+    lq_recipe_text_begin(text, "text", "measured");
+    lq_recipe_text_string(text, "path", job->evaluation);
+    lq_recipe_text_end(text);
+    lq_recipe_text_begin(text, "report", "quality");
+    lq_recipe_text_word(text, "original", "original");
+    lq_recipe_text_word(text, "quantized", "[quantized]");
+    lq_recipe_text_word(text, "text", "measured");
+    lq_recipe_text_string(text, "path", job->report);
+    enum lq_status status = lq_quality_put_limits(job->cli, text, err);
+    lq_recipe_text_end(text);
+    return status;
 }
 
 static enum lq_status write_job(const struct quantization *job, struct lq_recipe_text *text,
                                 struct lq_error *err)
 {
-    bool has_imatrix = false;
     lq_recipe_text_begin(text, "model", "original");
     lq_recipe_text_string(text, "source", job->model);
     lq_recipe_text_end(text);
-    enum lq_status status = write_imatrix(job, text, &has_imatrix, err);
+    enum lq_status status = write_imatrix(job, text, err);
     if (status != LQ_OK) {
         return status;
     }
-    write_choices(job, text, has_imatrix);
-    write_gguf(job, text, has_imatrix);
-    if (job->report != NULL) {
-        lq_recipe_text_begin(text, "report", "quality");
-        lq_recipe_text_word(text, "original", "original");
-        lq_recipe_text_word(text, "quantized", "[quantized]");
-        lq_recipe_text_word(text, "text", "words");
-        lq_recipe_text_string(text, "path", job->report);
-        status = lq_quality_put_limits(job->cli, text, err);
-        lq_recipe_text_end(text);
-    }
-    return status;
+    write_choices(job, text);
+    write_gguf(job, text);
+    return job->report == NULL ? LQ_OK : write_report(job, text, err);
 }
 
 /* ---- the result ---- */
 
-static uint64_t count_elements(const struct lq_gguf_tensor *tensor)
-{
-    return tensor->ne[0] * tensor->ne[1] * tensor->ne[2] * tensor->ne[3];
-}
-
-/* The file names the tensors whose super weights are protected. */
-static bool is_protected(const struct lq_gguf *gguf, const char *name)
-{
-    const struct lq_gguf_value *names = lq_gguf_find(gguf, "lqbuild.protected_tensors");
-    bool listed =
-        names != NULL && names->type == LQ_GGUF_ARRAY && names->element_type == LQ_GGUF_STRING;
-    for (uint64_t i = 0; listed && i < names->count; i++) {
-        const struct lq_gguf_string *listed_name = &names->strings[i];
-        if (listed_name->length == strlen(name) &&
-            memcmp(listed_name->data, name, listed_name->length) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void write_layers(const struct lq_gguf *gguf, struct lq_json_writer *writer)
-{
-    lq_json_key(writer, "layer_summary");
-    lq_json_begin_array(writer);
-    for (size_t i = 0; i < gguf->tensor_count; i++) {
-        const struct lq_gguf_tensor *tensor = &gguf->tensors[i];
-        uint64_t elements = count_elements(tensor);
-        lq_json_begin_object(writer);
-        lq_json_put_string(writer, "layer_name", tensor->name);
-        lq_json_put_string(writer, "type", lq_dtype_name((uint32_t)tensor->dtype));
-        lq_json_put_number(writer, "bit_width",
-                           elements == 0 ? 0.0
-                                         : (double)tensor->size_bytes * 8.0 / (double)elements);
-        lq_json_put_int(writer, "parameter_count", (int64_t)elements);
-        lq_json_put_bool(writer, "is_protected", is_protected(gguf, tensor->name));
-        lq_json_end_object(writer);
-    }
-    lq_json_end_array(writer);
-}
-
 static void describe(const struct quantization *job, const struct lq_gguf *gguf,
                      uint64_t file_bytes, struct lq_json_writer *writer, struct lq_buffer *out)
 {
-    char size[32];
-    uint64_t bytes = 0;
-    uint64_t elements = 0;
-    uint64_t model_bytes = lq_quick_model_bytes(job->cli, job->model);
-    for (size_t i = 0; i < gguf->tensor_count; i++) {
-        bytes += gguf->tensors[i].size_bytes;
-        elements += count_elements(&gguf->tensors[i]);
-    }
-    double bpw = elements == 0 ? 0.0 : (double)bytes * 8.0 / (double)elements;
     if (writer == NULL) {
-        lq_buffer_printf(out, "%s: %s, %.2f bits per weight\n", job->output,
-                         lq_text_size(file_bytes, size, sizeof size), bpw);
+        lq_quantize_result_text(gguf, job->output, file_bytes, out);
         return;
     }
     lq_json_put_string(writer, "output_path", job->output);
@@ -326,12 +354,27 @@ static void describe(const struct quantization *job, const struct lq_gguf *gguf,
     if (job->profile != NULL) {
         lq_json_put_string(writer, "profile", job->profile);
     }
-    write_layers(gguf, writer);
-    lq_json_put_number(writer, "effective_bpw", bpw);
-    if (model_bytes > 0) {
-        lq_json_put_number(writer, "compression_ratio", (double)file_bytes / (double)model_bytes);
+    lq_quantize_result_json(gguf, file_bytes, lq_quick_model_bytes(job->cli, job->model), writer);
+}
+
+/* Such levels may leave a model that writes nonsense. Running both models to see it takes longer
+ * than quantizing, so it is done when it is asked for, and said when it is not. */
+static void warn_of_few_bits(const struct quantization *job)
+{
+    const struct lq_level *level = job->level == NULL ? NULL : lq_level_find(job->level);
+    bool is_checked = lq_args_has(&job->cli->args, "coherence-check");
+    if (level == NULL || job->profile != NULL || is_checked ||
+        lq_dtype_bpw(lq_level_base(level)) >= 2.0) {
+        return;
     }
-    lq_json_put_int(writer, "file_size", (int64_t)file_bytes);
+    const char *message = lq_arena_printf(
+        &job->cli->arena,
+        "%s keeps fewer than 2 bits of most weights; --coherence-check tells whether what the "
+        "model writes still makes sense, and --dynamic or Q2_K would keep more",
+        job->level);
+    if (message != NULL) {
+        lq_cli_warn(job->cli, message);
+    }
 }
 
 static enum lq_status print_quantization(void *user, struct lq_json_writer *writer,
@@ -348,6 +391,7 @@ static enum lq_status print_quantization(void *user, struct lq_json_writer *writ
                                &arena, &gguf, NULL, err);
         if (status == LQ_OK) {
             describe(job, &gguf, map.size_bytes, writer, out);
+            warn_of_few_bits(job);
         }
         lq_map_close(&map);
     }

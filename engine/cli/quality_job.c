@@ -99,7 +99,7 @@ enum lq_status lq_quality_job_write(const struct lq_quality_job *job, struct lq_
         return lq_error_nomem(err, "the command");
     }
     if (words == NULL) {
-        return lq_error_set(err, LQ_EUSAGE,
+        return lq_error_set(err, LQ_ECALIBRATION,
                             "no text to measure with; give --calibration-data FILE, or name one in "
                             "LQBUILD_CALIBRATION_DATA: docs/command-line.md says how to get "
                             "WikiText-2");

@@ -75,6 +75,9 @@ enum lq_status lq_quality_metrics_write(const char *path, struct lq_json_writer 
     enum lq_status status = read_report(path, &arena, &report, err);
     if (status == LQ_OK) {
         put_metrics(&report, writer);
+        if (!isnan(report.models[0].coherence.score)) {
+            lq_json_put_number(writer, "coherence_score", report.models[0].coherence.score);
+        }
         *delta_pct = report.models[0].delta_pct;
     }
     lq_arena_fini(&arena);

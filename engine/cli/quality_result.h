@@ -8,8 +8,8 @@
 #include "engine/base/json.h"
 
 /* Puts the metrics of the first quantized model into the object that is open: perplexities, delta,
- * bits per weight. What was not measured is null. *delta_pct: the growth of its perplexity. Errors:
- * LQ_EIO, LQ_EFORMAT. */
+ * bits per weight, and coherence where it was measured. What was not measured is null. *delta_pct:
+ * the growth of its perplexity. Errors: LQ_EIO, LQ_EFORMAT. */
 enum lq_status lq_quality_metrics_write(const char *path, struct lq_json_writer *writer,
                                         double *delta_pct, struct lq_error *err);
 /* The whole result: models, metrics, errors of layers when wanted, the time of printing. */

@@ -69,7 +69,7 @@ enum lq_status lq_quick_add_calibration(struct lq_cli *cli, struct lq_recipe_tex
     uint64_t samples = samples_default;
     uint64_t sequence = 0;
     if (path == NULL) {
-        return lq_error_set(err, LQ_EUSAGE,
+        return lq_error_set(err, LQ_ECALIBRATION,
                             "no text to calibrate with; give --calibration-data FILE (.txt, .json "
                             "or .jsonl), or name one in LQBUILD_CALIBRATION_DATA: "
                             "docs/command-line.md says how to get WikiText-2");

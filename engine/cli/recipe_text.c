@@ -87,6 +87,19 @@ void lq_recipe_text_list(struct lq_recipe_text *text, const char *attribute,
     lq_buffer_append_string(&text->buffer, "]\n");
 }
 
+void lq_recipe_text_map(struct lq_recipe_text *text, const char *attribute, const char *const *keys,
+                        const char *const *values, size_t count)
+{
+    lq_buffer_printf(&text->buffer, "  %s = {", attribute);
+    for (size_t i = 0; i < count; i++) {
+        lq_buffer_append_string(&text->buffer, i == 0 ? " " : ", ");
+        append_quoted(text, keys[i]);
+        lq_buffer_append_string(&text->buffer, " = ");
+        append_quoted(text, values[i]);
+    }
+    lq_buffer_append_string(&text->buffer, " }\n");
+}
+
 void lq_recipe_text_string(struct lq_recipe_text *text, const char *attribute, const char *value)
 {
     if (value == NULL) {

@@ -27,6 +27,9 @@ void lq_recipe_text_string(struct lq_recipe_text *text, const char *attribute, c
 /* attribute = ["a", "b"]: strings, or artifacts by name. */
 void lq_recipe_text_list(struct lq_recipe_text *text, const char *attribute,
                          const char *const *values, size_t count);
+/* attribute = { "key" = "value", ... }, in order. */
+void lq_recipe_text_map(struct lq_recipe_text *text, const char *attribute, const char *const *keys,
+                        const char *const *values, size_t count);
 /* attribute = word, as it stands: references, true and false. */
 void lq_recipe_text_word(struct lq_recipe_text *text, const char *attribute, const char *word);
 void lq_recipe_text_uint(struct lq_recipe_text *text, const char *attribute, uint64_t value);

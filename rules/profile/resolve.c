@@ -187,8 +187,16 @@ enum lq_status lq_profile_resolve(const struct lq_dqprofile *profile, const char
     }
     enum lq_status status = LQ_OK;
     for (size_t l = 0; l < profile->layer_count && status == LQ_OK; l++) {
+        const struct lq_dqprofile_layer *layer = &profile->layers[l];
         if (!used[l]) {
-            status = unmatched(where, profile->layers[l].layer_name, index, err);
+            status = unmatched(where, layer->layer_name, index, err);
+        } else if (layer->quant_method == LQ_QUANT_METHOD_GPTQ ||
+                   layer->quant_method == LQ_QUANT_METHOD_AWQ) {
+            status =
+                lq_error_set(err, LQ_EUNSUPPORTED,
+                             "%s: layer '%s' asks for the quant_method '%s', which is not that "
+                             "of a GGUF file; say 'auto' or 'k_quants', or leave it out",
+                             where, layer->layer_name, lq_quant_method_name(layer->quant_method));
         }
     }
     free(used);

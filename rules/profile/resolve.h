@@ -17,7 +17,8 @@
 enum { LQ_PROFILE_HF_NAME_BYTES = 256 };
 
 /* layers[i] is the number of the profile's entry that decides about tensor i, or SIZE_MAX. Errors:
- * LQ_EPROFILE for an entry that matches no tensor, with a suggestion. Entries about tensors that
+ * LQ_EPROFILE for an entry that matches no tensor, with a suggestion; LQ_EUNSUPPORTED for one that
+ * asks for GPTQ or AWQ. Entries about tensors that
  * are never quantized, such as norms, are accepted and have no effect. */
 enum lq_status lq_profile_resolve(const struct lq_dqprofile *profile, const char *where,
                                   const struct lq_tensor_index *index, size_t *layers,

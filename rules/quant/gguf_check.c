@@ -4,7 +4,7 @@
 
 #include "engine/base/compiler.h"
 #include "engine/base/text.h"
-#include "kernels/dtype.h"
+#include "kernels/kernels.h"
 #include "rules/quant/levels.h"
 
 static enum lq_status check_type(const struct lq_artifact *artifact, const char *attr,
@@ -17,7 +17,7 @@ static enum lq_status check_type(const struct lq_artifact *artifact, const char 
     const char *names[LQ_DTYPE_COUNT];
     size_t count = 0;
     for (uint32_t i = 0; i < LQ_DTYPE_COUNT; i++) {
-        if (lq_dtype_info(i) != NULL) {
+        if (lq_dtype_info(i) != NULL && lq_kernels()->encode[i] != NULL) {
             names[count++] = lq_dtype_info(i)->name;
         }
     }
