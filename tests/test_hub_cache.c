@@ -48,6 +48,9 @@ Test(hub_cache, commands_take_a_name)
     cr_expect_eq(access("tiny.1-Q6_K.gguf", F_OK), 0);
     cr_expect_eq(e2e_run("quality compare org/tiny.1 plain.gguf --metrics size,bpw"), 0, "%s",
                  e2e_stderr());
+    cr_expect_eq(e2e_run("inspect org/tiny.1 hf:org/tiny.1"), 0, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stdout(), "LlamaForCausalLM"), "%s", e2e_stdout());
+    expect_said(3, "inspect hf:org/tiny.2", "`hf download org/tiny.2`");
     cr_expect_eq(e2e_run("init org/tiny.1"), 0, "%s", e2e_stderr());
     cr_expect_eq(e2e_run("check"), 0, "%s", e2e_stderr());
 }

@@ -36,6 +36,7 @@ enum {
     LQ_REPORT_MODELS_MAX = 10000,
     LQ_TASKS_MAX = 1000000,
     LQ_TASK_CHOICES_MAX = 100,      /* llama-perplexity's limit */
+    LQ_INSPECT_FILES_MAX = 4096,    /* safetensors files of a folder that is inspected */
     LQ_REPORT_TASK_FILES_MAX = 100, /* of one report */
     LQ_PROMPTS_MAX = 4096,
     LQ_CONTINUATION_MAX = 4096, /* tokens that a model writes behind a prompt */

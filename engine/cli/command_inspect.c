@@ -5,8 +5,10 @@
 #include "engine/base/fs.h"
 #include "engine/base/text.h"
 #include "engine/cli/commands.h"
+#include "engine/cli/inspect_folder.h"
 #include "engine/cli/quick_recipe.h"
 #include "rules/format/inspect.h"
+#include "rules/model/hub_cache.h"
 #include "rules/report/picture.h"
 
 static enum lq_status describe(struct lq_cli *cli, const char *path, struct lq_error *err)
@@ -14,14 +16,23 @@ static enum lq_status describe(struct lq_cli *cli, const char *path, struct lq_e
     struct lq_map map;
     struct lq_buffer out;
     lq_buffer_init(&out);
-    enum lq_status status =
-        lq_path_is_dir(path)
-            ? lq_error_set(err, LQ_EUSAGE,
-                           "%s: is a folder; name files in it, model.safetensors for example", path)
-            : lq_map_open(&map, path, LQ_EIO, err);
-    if (status == LQ_OK) {
-        status = lq_inspect(map.data, map.size_bytes, path, lq_quick_wants_json(cli), &out, err);
-        lq_map_close(&map);
+    const char *place = path;
+    enum lq_status status = LQ_OK;
+    if (lq_text_starts_with(path, "hf:")) {
+        status = lq_quick_find_model(cli, path, &place, err);
+    } else if (!lq_path_exists(path) && lq_hub_is_name(path)) {
+        /* What is not in the hub's cache either is missed as a file. */
+        (void)lq_quick_find_model(cli, path, &place, NULL);
+    }
+    if (status == LQ_OK && lq_path_is_dir(place)) {
+        status = lq_inspect_folder_files(cli, path, place, &out, err);
+    } else if (status == LQ_OK) {
+        status = lq_map_open(&map, place, LQ_EIO, err);
+        if (status == LQ_OK) {
+            status =
+                lq_inspect(map.data, map.size_bytes, path, lq_quick_wants_json(cli), &out, err);
+            lq_map_close(&map);
+        }
     }
     if (status == LQ_OK && out.failed) {
         status = lq_error_nomem(err, "the description");

@@ -359,6 +359,8 @@ const struct lq_command lq_commands[] = {
      .operands = "FILE...",
      .help = "show what a model, imatrix, mask, profile or report file holds",
      .details =
+         "Of a Hugging Face folder, or org/name in the hub's cache, it shows what config.json\n"
+         "says and how many parameters of which type there are.\n"
          "A picture is made from an importance matrix, a mask, or both: lqbuild inspect\n"
          "--picture X.imatrix X.mask. It has a row for each layer, a column for each kind of\n"
          "tensor, and shades by the logarithm of importance. It is drawn with blocks where\n"
