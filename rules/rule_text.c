@@ -7,13 +7,15 @@
 #include "engine/base/text.h"
 #include "engine/rule.h"
 #include "rules/model/corpus.h"
+#include "rules/model/hub_cache.h"
 #include "rules/registry.h"
 
 static const struct lq_attr_spec attrs[] = {
     {.name = "path",
      .type = LQ_ATTR_PATH,
      .required = true,
-     .help = "a text file (.txt, .md), a JSON list (.json) or JSON lines (.jsonl, .ndjson)"},
+     .help = "a text file (.txt, .md), a JSON list (.json) or JSON lines (.jsonl, .ndjson), or "
+             "hf:datasets/org/name/file in the Hugging Face cache"},
     {.name = "field",
      .type = LQ_ATTR_STRING,
      .help = "member of JSON objects that holds the text (default: text, content or prompt)"},
@@ -47,7 +49,8 @@ static enum lq_status check_text(const struct lq_artifact *artifact, struct lq_e
     enum text_format format = format_of(path);
     if (format == TEXT_REFUSED) {
         return lq_attr_error(artifact, "path", err, LQ_ECALIBRATION,
-                             "'%s' files are not read; give plain text, .json or .jsonl",
+                             "'%s' files are not read; give plain text, .json or .jsonl "
+                             "(docs/command-line.md shows how to make one of a data set)",
                              lq_path_extension(path));
     }
     if (format == TEXT_PLAIN && lq_attr_is_set(artifact, "field")) {
@@ -57,15 +60,55 @@ static enum lq_status check_text(const struct lq_artifact *artifact, struct lq_e
     return LQ_OK;
 }
 
-static enum lq_status find_sources(const struct lq_artifact *artifact, struct lq_sources *sources,
-                                   struct lq_error *err)
+/* A file of a data set of the hub is looked up in its cache; everything else is a path. */
+static enum lq_status find_place(const struct lq_artifact *artifact, struct lq_arena *arena,
+                                 struct lq_hub_place *place, struct lq_error *err)
 {
-    if (lq_path_is_dir(lq_attr_path(artifact, "path"))) {
+    const char *text = lq_attr_string(artifact, "path");
+    struct lq_error own;
+    *place = (struct lq_hub_place){.path = lq_attr_path(artifact, "path")};
+    lq_error_clear(&own);
+    enum lq_status status = LQ_OK;
+    if (lq_hub_is_text(text)) {
+        status = lq_hub_resolve_text(text, arena, place, &own);
+    } else if (!lq_path_exists(place->path) && strstr(text, "wikitext") != NULL) {
+        status =
+            lq_error_set(&own, LQ_ECALIBRATION,
+                         "%s: no such file; docs/command-line.md says how to get WikiText-2", text);
+    }
+    status = status == LQ_EUSAGE ? LQ_ERECIPE : status;
+    return status == LQ_OK ? LQ_OK
+                           : lq_attr_error(artifact, "path", err, status, "%s", own.message);
+}
+
+static enum lq_status add_sources(const struct lq_artifact *artifact,
+                                  const struct lq_hub_place *place, struct lq_sources *sources,
+                                  struct lq_error *err)
+{
+    if (lq_path_is_dir(place->path)) {
         return lq_attr_error(artifact, "path", err, LQ_ECALIBRATION,
                              "'%s' is a folder; give a text file, .json or .jsonl",
                              lq_attr_string(artifact, "path"));
     }
-    return lq_sources_add(sources, lq_attr_path(artifact, "path"), NULL, LQ_ECALIBRATION, err);
+    enum lq_status status = lq_sources_add(sources, place->path, NULL, LQ_ECALIBRATION, err);
+    /* When it changes, so does which file is meant. */
+    return status == LQ_OK && place->ref != NULL
+               ? lq_sources_add(sources, place->ref, NULL, LQ_ECALIBRATION, err)
+               : status;
+}
+
+static enum lq_status find_sources(const struct lq_artifact *artifact, struct lq_sources *sources,
+                                   struct lq_error *err)
+{
+    struct lq_hub_place place;
+    struct lq_arena arena;
+    lq_arena_init(&arena);
+    enum lq_status status = find_place(artifact, &arena, &place, err);
+    if (status == LQ_OK) {
+        status = add_sources(artifact, &place, sources, err);
+    }
+    lq_arena_fini(&arena);
+    return status;
 }
 
 static enum lq_status run_extract(struct lq_run *run, struct lq_error *err)

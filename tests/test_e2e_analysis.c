@@ -151,6 +151,19 @@ Test(e2e_analysis, compare_says_what_is_wrong)
     cr_expect_not_null(strstr(e2e_stderr(), "words"), "%s", e2e_stderr());
 }
 
+/* True when a member of the object is the text in the file. */
+static bool file_holds(const char *path, const cJSON *object, const char *member)
+{
+    struct lq_buffer text;
+    struct lq_error err;
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, member);
+    lq_buffer_init(&text);
+    cr_assert_eq(lq_file_read(path, 1 << 16, &text, &err), LQ_OK, "%s", err.message);
+    bool same = cJSON_IsString(item) && strcmp(item->valuestring, lq_buffer_text(&text)) == 0;
+    lq_buffer_fini(&text);
+    return same;
+}
+
 Test(e2e_analysis, analyze_finds_super_weights_as_it_is_told)
 {
     e2e_copy_text("calibration.txt", "words.txt", 100000);
@@ -171,6 +184,14 @@ Test(e2e_analysis, analyze_finds_super_weights_as_it_is_told)
     cJSON *root = parse_stdout();
     double both =
         number_at(cJSON_GetObjectItemCaseSensitive(root, "super_weights"), "total_protected");
+    const cJSON *info = cJSON_GetObjectItemCaseSensitive(root, "calibration_info");
+    cr_expect_eq(number_at(info, "num_samples"), 128.0);
+    cr_expect_eq(number_at(info, "sequence_length"), 32.0);
+    cr_assert_eq(system("sha256sum words.txt | cut -c1-64 | tr -d '\\n' > hash"), 0);
+    cr_expect(file_holds("hash", info, "hash"));
+    cr_assert_eq(e2e_run("imatrix convert x.imatrix y.gguf"), 0);
+    cr_assert_eq(system("sha256sum y.gguf | cut -c1-64 | tr -d '\\n' > hash"), 0);
+    cr_expect(file_holds("hash", root, "matrix_id"));
     cJSON_Delete(root);
     cr_assert_eq(e2e_run("--json %s --identify-super-weights --find both --threshold 2 "
                          "--coverage 0.1%% --resume steps",

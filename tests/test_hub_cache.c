@@ -109,3 +109,51 @@ Test(hub_cache, the_environment_says_where)
     cr_assert_eq(unsetenv("HOME"), 0);
     expect_said(3, "tokenize --ids org/tiny.1", "HOME is not set");
 }
+
+#define DATA "home/hub/datasets--org--words"
+
+Test(hub_cache, a_text_may_be_a_file_of_a_data_set)
+{
+    e2e_copy_text("eval.txt", "words.txt", 20000);
+    cr_assert_eq(system("mkdir -p " DATA "/refs " DATA "/blobs " DATA "/snapshots/" COMMIT
+                        "/a " DATA "/snapshots/" OTHER " && cp words.txt " DATA
+                        "/blobs/w && ln -s ../../../blobs/w " DATA "/snapshots/" COMMIT
+                        "/a/words.txt && printf " COMMIT " >" DATA "/refs/main"),
+                 0);
+    static const char command[] =
+        "quality compare model model --calibration-samples 2 --progress none --calibration-data ";
+    cr_assert_eq(e2e_run("%s words.txt --json", command), 0, "%s", e2e_stderr());
+    cr_assert_eq(e2e_run("%s hf:datasets/org/words/a/words.txt --json", command), 0, "%s",
+                 e2e_stderr());
+    cr_expect_eq(e2e_summary("ran"), 0, "the same text under another name");
+    cr_expect_eq(e2e_run("%s hf:datasets/org/words@" COMMIT "/a/words.txt", command), 0, "%s",
+                 e2e_stderr());
+    char arguments[256];
+    static const struct {
+        const char *name;
+        int code;
+        const char *said;
+    } bad[] = {
+        {"hf:datasets/org/words/b.txt", 15, "`hf download --repo-type dataset org/words b.txt`"},
+        {"hf:datasets/org/words@v2/a/words.txt", 15, "a/words.txt --revision v2`"},
+        {"hf:datasets/org/none/b.txt", 15, "home/hub"},
+        {"hf:org/words/a/words.txt", 2, "expected hf:datasets/org/name/file.txt"},
+        {"hf:datasets/org/words", 2, "expected hf:datasets/"},
+        {"hf:datasets/org/words/", 2, "expected hf:datasets/"},
+        {"hf:datasets/org/words/../refs/main", 2, "expected hf:datasets/"},
+        {"hf:datasets/../words/a.txt", 2, "expected hf:datasets/"},
+        {"hf:datasets/org/words/a", 15, "is a folder"},
+        {"hf:datasets/org/words/x.parquet", 15, "'.parquet' files are not read"},
+        {"wikitext-2", 15, "says how to get WikiText-2"},
+    };
+    for (size_t i = 0; i < LQ_COUNT_OF(bad); i++) {
+        (void)snprintf(arguments, sizeof arguments, "%s %s", command, bad[i].name);
+        expect_said(bad[i].code, arguments, bad[i].said);
+    }
+    /* The branch moves to a commit that lacks the file. */
+    cr_assert_eq(system("printf " OTHER " >" DATA "/refs/main"), 0);
+    (void)snprintf(arguments, sizeof arguments, "%s hf:datasets/org/words/a/words.txt", command);
+    expect_said(15, arguments, "`hf download --repo-type dataset org/words a/words.txt`");
+    cr_assert_eq(system("printf '../x' >" DATA "/refs/main"), 0);
+    expect_said(15, arguments, "does not hold the name of a commit");
+}

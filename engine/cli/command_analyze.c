@@ -74,6 +74,29 @@ static int64_t count_layers(const struct lq_imatrix *imatrix)
     return last + 1;
 }
 
+/* What it was measured on; the hash is that of the file, as sha256sum gives it. */
+static void put_calibration(const struct analysis *analysis, const struct lq_imatrix *imatrix,
+                            struct lq_json_writer *writer)
+{
+    struct lq_map map;
+    const char *path = lq_quick_calibration_data(analysis->cli);
+    lq_json_key(writer, "calibration_info");
+    lq_json_begin_object(writer);
+    lq_json_put_string(writer, "dataset_name",
+                       imatrix->dataset_count > 0 ? imatrix->datasets[0] : lq_path_base(path));
+    lq_json_put_int(writer, "num_samples", (int64_t)imatrix->chunk_count);
+    lq_json_put_int(writer, "sequence_length", (int64_t)imatrix->chunk_size);
+    lq_json_put_string(writer, "source_path", path);
+    if (lq_map_open(&map, path, LQ_EIO, NULL) == LQ_OK) {
+        struct lq_digest digest;
+        char hex[LQ_DIGEST_HEX_BYTES];
+        lq_digest_of(map.data, (size_t)map.size_bytes, &digest);
+        lq_json_put_string(writer, "hash", lq_digest_to_hex(&digest, hex));
+        lq_map_close(&map);
+    }
+    lq_json_end_object(writer);
+}
+
 static void write_result(const struct analysis *analysis, const struct lq_imatrix *imatrix,
                          const struct lq_mask *mask, const struct statistics *stats,
                          struct lq_json_writer *writer)
@@ -82,13 +105,18 @@ static void write_result(const struct analysis *analysis, const struct lq_imatri
     static const char *const methods[] = {"activation_magnitude", "gradient_sensitivity",
                                           "fisher_information"};
     unsigned method = (unsigned)imatrix->method;
+    char id[LQ_DIGEST_HEX_BYTES];
     lq_json_put_string(writer, "output_path", analysis->output);
+    if (lq_imatrix_id(imatrix, id, NULL) == LQ_OK) {
+        lq_json_put_string(writer, "matrix_id", id);
+    }
     lq_json_put_string(writer, "model_path", analysis->model);
     lq_json_put_string(writer, "method",
                        method < LQ_COUNT_OF(methods) ? methods[method] : methods[0]);
     lq_json_put_int(writer, "num_layers", count_layers(imatrix));
     lq_json_put_int(writer, "num_tensors", (int64_t)imatrix->entry_count);
     lq_json_put_int(writer, "calibration_samples", (int64_t)imatrix->chunk_count);
+    put_calibration(analysis, imatrix, writer);
     lq_json_key(writer, "global_statistics");
     lq_json_begin_object(writer);
     lq_json_put_number(writer, "min", stats->min);

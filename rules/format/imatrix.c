@@ -206,6 +206,21 @@ void lq_imatrix_means(const struct lq_imatrix_entry *entry, size_t mat, float *o
     }
 }
 
+enum lq_status lq_imatrix_id(const struct lq_imatrix *imatrix, char hex[LQ_DIGEST_HEX_BYTES],
+                             struct lq_error *err)
+{
+    struct lq_buffer bytes;
+    struct lq_digest digest;
+    lq_buffer_init(&bytes);
+    enum lq_status status = lq_imatrix_format(imatrix, LQ_IMATRIX_GGUF, &bytes, err);
+    if (status == LQ_OK) {
+        lq_digest_of(bytes.data, bytes.size_bytes, &digest);
+        (void)lq_digest_to_hex(&digest, hex);
+    }
+    lq_buffer_fini(&bytes);
+    return status;
+}
+
 enum lq_imatrix_format lq_imatrix_format_of_path(const char *path)
 {
     const char *extension = lq_path_extension(path);

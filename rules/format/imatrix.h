@@ -11,6 +11,7 @@
 
 #include "engine/base/arena.h"
 #include "engine/base/buffer.h"
+#include "engine/base/digest.h"
 #include "engine/base/error.h"
 
 enum lq_importance_method {
@@ -51,6 +52,9 @@ const struct lq_imatrix_entry *lq_imatrix_find(const struct lq_imatrix *imatrix,
 /* Mean values per column of expert `mat` into out[col_count]: sum / count, or 1.0 for every column
  * when the count is 0, as llama-quantize does. */
 void lq_imatrix_means(const struct lq_imatrix_entry *entry, size_t mat, float *out);
+/* What masks and GGUF files call it: the SHA-256 of its GGUF form, in hex. */
+enum lq_status lq_imatrix_id(const struct lq_imatrix *imatrix, char hex[LQ_DIGEST_HEX_BYTES],
+                             struct lq_error *err);
 /* ".gguf" GGUF, ".dat" legacy, everything else IMAT. */
 enum lq_imatrix_format lq_imatrix_format_of_path(const char *path);
 

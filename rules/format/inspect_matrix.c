@@ -106,12 +106,15 @@ enum lq_status lq_inspect_imatrix(const struct lq_inspection *in)
     struct lq_imatrix imatrix;
     struct lq_view view;
     enum lq_imatrix_format format = LQ_IMATRIX_DAT;
+    char id[LQ_DIGEST_HEX_BYTES];
     enum lq_status status =
         lq_imatrix_parse(in->data, in->size_bytes, in->name, in->arena, &imatrix, &format, in->err);
     if (status != LQ_OK) {
         return status;
     }
     lq_view_begin(&view, in->out, in->json, names[format], titles[format], in->size_bytes);
+    /* Names that are too long for GGUF have no id. */
+    lq_view_string(&view, "matrix_id", lq_imatrix_id(&imatrix, id, NULL) == LQ_OK ? id : "-");
     lq_view_string(&view, "method", method_name(imatrix.method));
     lq_view_uint(&view, "samples", imatrix.chunk_count);
     lq_view_uint(&view, "sequence", imatrix.chunk_size);

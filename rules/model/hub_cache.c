@@ -119,6 +119,18 @@ static enum lq_status find_snapshot(const char *folder, const char *revision,
     return path == NULL ? lq_error_nomem(err, "a path") : LQ_OK;
 }
 
+/* "models--org--name" in the cache. */
+static const char *repository_folder(const char *cache, const char *kind,
+                                     const struct hub_name *name, struct lq_arena *arena)
+{
+    if (name->slash == NULL) {
+        return lq_arena_printf(arena, "%s/%s--%.*s", cache, kind, (int)name->length, name->name);
+    }
+    size_t head = (size_t)(name->slash - name->name);
+    return lq_arena_printf(arena, "%s/%s--%.*s--%.*s", cache, kind, (int)head, name->name,
+                           (int)(name->length - head - 1), name->slash + 1);
+}
+
 enum lq_status lq_hub_resolve(const char *text, const char *path, struct lq_arena *arena,
                               struct lq_hub_place *out, struct lq_error *err)
 {
@@ -143,16 +155,79 @@ enum lq_status lq_hub_resolve(const char *text, const char *path, struct lq_aren
     if (status != LQ_OK || cache == NULL) {
         return status == LQ_OK ? missing(&name, text, cache, err) : status;
     }
-    size_t head = name.slash == NULL ? 0 : (size_t)(name.slash - name.name);
-    const char *folder =
-        name.slash == NULL
-            ? lq_arena_printf(arena, "%s/models--%.*s", cache, (int)name.length, name.name)
-            : lq_arena_printf(arena, "%s/models--%.*s--%.*s", cache, (int)head, name.name,
-                              (int)(name.length - head - 1), name.slash + 1);
+    const char *folder = repository_folder(cache, "models", &name, arena);
     if (folder == NULL) {
         return lq_error_nomem(err, "a path");
     }
     *out = (struct lq_hub_place){0};
     status = find_snapshot(folder, name.revision == NULL ? "main" : name.revision, arena, out, err);
     return status == LQ_OK && out->path == NULL ? missing(&name, text, cache, err) : status;
+}
+
+bool lq_hub_is_text(const char *text)
+{
+    return lq_text_starts_with(text, SCHEME);
+}
+
+/* "org/name[@revision]/file" of which every part of the file's path is a plain name. */
+static bool parse_text_name(const char *text, struct lq_arena *arena, struct hub_name *name,
+                            const char **file)
+{
+    const char *organisation_end = strchr(text, '/');
+    const char *end = organisation_end == NULL ? NULL : strchr(organisation_end + 1, '/');
+    const char *head = end == NULL ? NULL : lq_arena_dup(arena, text, (size_t)(end - text));
+    if (head == NULL || !parse_name(head, name) || name->slash == NULL) {
+        return false;
+    }
+    *file = end + 1;
+    for (const char *at = *file;; at++) {
+        size_t length = strcspn(at, "/");
+        if (!is_part(at, length)) {
+            return false;
+        }
+        at += length;
+        if (*at == '\0') {
+            return true;
+        }
+    }
+}
+
+enum lq_status lq_hub_resolve_text(const char *text, struct lq_arena *arena,
+                                   struct lq_hub_place *out, struct lq_error *err)
+{
+    static const char scheme[] = SCHEME "datasets/";
+    struct hub_name name;
+    const char *file = NULL;
+    const char *cache = NULL;
+    *out = (struct lq_hub_place){0};
+    if (!lq_text_starts_with(text, scheme) ||
+        !parse_text_name(text + strlen(scheme), arena, &name, &file)) {
+        return lq_error_set(err, LQ_EUSAGE,
+                            "'%s' is no name of a text, expected hf:datasets/org/name/file.txt or "
+                            "hf:datasets/org/name@revision/file.txt",
+                            text);
+    }
+    enum lq_status status = find_cache(arena, &cache, err);
+    const char *path = NULL;
+    if (status == LQ_OK && cache != NULL) {
+        const char *folder = repository_folder(cache, "datasets", &name, arena);
+        status = folder == NULL
+                     ? lq_error_nomem(err, "a path")
+                     : find_snapshot(folder, name.revision == NULL ? "main" : name.revision, arena,
+                                     out, err);
+        path = out->path == NULL ? NULL : lq_path_join(arena, out->path, file);
+    }
+    if (status == LQ_EMODEL && err != NULL) {
+        err->status = LQ_ECALIBRATION;
+    }
+    if (status != LQ_OK || (path != NULL && lq_path_exists(path))) {
+        out->path = path;
+        return status == LQ_EMODEL ? LQ_ECALIBRATION : status;
+    }
+    bool other = name.revision != NULL;
+    return lq_error_set(err, LQ_ECALIBRATION,
+                        "'%s' is not in the Hugging Face cache %s; download it with `hf download "
+                        "--repo-type dataset %.*s %s%s%s`, or give a file",
+                        text, cache == NULL ? "(HOME is not set)" : cache, (int)name.length,
+                        name.name, file, other ? " --revision " : "", other ? name.revision : "");
 }

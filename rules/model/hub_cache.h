@@ -1,9 +1,10 @@
-/* Models of the Hugging Face hub that were downloaded before: "org/name" or "hf:org/name@revision"
- * is looked up in the cache that the hub's own tools keep (huggingface_hub, transformers), whose
- * layout is documented there: models--org--name/refs/<branch> holds a commit, snapshots/<commit>
- * the files. Nothing is ever downloaded. The cache is $HF_HUB_CACHE, else $HUGGINGFACE_HUB_CACHE,
- * else $HF_HOME/hub, else $XDG_CACHE_HOME/huggingface/hub, else ~/.cache/huggingface/hub. Thread
- * rule: pure besides reading files and the environment. Limits: LQ_NAME_BYTES_MAX a name. */
+/* Models of the Hugging Face hub that were downloaded before, and files of its data sets:
+ * "org/name", "hf:org/name@revision" or "hf:datasets/org/name/file.txt" is looked up in the cache
+ * that the hub's own tools keep (huggingface_hub, transformers), whose layout is documented there:
+ * models--org--name/refs/<branch> (datasets--...) holds a commit, snapshots/<commit> the files.
+ * Nothing is ever downloaded. The cache is $HF_HUB_CACHE, else $HUGGINGFACE_HUB_CACHE, else
+ * $HF_HOME/hub, else $XDG_CACHE_HOME/huggingface/hub, else ~/.cache/huggingface/hub. Thread rule:
+ * pure besides reading files and the environment. Limits: LQ_NAME_BYTES_MAX a name. */
 #ifndef LQ_RULES_MODEL_HUB_CACHE_H
 #define LQ_RULES_MODEL_HUB_CACHE_H
 
@@ -25,5 +26,13 @@ bool lq_hub_is_name(const char *text);
  * for a malformed "hf:" name. */
 enum lq_status lq_hub_resolve(const char *text, const char *path, struct lq_arena *arena,
                               struct lq_hub_place *out, struct lq_error *err);
+
+/* A file of a data set: "hf:datasets/org/name/folder/file.txt", with "@revision" behind the name.
+ * True for what begins with "hf:". */
+bool lq_hub_is_text(const char *text);
+/* Where such a file is. Errors: LQ_ECALIBRATION when it is not in the cache, with the command that
+ * downloads it; LQ_EUSAGE for a malformed name. */
+enum lq_status lq_hub_resolve_text(const char *text, struct lq_arena *arena,
+                                   struct lq_hub_place *out, struct lq_error *err);
 
 #endif
