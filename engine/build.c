@@ -290,6 +290,7 @@ static void show_summaries(struct lq_build *build)
 static void release(struct lq_build *build)
 {
     show_warnings(build);
+    lq_read_ahead_fini(&build->ahead);
     for (struct lq_source *source = build->sources; source != NULL; source = source->next) {
         if (source->copy != NULL) {
             free(source->copy);
@@ -372,6 +373,7 @@ enum lq_status lq_build_run_on(struct lq_executor *executor, const struct lq_rec
     build->started_ns = lq_clock_ns();
     lq_arena_init(&build->arena);
     (void)pthread_mutex_init(&build->mutex, NULL);
+    lq_read_ahead_init(&build->ahead);
     enum lq_status status = run_plan(build, err);
     result->wall_seconds = (double)(lq_clock_ns() - build->started_ns) * 1e-9;
     if (options->remote != NULL) {

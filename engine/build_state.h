@@ -12,6 +12,7 @@
 #include "engine/executor.h"
 #include "engine/graph.h"
 #include "engine/lang/recipe.h"
+#include "engine/read_ahead.h"
 
 enum {
     LQ_BUILD_KEY_BUCKETS = 1 << 14,
@@ -90,6 +91,7 @@ struct lq_build {
     uint64_t cost_left;
     uint64_t cost_ran;
     double seconds_ran;
+    struct lq_read_ahead ahead;
     /* Shared with workers. */
     pthread_mutex_t mutex; /* maps of sources, warnings, checked blobs */
     struct lq_pending_warning *warnings;

@@ -157,8 +157,10 @@ void lq_run_read_ahead(struct lq_build *build, const struct lq_task *task)
         const struct lq_map *map = NULL;
         if (ref->kind == LQ_REF_SLICE && ref->size_bytes >= AHEAD_BYTES_MIN) {
             struct lq_source *source = lq_plan_node(build, ref->artifact)->sources[ref->index];
-            if (lq_source_map(build, source, &map, NULL) == LQ_OK) {
-                lq_map_expect(map, ref->offset, ref->size_bytes);
+            if (lq_source_map(build, source, &map, NULL) == LQ_OK &&
+                ref->offset <= map->size_bytes &&
+                ref->size_bytes <= map->size_bytes - ref->offset) {
+                lq_read_ahead_add(&build->ahead, map, ref->offset, ref->size_bytes);
             }
         }
     }

@@ -44,7 +44,9 @@ void lq_map_close(struct lq_map *map);
 void lq_map_release(const struct lq_map *map, uint64_t offset, uint64_t size_bytes);
 /* The same for the whole pages within some bytes of any map of a file that is only read. */
 void lq_pages_release(const void *data, size_t size_bytes);
-/* Advice: a part of the map will be read soon, so its pages are fetched in the background. */
+/* Advice: a part of the map will be read soon, so its pages are fetched in the background; of a
+ * large part the first ones alone, as many as the system reads ahead at a time. May wait for the
+ * disk. */
 void lq_map_expect(const struct lq_map *map, uint64_t offset, uint64_t size_bytes);
 
 /* Reads a whole file of at most `size_max` bytes into the buffer. */
