@@ -73,9 +73,20 @@ static const char *add_block(struct lq_gpu_device *gpu, size_t size_bytes)
     return why;
 }
 
-static size_t rounded_up(size_t size_bytes)
+static size_t rounded_up(const struct lq_gpu_device *gpu, size_t size_bytes)
 {
+    if (gpu->has_no_pool) {
+        return size_bytes == 0 ? 1 : size_bytes;
+    }
     return (size_bytes / BLOCK_BYTES + 1) * BLOCK_BYTES;
+}
+
+static void give_block(struct lq_gpu_device *gpu, struct lq_gpu_block *block)
+{
+    block->taken = false;
+    if (gpu->has_no_pool) {
+        trim(gpu);
+    }
 }
 
 void *lq_gpu_try_memory(struct lq_gpu_device *gpu, size_t size_bytes)
@@ -83,9 +94,9 @@ void *lq_gpu_try_memory(struct lq_gpu_device *gpu, size_t size_bytes)
     if (gpu->has_failed || size_bytes > SIZE_MAX - BLOCK_BYTES) {
         return NULL;
     }
-    struct lq_gpu_block *block = find_free(gpu, rounded_up(size_bytes));
+    struct lq_gpu_block *block = find_free(gpu, rounded_up(gpu, size_bytes));
     if (block == NULL) {
-        if (add_block(gpu, rounded_up(size_bytes)) != NULL) {
+        if (add_block(gpu, rounded_up(gpu, size_bytes)) != NULL) {
             return NULL;
         }
         block = &gpu->blocks[gpu->block_count - 1];
@@ -103,7 +114,7 @@ void *lq_gpu_take_memory(struct lq_gpu_device *gpu, size_t count, size_t element
         (void)lq_gpu_note(gpu, "out of memory for activations");
         return NULL;
     }
-    size_t size_bytes = rounded_up(count * element_bytes);
+    size_t size_bytes = rounded_up(gpu, count * element_bytes);
     struct lq_gpu_block *block = find_free(gpu, size_bytes);
     if (block == NULL) {
         const char *why = add_block(gpu, size_bytes);
@@ -127,7 +138,7 @@ void lq_gpu_give_memory(struct lq_gpu_device *gpu, void *memory)
 {
     for (size_t i = 0; memory != NULL && i < gpu->block_count; i++) {
         if (gpu->blocks[i].memory == memory) {
-            gpu->blocks[i].taken = false;
+            give_block(gpu, &gpu->blocks[i]);
             return;
         }
     }
@@ -157,13 +168,12 @@ void *lq_gpu_alloc(struct lq_device *device, size_t size_bytes)
 void lq_gpu_release(struct lq_device *device, void *memory)
 {
     struct lq_gpu_device *gpu = lq_gpu_of(device);
+    size_t size_bytes = 0;
     for (size_t i = 0; memory != NULL && i < gpu->block_count; i++) {
-        if (gpu->blocks[i].memory == memory) {
-            lq_gpu_written(gpu, memory, gpu->blocks[i].size_bytes);
-            gpu->blocks[i].taken = false;
-            return;
-        }
+        size_bytes = gpu->blocks[i].memory == memory ? gpu->blocks[i].size_bytes : size_bytes;
     }
+    lq_gpu_written(gpu, memory, size_bytes);
+    lq_gpu_give_memory(gpu, memory);
 }
 
 /* ---- copies ---- */

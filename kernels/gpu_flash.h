@@ -16,25 +16,19 @@
 #define LQ_KERNELS_GPU_FLASH_H
 
 #include "kernels/gpu_rows.h"
+#include "kernels/gpu_warp.h"
 
 #define LQ_GPU_FLASH_QUERIES 128u
 
 /* Loops that run once name their variables at their end, or compilers say that nobody does. */
-#ifdef __CUDACC__
-#define LQ_GPU_ALIGNED __align__(16)
-#define LQ_GPU_UNROLL _Pragma("unroll")
-#define LQ_GPU_INLINE __forceinline__
+#ifdef LQ_GPU_BY_THREAD
 #define LQ_GPU_LANES(name) struct lq_gpu_flash_lane name[1]
-#define LQ_GPU_OF(t) 0
+#define LQ_GPU_OF(t) (0 * (t))
 #define LQ_GPU_EACH_WARP(w)                                                                        \
-    for (unsigned w = threadIdx.x / 32, w##_once = 1; w##_once != 0; w##_once = 0 * w)
+    for (unsigned w = LQ_GPU_THREAD / 32, w##_once = 1; w##_once != 0; w##_once = 0 * w)
 #define LQ_GPU_EACH_LANE(w, t)                                                                     \
-    for (unsigned t = threadIdx.x, t##_once = 1; t##_once != 0; t##_once = 0 * (t + (w)))
-#define LQ_GPU_BARRIER() __syncthreads()
+    for (unsigned t = LQ_GPU_THREAD, t##_once = 1; t##_once != 0; t##_once = 0 * (t + (w)))
 #else
-#define LQ_GPU_ALIGNED
-#define LQ_GPU_UNROLL
-#define LQ_GPU_INLINE inline
 #define LQ_GPU_LANES(name) struct lq_gpu_flash_lane name[LQ_GPU_THREADS]
 #define LQ_GPU_OF(t) (t)
 #define LQ_GPU_EACH_WARP(w)                                                                        \
@@ -43,7 +37,13 @@
 #define LQ_GPU_EACH_LANE(w, t)                                                                     \
     for (unsigned t##_n = 0, t = (w)*32 + lq_gpu_turn(0, 32); t##_n < 32;                          \
          t = (w)*32 + lq_gpu_turn(++t##_n, 32))
-#define LQ_GPU_BARRIER() (void)0
+#endif
+#ifdef __CUDACC__
+#define LQ_GPU_UNROLL _Pragma("unroll")
+#define LQ_GPU_INLINE __forceinline__
+#else
+#define LQ_GPU_UNROLL
+#define LQ_GPU_INLINE inline
 #endif
 
 /* The most of any head. */
@@ -72,7 +72,7 @@ LQ_DEVICE_FN static LQ_GPU_INLINE uint32_t lq_gpu_pair_at(const uint16_t *from)
     return pair;
 }
 
-#ifdef __CUDACC__
+#ifdef LQ_GPU_BY_THREAD
 
 LQ_DEVICE_FN static LQ_GPU_INLINE uint32_t lq_gpu_shared_pair(const uint16_t *from)
 {
@@ -81,48 +81,37 @@ LQ_DEVICE_FN static LQ_GPU_INLINE uint32_t lq_gpu_shared_pair(const uint16_t *fr
 
 LQ_DEVICE_FN static LQ_GPU_INLINE uint32_t lq_gpu_pair_of(float low, float high)
 {
-    uint32_t pair;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
+    return lq_gpu_warp_round(low, high);
 }
 
 /* exp(x) of x <= 0; 0 for minus infinity. */
 LQ_DEVICE_FN static LQ_GPU_INLINE float lq_gpu_flash_exp(float x)
 {
-    return __expf(x);
+    return lq_gpu_warp_exp(x);
 }
 
 /* c += a b. */
 #define LQ_GPU_MMA(lanes, t, c, a, b)                                                              \
-    do {                                                                                           \
-        (void)(t);                                                                                 \
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "                        \
-                     "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"             \
-                     : "+f"((lanes)[0].c[0]), "+f"((lanes)[0].c[1]), "+f"((lanes)[0].c[2]),        \
-                       "+f"((lanes)[0].c[3])                                                       \
-                     : "r"((lanes)[0].a[0]), "r"((lanes)[0].a[1]), "r"((lanes)[0].a[2]),           \
-                       "r"((lanes)[0].a[3]), "r"((lanes)[0].b[0]), "r"((lanes)[0].b[1]));          \
-    } while (0)
+    ((void)(t), lq_gpu_warp_multiply((lanes)[0].c, (lanes)[0].a, (lanes)[0].b))
 /* Over the four lanes that share rows. */
 #define LQ_GPU_QUAD_MAX(lanes, t, member)                                                          \
-    fmaxf(fmaxf((lanes)[0].member, __shfl_xor_sync(0xffffffffu, (lanes)[0].member, 1)),            \
-          fmaxf(__shfl_xor_sync(0xffffffffu, (lanes)[0].member, 2),                                \
-                __shfl_xor_sync(0xffffffffu, (lanes)[0].member, 3)))
+    fmaxf(fmaxf((lanes)[0].member, lq_gpu_warp_swap((lanes)[0].member, 1)),                        \
+          fmaxf(lq_gpu_warp_swap((lanes)[0].member, 2), lq_gpu_warp_swap((lanes)[0].member, 3)))
 #define LQ_GPU_QUAD_SUM(lanes, t, member)                                                          \
-    ((lanes)[0].member + __shfl_xor_sync(0xffffffffu, (lanes)[0].member, 1) +                      \
-     (__shfl_xor_sync(0xffffffffu, (lanes)[0].member, 2) +                                         \
-      __shfl_xor_sync(0xffffffffu, (lanes)[0].member, 3)))
+    ((lanes)[0].member + lq_gpu_warp_swap((lanes)[0].member, 1) +                                  \
+     (lq_gpu_warp_swap((lanes)[0].member, 2) + lq_gpu_warp_swap((lanes)[0].member, 3)))
 
 /* side[0] and side[1]: the right side of 16 keys and 8 columns from `tile` on, and of the 8 columns
  * behind them. */
 LQ_DEVICE_FN static LQ_GPU_INLINE void lq_gpu_turned_side(const uint16_t *tile, unsigned stride,
                                                           unsigned t, uint32_t side[2][2])
 {
-    const uint16_t *row = tile + (t & 15) * stride + (t & 16) / 2;
-    uint32_t at = (uint32_t)__cvta_generic_to_shared(row);
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(side[0][0]), "=r"(side[0][1]), "=r"(side[1][0]), "=r"(side[1][1])
-                 : "r"(at));
+    uint32_t all[4];
+    lq_gpu_warp_load_turned(tile + (t & 15) * stride + (t & 16) / 2, all);
+    side[0][0] = all[0];
+    side[0][1] = all[1];
+    side[1][0] = all[2];
+    side[1][1] = all[3];
 }
 
 /* 16 bytes into shared memory, on their way until lq_gpu_flash_wait; zeros instead unless `valid`.
@@ -130,21 +119,18 @@ LQ_DEVICE_FN static LQ_GPU_INLINE void lq_gpu_turned_side(const uint16_t *tile, 
 LQ_DEVICE_FN static LQ_GPU_INLINE void lq_gpu_flash_fetch(uint16_t *to, const uint16_t *from,
                                                           bool valid)
 {
-    uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from),
-                 "r"(valid ? 16 : 0)
-                 : "memory");
+    lq_gpu_warp_fetch(to, from, valid ? 16 : 0);
 }
 
 LQ_DEVICE_FN static LQ_GPU_INLINE void lq_gpu_flash_commit(void)
 {
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    lq_gpu_warp_commit();
 }
 
 /* For all that was committed but the newest. */
 LQ_DEVICE_FN static LQ_GPU_INLINE void lq_gpu_flash_wait(void)
 {
-    asm volatile("cp.async.wait_group 1;" ::: "memory");
+    lq_gpu_warp_wait();
 }
 
 #else

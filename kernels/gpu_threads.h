@@ -8,7 +8,8 @@
  * its end; on the CPU it is a loop. So `continue` is allowed in it, `break` and `return` are not.
  * Values that threads leave for each other are LQ_GPU_SHARED arrays; others are the same for all
  * threads. Within one loop no thread reads what another writes: tests run threads and blocks in
- * both directions and compare bits (lq_gpu_backwards).
+ * both directions and compare bits (lq_gpu_backwards), and once more as a GPU does, each thread by
+ * itself, with a record of who touches what (tests/gpu_simt.h, which then brings the macros).
  *
  * Sums are trees whose shape depends on the number of lanes alone: LQ_GPU_THREADS threads are
  * groups of `lanes`, a power of two, and a group has one row. Thread rule: pure. */
@@ -23,11 +24,21 @@
 #include "kernels/gpu_operations.h"
 
 #ifdef __CUDACC__
+#define LQ_GPU_BY_THREAD
 #define LQ_GPU_SHARED __shared__
+#define LQ_GPU_ALIGNED __align__(16)
+#define LQ_GPU_THREAD threadIdx.x
+#define LQ_GPU_BARRIER() __syncthreads()
+#endif
+
+/* With LQ_GPU_BY_THREAD this is the code of one thread. */
+#ifdef LQ_GPU_BY_THREAD
 #define LQ_GPU_EACH_THREAD(t)                                                                      \
-    for (unsigned t = threadIdx.x, t##_once = 1; t##_once != 0; t##_once = 0, __syncthreads())
+    for (unsigned t = LQ_GPU_THREAD, t##_once = 1; t##_once != 0; t##_once = 0, LQ_GPU_BARRIER())
 #else
 #define LQ_GPU_SHARED
+#define LQ_GPU_ALIGNED
+#define LQ_GPU_BARRIER() (void)0
 #define LQ_GPU_EACH_THREAD(t)                                                                      \
     for (unsigned t##_n = 0, t = lq_gpu_turn(0, LQ_GPU_THREADS); t##_n < LQ_GPU_THREADS;           \
          t = lq_gpu_turn(++t##_n, LQ_GPU_THREADS))

@@ -3,10 +3,11 @@
  * real one, or tests/gpu_fake.c, which runs the same sources on the CPU.
  *   checkdevice             compare, and print the worst error of each operation
  *   checkdevice --quick     on a few small shapes, for compute-sanitizer
- *   checkdevice --bits      print a hash of what operations give that have the same bits everywhere
- *   checkdevice --turns     compare those of a fake GPU whose threads take turns both ways
- *   checkdevice --bench     time them
- * Exits with 77 where there is no GPU. */
+ *   checkdevice --threads   the same on a fake GPU that watches each thread, and with memory that
+ * is never larger than it need be, nor kept checkdevice --bits      print a hash of what operations
+ * give that have the same bits everywhere checkdevice --turns     compare those of a fake GPU whose
+ * threads take turns both ways checkdevice --bench     time them Exits with 77 where there is no
+ * GPU. */
 #include "tests/checkdevice.h"
 
 #include "kernels/exp_inline.h"
@@ -30,6 +31,7 @@ static double product_tolerance(size_t k)
 }
 
 static bool quick;
+static bool is_watched;
 static char shape_text[96];
 
 static const char *shape3(size_t a, size_t b, size_t c)
@@ -602,7 +604,7 @@ static void check_sums_of_products(void)
     check_twins();
     check_left_twins(9, 24);
     check_left_twins(5, 33);
-    count = quick ? 3 : sizeof shapes / sizeof shapes[0];
+    count = quick && !is_watched ? 3 : sizeof shapes / sizeof shapes[0];
     for (size_t i = 0; i < count; i++) {
         check_attention(shapes[i], 1.0f);
     }
@@ -684,11 +686,16 @@ static int open_devices(void)
 int main(int argc, char **argv)
 {
     const char *word = argc > 1 ? argv[1] : "";
+    if (strcmp(word, "--threads") == 0) {
+        (void)setenv("LQ_FAKE_GPU", "threads,mixed", 1);
+    }
     int status = open_devices();
     if (status != 0) {
         return status;
     }
-    quick = strcmp(word, "--quick") == 0;
+    is_watched = strcmp(word, "--threads") == 0;
+    quick = is_watched || strcmp(word, "--quick") == 0;
+    lq_gpu_of(gpu)->has_no_pool = is_watched;
     if (strcmp(word, "--bench") == 0) {
         bench_all();
     } else if (strcmp(word, "--bits") == 0 || strcmp(word, "--turns") == 0) {

@@ -14,6 +14,9 @@
  *   breaks      fails at its twentieth product
  *   backwards   runs threads and blocks from the last to the first
  *   eager       does the work of all streams but the first at once
+ *   threads     runs operations as a GPU does, each thread by itself (gpu_simt.h), and watches all
+ *               accesses of device memory (gpu_shadow.h): a fault is printed and ends the program
+ *   mixed       runs those threads and blocks in neither order
  * With LQ_FAKE_GPU_LOG each device that encodes, or is made to run models, appends a line to that
  * file. */
 #include "kernels/cuda/sources.h"
@@ -32,6 +35,8 @@
 #include "kernels/gpu_heads.h"
 #include "kernels/gpu_rows.h"
 #include "tests/gpu_races.h"
+#include "tests/gpu_shadow.h"
+#include "tests/gpu_simt_operations.h"
 
 #define LEASE_BYTES ((size_t)150 << 20) /* a little more than the device memory of one lease */
 
@@ -41,7 +46,7 @@ struct lq_gpu_context {
     struct lq_near near[LQ_GPU_NEAR_COUNT]; /* its own; all have the same */
 };
 
-enum kind { COPY, ZERO, DECODE, CHECK, ENCODE, LAUNCH, MULTIPLY, FOLLOW };
+enum kind { COPY, UPLOAD, DOWNLOAD, ZERO, DECODE, CHECK, ENCODE, LAUNCH, MULTIPLY, FOLLOW };
 
 /* What operations take. */
 union args {
@@ -137,10 +142,15 @@ static const char *fake_alloc(struct lq_gpu_context *context, size_t size_bytes,
     if (header == NULL) {
         return "out of memory";
     }
-    context->used_bytes += size_bytes;
     header->size_bytes = size_bytes;
     *memory = header + 1;
     memset(*memory, 0xa5, size_bytes);
+    (void)pthread_mutex_lock(&lock);
+    context->used_bytes += size_bytes;
+    if (is_told("threads")) {
+        shadow_add(*memory, size_bytes);
+    }
+    (void)pthread_mutex_unlock(&lock);
     return NULL;
 }
 
@@ -149,6 +159,7 @@ static void fake_release(struct lq_gpu_context *context, void *memory)
     struct header *header = (struct header *)memory - 1;
     (void)pthread_mutex_lock(&lock);
     context->used_bytes -= header->size_bytes;
+    shadow_remove(memory);
     race_forget(memory, header->size_bytes);
     (void)pthread_mutex_unlock(&lock);
     free(header);
@@ -215,6 +226,8 @@ static bool touch(struct lq_gpu_stream *stream, const struct item *item)
     size_t write_bytes = 0;
     switch (item->kind) {
     case COPY:
+    case UPLOAD:
+    case DOWNLOAD:
         reads = item->from;
         read_bytes = item->size_bytes;
         writes = item->to;
@@ -279,12 +292,16 @@ static const char *fake_follow(struct lq_gpu_stream *stream, struct lq_gpu_strea
     return add(stream, item);
 }
 
-static const char *fake_copy(struct lq_gpu_stream *stream, void *to, const void *from,
-                             size_t size_bytes)
-{
-    return add(stream,
-               (struct item){.kind = COPY, .to = to, .from = from, .size_bytes = size_bytes});
-}
+#define COPIER(name, what)                                                                         \
+    static const char *name(struct lq_gpu_stream *stream, void *to, const void *from,              \
+                            size_t size_bytes)                                                     \
+    {                                                                                              \
+        return add(stream,                                                                         \
+                   (struct item){.kind = what, .to = to, .from = from, .size_bytes = size_bytes}); \
+    }
+COPIER(fake_copy, COPY)
+COPIER(fake_upload, UPLOAD)
+COPIER(fake_download, DOWNLOAD)
 
 static const char *fake_zero(struct lq_gpu_stream *stream, void *memory, size_t size_bytes)
 {
@@ -349,6 +366,13 @@ static void run_operation(const struct item *item)
 {
     size_t count = item->block_count;
     lq_gpu_backwards = is_told("backwards");
+    if (is_told("threads")) {
+        gpu_simt_operation(item->operation, &item->args, count,
+                           lq_gpu_backwards   ? GPU_SIMT_BACKWARDS
+                           : is_told("mixed") ? GPU_SIMT_MIXED
+                                              : GPU_SIMT_FORWARDS);
+        return;
+    }
     for (size_t i = 0; i < count; i++) {
         size_t block = lq_gpu_backwards ? count - 1 - i : i;
         switch (item->operation) {
@@ -395,12 +419,82 @@ static void run_product(const struct lq_gpu_product *p)
     free(b);
 }
 
+/* What gpu_shadow.h has to know of products: the rows of a side, of all matrices. */
+static void watch_rows(const void *first, size_t element_bytes, size_t rows, size_t cols,
+                       size_t stride, size_t batch, size_t step, bool reads, bool writes)
+{
+    for (size_t i = 0; i < batch * rows; i++) {
+        const char *row =
+            (const char *)first + (i / rows * step + i % rows * stride) * element_bytes;
+        if (reads) {
+            shadow_reads(row, cols * element_bytes);
+        }
+        if (writes) {
+            shadow_writes(row, cols * element_bytes);
+        }
+    }
+}
+
+static void watch_product(const struct lq_gpu_product *p)
+{
+    watch_rows(p->a, sizeof *p->a, p->a_turned ? p->k : p->m, p->a_turned ? p->m : p->k, p->a_row,
+               p->batch, p->a_step, true, false);
+    watch_rows(p->b, sizeof *p->b, p->b_turned ? p->n : p->k, p->b_turned ? p->k : p->n, p->b_row,
+               p->batch, p->b_step, true, false);
+    watch_rows(p->c, sizeof *p->c, p->m, p->n, p->c_row, p->batch, p->c_step, p->add, true);
+}
+
+/* What everything but operations touches. */
+static void watch(const struct item *item)
+{
+    const struct lq_gpu_work *work = &item->work;
+    size_t count = work->row_count * work->col_count;
+    switch (item->kind) {
+    case UPLOAD:
+        shadow_of_host(item->from);
+        shadow_writes(item->to, item->size_bytes);
+        break;
+    case DOWNLOAD:
+        shadow_reads(item->from, item->size_bytes);
+        shadow_of_host(item->to);
+        break;
+    case COPY:
+        shadow_reads(item->from, item->size_bytes);
+        shadow_writes(item->to, item->size_bytes);
+        break;
+    case ZERO:
+        shadow_writes(item->to, item->size_bytes);
+        break;
+    case DECODE:
+        shadow_reads(work->in, count / work->in_elems * work->in_bytes);
+        shadow_writes(work->values, count * sizeof(float));
+        break;
+    case CHECK:
+        shadow_reads(work->values, count * sizeof(float));
+        shadow_reads(work->bad, sizeof *work->bad);
+        break;
+    case ENCODE:
+        shadow_reads(work->values, count * sizeof(float));
+        shadow_reads(work->importance, work->importance_rows * work->col_count * sizeof(float));
+        shadow_writes(work->out, count / work->out_elems * work->out_bytes);
+        break;
+    case MULTIPLY:
+        watch_product(&item->product);
+        break;
+    case LAUNCH:
+    case FOLLOW:
+        break;
+    }
+}
+
 static void perform(const struct item *item)
 {
     const struct lq_gpu_work *work = &item->work;
     size_t elem_count = work->row_count * work->col_count;
     switch (item->kind) {
     case COPY:
+    case UPLOAD:
+    case DOWNLOAD:
         memcpy(item->to, item->from, item->size_bytes);
         break;
     case ZERO:
@@ -443,8 +537,15 @@ static void perform_until(struct lq_gpu_stream *stream, uint64_t turn)
         stream->done++;
         if (item.kind == FOLLOW) {
             perform_until(item.other, item.turn);
-        } else {
-            perform(&item);
+            continue;
+        }
+        if (is_told("threads")) {
+            watch(&item);
+        }
+        perform(&item);
+        if (shadow_fault() != NULL) {
+            (void)fprintf(stderr, "gpu_fake: %s\n", shadow_fault());
+            abort();
         }
     }
     depth--;
@@ -533,8 +634,8 @@ static struct lq_gpu_module fake_module = {
     .set_near = fake_set_near,
     .stream_open = fake_stream_open,
     .stream_close = fake_stream_close,
-    .upload = fake_copy,
-    .download = fake_copy,
+    .upload = fake_upload,
+    .download = fake_download,
     .zero = fake_zero,
     .decode = fake_decode,
     .check = fake_check,
