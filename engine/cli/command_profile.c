@@ -9,23 +9,50 @@
 #include "engine/cli/quick_recipe.h"
 #include "rules/format/dqprofile.h"
 #include "rules/profile/presets.h"
+#include "rules/profile/resolve.h"
 
-static void write_preset(struct lq_buffer *out, const struct lq_preset *preset, bool pretty)
+static void end_line(struct lq_buffer *out)
 {
-    struct lq_json_writer writer;
-    lq_json_writer_init(&writer, out, pretty);
-    lq_json_begin_object(&writer);
-    lq_json_put_string(&writer, "profile_name", preset->name);
-    lq_json_put_string(&writer, "strategy", lq_profile_strategy_name(preset->strategy));
-    lq_json_put_string(&writer, "description", preset->description);
-    if (preset->is_measured) {
-        lq_json_put_number(&writer, "target_bpw", preset->target_bpw);
-    }
-    lq_json_put_bool(&writer, "preset", true);
-    lq_json_end_object(&writer);
     if (out->size_bytes == 0 || out->data[out->size_bytes - 1] != '\n') {
         lq_buffer_append_char(out, '\n');
     }
+}
+
+/* What a preset with fixed types gives each kind of tensor, as layers of a profile say it. */
+static const struct {
+    const char *kind;
+    const char *pattern;
+    const char *sample;
+} kinds[] = {
+    {"attention", "blk.*.attn_*.weight", "blk.0.attn_q.weight"},
+    {"feed-forward", "blk.*.ffn_*.weight", "blk.0.ffn_up.weight"},
+    {"embedding", "token_embd.weight", "token_embd.weight"},
+    {"output", "output.weight", "output.weight"},
+};
+
+static void write_preset(struct lq_json_writer *writer, const struct lq_preset *preset)
+{
+    lq_json_begin_object(writer);
+    lq_json_put_string(writer, "profile_name", preset->name);
+    lq_json_put_string(writer, "strategy", lq_profile_strategy_name(preset->strategy));
+    lq_json_put_string(writer, "description", preset->description);
+    if (preset->is_measured) {
+        lq_json_put_number(writer, "target_bpw", preset->target_bpw);
+    } else {
+        lq_json_key(writer, "layer_assignments");
+        lq_json_begin_array(writer);
+        for (size_t i = 0; i < LQ_COUNT_OF(kinds); i++) {
+            enum lq_dtype dtype = lq_preset_attention_high(kinds[i].sample, false);
+            lq_json_begin_object(writer);
+            lq_json_put_string(writer, "layer_name", kinds[i].pattern);
+            lq_json_put_number(writer, "bit_width", lq_profile_bit_width(dtype));
+            lq_json_put_string(writer, "type", lq_dtype_name((uint32_t)dtype));
+            lq_json_end_object(writer);
+        }
+        lq_json_end_array(writer);
+    }
+    lq_json_put_bool(writer, "preset", true);
+    lq_json_end_object(writer);
 }
 
 static void print_preset(const struct lq_preset *preset, struct lq_buffer *out)
@@ -34,52 +61,88 @@ static void print_preset(const struct lq_preset *preset, struct lq_buffer *out)
     if (preset->is_measured) {
         lq_buffer_printf(out, "types     found by trial encodings, %g bits per weight by default\n",
                          preset->target_bpw);
-    } else {
-        lq_buffer_append_string(out, "types     fixed for each kind of tensor\n");
+        return;
     }
+    lq_buffer_append_string(out, "types     fixed for each kind of tensor\n");
+    for (size_t i = 0; i < LQ_COUNT_OF(kinds); i++) {
+        enum lq_dtype dtype = lq_preset_attention_high(kinds[i].sample, false);
+        lq_buffer_printf(out, "  %-14s %s\n", kinds[i].kind, lq_dtype_name((uint32_t)dtype));
+    }
+    lq_buffer_append_string(out, "  an embedding that is also the output is one\n");
 }
 
-/* Those in the user's folder; one that cannot be read is listed all the same. */
-static enum lq_status list_files(struct lq_cli *cli, struct lq_buffer *out, struct lq_error *err)
+static void write_file(struct lq_json_writer *writer, const char *name, const char *path)
 {
+    lq_json_begin_object(writer);
+    lq_json_put_string(writer, "profile_name", name);
+    lq_json_put_string(writer, "path", path);
+    lq_json_put_bool(writer, "preset", false);
+    lq_json_end_object(writer);
+}
+
+/* The presets, and the profiles in the user's folder; one that cannot be read is listed all the
+ * same. `writer` NULL: for people. */
+static enum lq_status list_profiles(struct lq_cli *cli, struct lq_json_writer *writer,
+                                    struct lq_buffer *out, struct lq_error *err)
+{
+    size_t preset_count = 0;
+    const struct lq_preset *presets = lq_presets(&preset_count);
     const char *const *paths = NULL;
     size_t count = 0;
     enum lq_status status = lq_profile_place_list(cli, &paths, &count, err);
-    for (size_t i = 0; i < count && status == LQ_OK; i++) {
-        const char *base = lq_path_base(paths[i]);
-        int length = (int)(strlen(base) - strlen(lq_path_extension(base)));
+    for (size_t i = 0; i < preset_count + count; i++) {
+        bool is_preset = i < preset_count;
+        const char *path = is_preset ? NULL : paths[i - preset_count];
+        const char *base = is_preset ? presets[i].name : lq_path_base(path);
+        const char *name =
+            lq_arena_dup(&cli->arena, base,
+                         is_preset ? strlen(base) : strlen(base) - strlen(lq_path_extension(base)));
+        if (name == NULL) {
+            return lq_error_nomem(err, "the profiles");
+        }
         if (cli->json) {
-            struct lq_json_writer writer;
-            const char *name = lq_arena_printf(&cli->arena, "%.*s", length, base);
-            lq_json_writer_init(&writer, out, false);
-            lq_json_begin_object(&writer);
-            lq_json_put_string(&writer, "profile_name", name == NULL ? base : name);
-            lq_json_put_string(&writer, "path", paths[i]);
-            lq_json_put_bool(&writer, "preset", false);
-            lq_json_end_object(&writer);
-            lq_buffer_append_char(out, '\n');
+            lq_json_writer_init(writer, out, false);
+        }
+        if (writer == NULL) {
+            lq_buffer_printf(out, "%-17s %s\n", name, is_preset ? presets[i].description : path);
+        } else if (is_preset) {
+            write_preset(writer, &presets[i]);
         } else {
-            lq_buffer_printf(out, "%-17.*s %s\n", length, base, paths[i]);
+            write_file(writer, name, path);
+        }
+        if (cli->json) {
+            end_line(out);
         }
     }
     return status;
 }
 
+/* --json: an object a line; --format json: one object with all. */
 enum lq_status lq_command_profile_list(struct lq_cli *cli, struct lq_error *err)
 {
-    size_t count = 0;
-    const struct lq_preset *presets = lq_presets(&count);
     struct lq_buffer out;
+    struct lq_json_writer writer;
+    bool is_object = lq_quick_wants_json(cli) && !cli->json;
     lq_buffer_init(&out);
-    for (size_t i = 0; i < count; i++) {
-        if (cli->json) {
-            write_preset(&out, &presets[i], false);
-        } else {
-            lq_buffer_printf(&out, "%-17s %s\n", presets[i].name, presets[i].description);
-        }
+    lq_json_writer_init(&writer, &out, is_object);
+    if (is_object) {
+        lq_json_begin_object(&writer);
+        lq_json_key(&writer, "profiles");
+        lq_json_begin_array(&writer);
     }
-    enum lq_status status = list_files(cli, &out, err);
-    lq_cli_print(&out);
+    enum lq_status status =
+        list_profiles(cli, lq_quick_wants_json(cli) ? &writer : NULL, &out, err);
+    if (is_object) {
+        lq_json_end_array(&writer);
+        lq_json_end_object(&writer);
+        end_line(&out);
+    }
+    if (status == LQ_OK && out.failed) {
+        status = lq_error_nomem(err, "the profiles");
+    }
+    if (status == LQ_OK) {
+        lq_cli_print(&out);
+    }
     lq_buffer_fini(&out);
     return status;
 }
@@ -133,7 +196,10 @@ enum lq_status lq_command_profile_show(struct lq_cli *cli, struct lq_error *err)
     struct lq_buffer out;
     lq_buffer_init(&out);
     if (preset != NULL && lq_quick_wants_json(cli)) {
-        write_preset(&out, preset, true);
+        struct lq_json_writer writer;
+        lq_json_writer_init(&writer, &out, true);
+        write_preset(&writer, preset);
+        end_line(&out);
     } else if (preset != NULL) {
         print_preset(preset, &out);
     } else if (path != NULL) {
@@ -232,8 +298,11 @@ enum lq_status lq_command_profile_create(struct lq_cli *cli, struct lq_error *er
         status = write_creation(cli, &creation, &text, err);
     }
     if (status == LQ_OK) {
-        struct lq_quick_build build = {
-            .targets = targets, .target_count = 1, .print = print_creation, .user = &creation};
+        struct lq_quick_build build = {.targets = targets,
+                                       .target_count = 1,
+                                       .hide_summary = true,
+                                       .print = print_creation,
+                                       .user = &creation};
         status = lq_quick_run(cli, &text, &build, err);
     }
     lq_recipe_text_fini(&text);

@@ -348,6 +348,9 @@ static void describe(const struct quantization *job, const struct lq_gguf *gguf,
     }
     lq_json_put_string(writer, "output_path", job->output);
     lq_json_put_string(writer, "format", "gguf");
+    lq_json_put_string(writer, "source_model_path", job->model);
+    /* Scales and sizes were checked before the file was put in place, its header just now. */
+    lq_json_put_string(writer, "validation_status", "valid");
     if (job->level != NULL) {
         lq_json_put_string(writer, "level", job->level);
     }

@@ -125,6 +125,7 @@ static const struct lq_option profile_create_options[] = {
     {0, "target-bpw", "X", NULL, false, "bits per weight to aim at"},
     {0, "target-size", "X", NULL, false, "size to aim at, as a part of the original"},
     {'o', "output", "FILE", NULL, false, "the file to write (NAME.dqprofile)"},
+    {0, "format", "FORMAT", "human json", false, "language of the output (human)"},
 };
 
 static const struct lq_option quality_report_options[] = {
@@ -232,7 +233,11 @@ static const struct lq_command key_commands[] = {
 };
 
 static const struct lq_command profile_commands[] = {
-    {.name = "list", .help = "list the preset profiles", .run = lq_command_profile_list},
+    {.name = "list",
+     .help = "list the presets and the profiles in the user's folder",
+     .options = format_options,
+     .option_count = LQ_COUNT_OF(format_options),
+     .run = lq_command_profile_list},
     {.name = "show",
      .operands = "NAME|FILE",
      .help = "show what a profile does",
@@ -251,6 +256,8 @@ static const struct lq_command profile_commands[] = {
     {.name = "validate",
      .operands = "PROFILE MODEL",
      .help = "check that a profile fits a model",
+     .options = format_options,
+     .option_count = LQ_COUNT_OF(format_options),
      .operand_min = 2,
      .operand_max = 2,
      .run = lq_command_profile_validate,

@@ -12,6 +12,9 @@
 #include "rules/model/forward_run.h"
 #include "rules/model/layer_stats.h"
 
+/* What a calibration of ours has at least. */
+enum { SAMPLES_ENOUGH = 128 };
+
 /* ---- one layer ---- */
 
 struct layer_run {
@@ -415,6 +418,16 @@ static enum lq_status check_fit(struct lq_imatrix *imatrix, const struct lq_tens
     return LQ_OK;
 }
 
+/* A matrix of few samples is usable, and worth less than it looks. */
+static void warn_of_few_samples(struct lq_run *run, const struct lq_imatrix *imatrix,
+                                const char *where)
+{
+    if (imatrix->chunk_count > 0 && imatrix->chunk_count < SAMPLES_ENOUGH) {
+        lq_run_warn(run, "%s: was made from %u sample%s; %d or more are worth their time", where,
+                    imatrix->chunk_count, imatrix->chunk_count == 1 ? "" : "s", SAMPLES_ENOUGH);
+    }
+}
+
 /* An importance matrix may leave layers out, but hardly on purpose. */
 static void warn_of_gaps(struct lq_run *run, const struct lq_imatrix *imatrix,
                          const struct lq_tensor_index *index, const char *where)
@@ -464,6 +477,7 @@ enum lq_status lq_calibrate_run_load(struct lq_run *run, struct lq_error *err)
         status = check_fit(&imatrix, &index, where, err);
     }
     if (status == LQ_OK) {
+        warn_of_few_samples(run, &imatrix, where);
         warn_of_gaps(run, &imatrix, &index, where);
     }
     return status == LQ_OK ? write_formats(run, &imatrix, err) : status;
