@@ -6,7 +6,7 @@
 #include <math.h>
 
 #include "engine/base/compiler.h"
-#include "kernels/gpu_device.h"
+#include "kernels/gpu_device_parts.h"
 #include "kernels/gpu_load.h"
 #include "rules/model/backward.h"
 #include "rules/model/hf_documents.h"
@@ -45,6 +45,14 @@ static struct lq_device *open_gpu(const char *words)
     cr_assert_null(module->open(0, &context));
     const char *why = lq_gpu_device_create(module, context, &device);
     cr_assert_null(why, "%s", why);
+    return device;
+}
+
+/* The same by single threads, all accesses watched, in memory of just the size that was wanted. */
+static struct lq_device *open_watched_gpu(void)
+{
+    struct lq_device *device = open_gpu("threads");
+    lq_gpu_of(device)->has_no_pool = getenv("LQ_TEST_CUDA_MODULE") == NULL;
     return device;
 }
 
@@ -463,7 +471,7 @@ ParameterizedTest(struct case_name *param, gpu_passes, every_architecture_agrees
                                 2,
                                 (uint32_t)(tokens.size_bytes / sizeof(int32_t) / 2)};
     struct outcome expected = run_on(&model, open_cpu());
-    struct outcome got = run_on(&model, open_gpu(""));
+    struct outcome got = run_on(&model, open_watched_gpu());
     show(param->name, &expected, &got);
     cr_expect_lt(logit_distance(&expected, &got), LOGIT_TOLERANCE);
     cr_expect_lt(distance_of(&expected.squares, &got.squares).typical, LOGIT_TOLERANCE);

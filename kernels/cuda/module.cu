@@ -7,8 +7,12 @@
 
 #include "kernels/cuda/launch.cuh"
 
+/* The oldest compute capability that there are kernels for. */
+#define CAPABILITY_MAJOR_MIN 8
+
 struct lq_gpu_context {
     int device;
+    char name[LQ_GPU_NAME_BYTES];
 };
 
 struct lq_gpu_stream {
@@ -52,6 +56,21 @@ static const char *cuda_count(int *device_count)
     return sentence(error);
 }
 
+/* Without its context, which a GPU that is too old need not have. */
+static const char *learn(struct lq_gpu_context *context)
+{
+    cudaDeviceProp properties;
+    const char *why = sentence(cudaGetDeviceProperties(&properties, context->device));
+    if (why != NULL) {
+        return why;
+    }
+    (void)snprintf(context->name, sizeof context->name, "%.*s", LQ_GPU_NAME_BYTES - 1,
+                   properties.name);
+    return properties.major >= CAPABILITY_MAJOR_MIN
+               ? NULL
+               : "the GPU is too old: it needs compute capability 8.0 (Ampere) or more";
+}
+
 static const char *cuda_open(int device, struct lq_gpu_context **context)
 {
     struct lq_gpu_context *opened = (struct lq_gpu_context *)calloc(1, sizeof *opened);
@@ -59,7 +78,8 @@ static const char *cuda_open(int device, struct lq_gpu_context **context)
         return "memory is out";
     }
     opened->device = device;
-    const char *why = enter(opened);
+    const char *why = learn(opened);
+    why = why != NULL ? why : enter(opened);
     /* Makes the driver's context now. */
     why = why != NULL ? why : sentence(cudaFree(NULL));
     if (why != NULL) {
@@ -77,16 +97,10 @@ static void cuda_close(struct lq_gpu_context *context)
 
 static const char *cuda_describe(struct lq_gpu_context *context, struct lq_gpu_info *info)
 {
-    cudaDeviceProp properties;
     const char *why = enter(context);
-    why = why != NULL ? why : sentence(cudaGetDeviceProperties(&properties, context->device));
-    why =
-        why != NULL ? why : sentence(cudaMemGetInfo(&info->memory_free_bytes, &info->memory_bytes));
-    if (why == NULL) {
-        (void)snprintf(info->name, sizeof info->name, "%.*s", LQ_GPU_NAME_BYTES - 1,
-                       properties.name);
-    }
-    return why;
+    memcpy(info->name, context->name, sizeof info->name);
+    return why != NULL ? why
+                       : sentence(cudaMemGetInfo(&info->memory_free_bytes, &info->memory_bytes));
 }
 
 static const char *cuda_alloc(struct lq_gpu_context *context, size_t size_bytes, void **memory)

@@ -45,7 +45,10 @@ static const char *why_no_library;
 
 static void load_library(void)
 {
-    static const char *const names[] = {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so"};
+    /* The toolkit's folder is often not among those that are searched. */
+    static const char *const names[] = {
+        "libcublasLt.so.13", "/usr/local/cuda/lib64/libcublasLt.so.13", "libcublasLt.so.12",
+        "/usr/local/cuda/lib64/libcublasLt.so.12", "libcublasLt.so"};
     void *opened = NULL;
     for (size_t i = 0; i < sizeof names / sizeof names[0] && opened == NULL; i++) {
         opened = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
