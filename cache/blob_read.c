@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "cache/cache_internal.h"
+#include "cache/placed.h"
 
 /* One run of bytes of a blob: all of a plain blob, or one part of a concatenation. */
 struct piece {
@@ -19,6 +20,7 @@ struct lq_blob_reader {
     uint64_t size_bytes;
     uint64_t id;
     bool joined;
+    struct lq_placed *placed; /* the content is a file's; NULL: it is here */
     struct piece *pieces;
     uint32_t piece_count;
 };
@@ -38,6 +40,7 @@ static void set_piece(struct piece *piece, const struct lq_digest *digest,
     piece->chunks = *record;
     piece->chunks.parts = NULL;
     piece->chunks.data = NULL;
+    piece->chunks.path = NULL;
 }
 
 static enum lq_status find_pieces(struct lq_txn *txn, struct lq_blob_reader *reader,
@@ -55,7 +58,7 @@ static enum lq_status find_pieces(struct lq_txn *txn, struct lq_blob_reader *rea
         bool is_inline = lq_digest_is_zero(&part.digest);
         if (!is_inline) {
             status = lq_blob_find(reader->cache, txn, &part.digest, &inner, found, err);
-            *found = *found && inner.kind != LQ_BLOB_JOINED && inner.size_bytes == part.size_bytes;
+            *found = *found && lq_blob_can_be_part(&inner) && inner.size_bytes == part.size_bytes;
         }
         if (status == LQ_OK && *found) {
             set_piece(piece, &part.digest, &inner, offset, part.size_bytes);
@@ -88,7 +91,11 @@ static enum lq_status fill_reader(struct lq_txn *txn, struct lq_blob_reader *rea
         return find_pieces(txn, reader, &record, found, err);
     }
     set_piece(&reader->pieces[0], &reader->digest, &record, 0, record.size_bytes);
-    return LQ_OK;
+    if (record.kind == LQ_BLOB_PLACED) {
+        status = lq_placed_open(&record, &reader->placed, err);
+        *found = reader->placed != NULL;
+    }
+    return status;
 }
 
 /* *out is NULL when the blob or one of its parts is missing. */
@@ -155,9 +162,15 @@ enum lq_status lq_blob_parts_get(const struct lq_blob_reader *reader, struct lq_
 void lq_blob_close(struct lq_blob_reader *reader)
 {
     if (reader != NULL) {
+        lq_placed_close(reader->placed);
         free(reader->pieces);
         free(reader);
     }
+}
+
+bool lq_blob_is_placed(const struct lq_blob_reader *reader)
+{
+    return reader->placed != NULL;
 }
 
 uint64_t lq_blob_size(const struct lq_blob_reader *reader)
@@ -291,9 +304,29 @@ enum lq_status lq_blob_read(struct lq_blob_reader *reader, uint64_t offset, void
                             size_t size_bytes, struct lq_error *err)
 {
     enum lq_status status = check_range(reader, offset, size_bytes, err);
+    if (status == LQ_OK && reader->placed != NULL) {
+        return lq_placed_read(reader->placed, offset, out, size_bytes, err);
+    }
     for (size_t done = 0; done < size_bytes && status == LQ_OK;) {
         status = read_some(reader, offset, out, size_bytes, &done, err);
     }
+    return status;
+}
+
+/* Pieces of a file are copied: what is mapped would end the process when the file is cut. */
+static enum lq_status each_of_file(struct lq_blob_reader *reader, lq_blob_take take, void *user,
+                                   struct lq_error *err)
+{
+    unsigned char *bytes = malloc(LQ_CHUNK_BYTES);
+    enum lq_status status = bytes == NULL ? lq_error_nomem(err, "a blob reader") : LQ_OK;
+    for (uint64_t offset = 0; offset < reader->size_bytes && status == LQ_OK;) {
+        uint64_t left = reader->size_bytes - offset;
+        size_t step = left < LQ_CHUNK_BYTES ? (size_t)left : LQ_CHUNK_BYTES;
+        status = lq_placed_read(reader->placed, offset, bytes, step, err);
+        status = status == LQ_OK ? take(user, bytes, step, err) : status;
+        offset += step;
+    }
+    free(bytes);
     return status;
 }
 
@@ -301,6 +334,9 @@ enum lq_status lq_blob_each(struct lq_blob_reader *reader, lq_blob_take take, vo
                             struct lq_error *err)
 {
     enum lq_status status = LQ_OK;
+    if (reader->placed != NULL) {
+        return each_of_file(reader, take, user, err);
+    }
     for (uint64_t offset = 0; offset < reader->size_bytes && status == LQ_OK;) {
         struct lq_txn txn;
         struct span span = {.data = NULL};
@@ -324,6 +360,23 @@ enum lq_status lq_blob_each(struct lq_blob_reader *reader, lq_blob_take take, vo
 
 /* ---- checking ---- */
 
+static enum lq_status hash_span(void *user, const void *data, size_t size_bytes,
+                                struct lq_error *err)
+{
+    (void)err;
+    lq_hasher_update(user, data, size_bytes);
+    return LQ_OK;
+}
+
+/* A file that changes or cannot be read is not whole. */
+static enum lq_status hash_file(struct lq_blob_reader *reader, struct lq_hasher *hasher,
+                                bool *whole, struct lq_error *err)
+{
+    enum lq_status status = each_of_file(reader, hash_span, hasher, err);
+    *whole = status == LQ_OK;
+    return status == LQ_ECACHE ? LQ_OK : status;
+}
+
 /* Hashes the content where it lies, one span a transaction. *whole is false when bytes are
  * missing. */
 static enum lq_status hash_content(struct lq_blob_reader *reader, struct lq_digest *digest,
@@ -335,7 +388,11 @@ static enum lq_status hash_content(struct lq_blob_reader *reader, struct lq_dige
     }
     enum lq_status status = LQ_OK;
     *whole = true;
-    for (uint64_t offset = 0; offset < reader->size_bytes && *whole && status == LQ_OK;) {
+    if (reader->placed != NULL) {
+        status = hash_file(reader, hasher, whole, err);
+    }
+    for (uint64_t offset = 0;
+         offset < reader->size_bytes && reader->placed == NULL && *whole && status == LQ_OK;) {
         struct lq_txn txn;
         struct span span;
         status = lq_store_read_begin(reader->cache->store, &txn, err);
@@ -371,7 +428,11 @@ static enum lq_status remove_change(struct lq_txn *txn, void *user, struct lq_er
     removal->garbage_id = 0;
     removal->removed = false;
     enum lq_status status = lq_blob_find(NULL, txn, &removal->reader->digest, &record, &found, err);
-    if (status != LQ_OK || !found || record.id != removal->reader->id) {
+    bool same =
+        found && record.id == removal->reader->id &&
+        (removal->reader->placed == NULL ? record.kind != LQ_BLOB_PLACED
+                                         : lq_placed_is_of(removal->reader->placed, &record));
+    if (status != LQ_OK || !same) {
         return status;
     }
     removal->removed = true;

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "cache/cache_internal.h"
+#include "cache/placed.h"
 
 static const char next_id_key[] = "next-id";
 static const char removals_key[] = "removals";
@@ -170,6 +171,9 @@ enum lq_status lq_blob_find_whole(struct lq_cache *cache, struct lq_txn *txn,
                                   bool *found, struct lq_error *err)
 {
     enum lq_status status = lq_blob_find(cache, txn, digest, record, found, err);
+    if (status == LQ_OK && *found && record->kind == LQ_BLOB_PLACED) {
+        *found = lq_placed_is_there(record);
+    }
     if (status != LQ_OK || !*found || record->kind != LQ_BLOB_JOINED) {
         return status;
     }
@@ -181,9 +185,15 @@ enum lq_status lq_blob_find_whole(struct lq_cache *cache, struct lq_txn *txn,
             continue;
         }
         status = lq_blob_find(cache, txn, &part.digest, &inner, found, err);
-        *found = *found && inner.kind != LQ_BLOB_JOINED && inner.size_bytes == part.size_bytes;
+        *found = *found && lq_blob_can_be_part(&inner) && inner.size_bytes == part.size_bytes;
     }
     return status;
+}
+
+/* What others refer to must not refer itself, nor lie where anybody may change it. */
+bool lq_blob_can_be_part(const struct lq_blob_record *record)
+{
+    return record->kind == LQ_BLOB_CHUNKS || record->kind == LQ_BLOB_SMALL;
 }
 
 /* ---- removing ---- */
@@ -360,6 +370,26 @@ bool lq_blob_exists(struct lq_cache *cache, const struct lq_digest *digest, uint
     }
     lq_store_read_end(&txn);
     return found;
+}
+
+enum lq_status lq_blob_place_get(struct lq_cache *cache, const struct lq_digest *digest,
+                                 struct lq_arena *arena, char **path, struct lq_error *err)
+{
+    struct lq_txn txn;
+    struct lq_blob_record record;
+    bool found = false;
+    *path = NULL;
+    enum lq_status status = lq_store_read_begin(cache->store, &txn, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    status = lq_blob_find(NULL, &txn, digest, &record, &found, err);
+    if (status == LQ_OK && found && record.kind == LQ_BLOB_PLACED) {
+        *path = lq_arena_dup(arena, record.path, record.path_bytes);
+        status = *path == NULL ? lq_error_nomem(err, "a path") : LQ_OK;
+    }
+    lq_store_read_end(&txn);
+    return status;
 }
 
 struct drop {

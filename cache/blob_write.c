@@ -25,6 +25,8 @@ struct commit {
     struct lq_digest digest;
     uint64_t garbage_id; /* of a record that was replaced */
     bool duplicate;      /* stored already: the writer's chunks are garbage */
+    const char *path;    /* of the file that it lies in; NULL: here */
+    struct lq_file_sig sig;
 };
 
 struct lq_blob_writer {
@@ -46,6 +48,7 @@ struct lq_blob_writer {
     struct lq_pool *pool; /* may be NULL */
     lq_blob_take copy;    /* may be NULL */
     void *copy_user;
+    lq_blob_land land;          /* `copy` alone keeps the content; else NULL */
     size_t fresh_bytes;         /* the last ones of the buffer: neither hashed nor copied yet */
     struct lq_hash_job hashing; /* a full buffer */
 };
@@ -89,6 +92,13 @@ void lq_blob_tee(struct lq_blob_writer *writer, lq_blob_take copy, void *user)
 {
     writer->copy = copy;
     writer->copy_user = user;
+}
+
+void lq_blob_keep_outside(struct lq_blob_writer *writer, lq_blob_take keep, lq_blob_land land,
+                          void *user)
+{
+    lq_blob_tee(writer, keep, user);
+    writer->land = land;
 }
 
 /* ---- chunks ---- */
@@ -173,7 +183,7 @@ static enum lq_status flush_begin(struct lq_blob_writer *writer, const unsigned 
                                   size_t size_bytes, bool borrowed, struct lq_error *err)
 {
     enum lq_status status = flush_end(writer, err);
-    if (status != LQ_OK) {
+    if (status != LQ_OK || writer->land != NULL) {
         return status;
     }
     uint32_t count = (uint32_t)(size_bytes / LQ_CHUNK_BYTES);
@@ -259,6 +269,22 @@ static enum lq_status turn_buffers(struct lq_blob_writer *writer, struct lq_erro
     return status;
 }
 
+/* Whole chunks straight from the caller; never all, so that the last flush is the one that
+ * publishes. They are hashed beside the write. */
+static enum lq_status pass_on(struct lq_blob_writer *writer, const unsigned char *data,
+                              size_t size_bytes, struct lq_error *err)
+{
+    hash_end(writer);
+    writer->hashing =
+        (struct lq_hash_job){.hasher = writer->hasher, .data = data, .size_bytes = size_bytes};
+    lq_hash_aside_begin(&writer->cache->hashing, &writer->hashing);
+    enum lq_status status =
+        writer->copy == NULL ? LQ_OK : writer->copy(writer->copy_user, data, size_bytes, err);
+    status = status == LQ_OK ? flush_begin(writer, data, size_bytes, true, err) : status;
+    hash_end(writer);
+    return status;
+}
+
 static enum lq_status store_bytes(struct lq_blob_writer *writer, const unsigned char *data,
                                   size_t size_bytes, struct lq_error *err)
 {
@@ -266,15 +292,8 @@ static enum lq_status store_bytes(struct lq_blob_writer *writer, const unsigned 
     while (size_bytes > 0 && status == LQ_OK) {
         size_t taken = 0;
         if (writer->buffered_bytes == 0 && size_bytes > flush_bytes) {
-            /* Whole chunks straight from the caller; never all, so that the last flush is the
-             * one that publishes. */
             taken = flush_bytes;
-            status =
-                writer->copy == NULL ? LQ_OK : writer->copy(writer->copy_user, data, taken, err);
-            status = status == LQ_OK ? flush_begin(writer, data, taken, true, err) : status;
-            /* Hashed beside the write. */
-            hash_end(writer);
-            lq_hasher_update(writer->hasher, data, status == LQ_OK ? taken : 0);
+            status = pass_on(writer, data, taken, err);
         } else {
             size_t room = flush_bytes - writer->buffered_bytes;
             taken = size_bytes < room ? size_bytes : room;
@@ -290,7 +309,7 @@ static enum lq_status store_bytes(struct lq_blob_writer *writer, const unsigned 
         }
         data += taken;
         size_bytes -= taken;
-        writer->stored_bytes += taken;
+        writer->stored_bytes += writer->land == NULL ? taken : 0;
     }
     if (writer->flush.writing != NULL && writer->flush.borrowed) {
         enum lq_status ended = flush_end(writer, status == LQ_OK ? err : NULL);
@@ -404,6 +423,12 @@ static enum lq_status copy_inline(struct lq_blob_writer *writer, struct lq_blob_
     return status;
 }
 
+static enum lq_status take_bytes(void *user, const void *data, size_t size_bytes,
+                                 struct lq_error *err)
+{
+    return lq_blob_write(user, data, size_bytes, err);
+}
+
 /* A part that is a concatenation itself is taken apart, so that a record never refers to a record
  * that refers: its inline pieces are copied, its parts are referred to. */
 static enum lq_status write_joined(struct lq_blob_writer *writer, struct lq_blob_reader *reader,
@@ -428,6 +453,21 @@ static enum lq_status write_joined(struct lq_blob_writer *writer, struct lq_blob
     return status;
 }
 
+/* A file outside of the cache may go: its content is copied, not referred to. */
+static enum lq_status copy_placed(struct lq_blob_writer *writer, const struct lq_digest *part,
+                                  struct lq_blob_reader *reader, struct lq_error *err)
+{
+    bool intact = false;
+    enum lq_status status = lq_blob_check(writer->cache, part, &intact, err);
+    if (status == LQ_OK && !intact) {
+        char hex[LQ_DIGEST_HEX_BYTES];
+        status = lq_error_set(
+            err, LQ_ECACHE, "cache folder %s: blob %s, a part of another, is missing; build again",
+            writer->cache->dir, lq_digest_to_hex(part, hex));
+    }
+    return status == LQ_OK ? lq_blob_each(reader, take_bytes, writer, err) : status;
+}
+
 enum lq_status lq_blob_write_blob(struct lq_blob_writer *writer, const struct lq_digest *part,
                                   struct lq_error *err)
 {
@@ -439,6 +479,7 @@ enum lq_status lq_blob_write_blob(struct lq_blob_writer *writer, const struct lq
     /* A concatenation is checked as a whole before it is taken apart. */
     bool joined = lq_blob_is_joined(writer->cache, part);
     status = lq_blob_open(writer->cache, part, joined, &reader, err);
+    bool placed = reader != NULL && lq_blob_is_placed(reader);
     if (status == LQ_OK && reader == NULL) {
         char hex[LQ_DIGEST_HEX_BYTES];
         status = lq_error_set(
@@ -446,11 +487,14 @@ enum lq_status lq_blob_write_blob(struct lq_blob_writer *writer, const struct lq
             writer->cache->dir, lq_digest_to_hex(part, hex));
     } else if (status == LQ_OK && joined) {
         status = write_joined(writer, reader, err);
+    } else if (status == LQ_OK && placed && writer->land == NULL) {
+        status = copy_placed(writer, part, reader, err);
     } else if (status == LQ_OK && lq_blob_size(reader) > 0) {
         status = settle(writer, err);
         status = status == LQ_OK ? hash_part(writer, part, reader, err) : status;
         if (status == LQ_OK) {
-            status = add_part(writer, part, lq_blob_size(reader), err);
+            status =
+                add_part(writer, writer->land == NULL ? part : NULL, lq_blob_size(reader), err);
             writer->size_bytes += lq_blob_size(reader);
         }
     }
@@ -466,12 +510,17 @@ static enum lq_status put_record(struct lq_txn *txn, struct commit *commit, uint
 {
     struct lq_blob_writer *writer = commit->writer;
     struct lq_blob_record record = {
-        .kind = writer->has_refs ? LQ_BLOB_JOINED : LQ_BLOB_CHUNKS,
+        .kind = writer->land != NULL ? LQ_BLOB_PLACED
+                : writer->has_refs   ? LQ_BLOB_JOINED
+                                     : LQ_BLOB_CHUNKS,
         .size_bytes = writer->size_bytes,
         .id = id,
         .stored_bytes = writer->stored_bytes,
         .chunk_bytes = LQ_CHUNK_BYTES,
         .part_count = writer->part_count,
+        .path = commit->path,
+        .path_bytes = commit->path == NULL ? 0 : (uint32_t)strlen(commit->path),
+        .sig = commit->sig,
     };
     struct lq_buffer buffer;
     lq_buffer_init(&buffer);
@@ -499,7 +548,8 @@ static enum lq_status refer_parts(struct lq_txn *txn, struct lq_blob_writer *wri
             continue;
         }
         status = lq_blob_find(NULL, txn, &part->digest, &record, &found, err);
-        if (status == LQ_OK && (!found || record.size_bytes != part->size_bytes)) {
+        bool fits = found && lq_blob_can_be_part(&record) && record.size_bytes == part->size_bytes;
+        if (status == LQ_OK && !fits) {
             char hex[LQ_DIGEST_HEX_BYTES];
             return lq_error_set(err, LQ_ECACHE,
                                 "cache folder %s: blob %s, a part of another, was removed "
@@ -554,7 +604,8 @@ static enum lq_status commit_large(struct lq_blob_writer *writer, const struct l
                                    struct lq_error *err)
 {
     unsigned flags = LQ_STORE_PATIENT | (writer->has_refs ? LQ_STORE_WITH_LATER : 0u);
-    writer->commit = (struct commit){.writer = writer, .digest = *digest};
+    writer->commit.writer = writer;
+    writer->commit.digest = *digest;
     return lq_store_write_begin(writer->cache->store, flags, writer->buffered_bytes + 64 * 1024,
                                 commit_change, &writer->commit, &writer->commit.writing, err);
 }
@@ -633,6 +684,28 @@ static enum lq_status commit_small(struct lq_blob_writer *writer, const struct l
     return status;
 }
 
+/* The file gets its name. What is told of it is believed as far as a record can hold it. */
+static enum lq_status land(struct lq_blob_writer *writer, const struct lq_digest *digest,
+                           struct lq_error *err)
+{
+    struct commit *commit = &writer->commit;
+    if (writer->land == NULL) {
+        return LQ_OK;
+    }
+    writer->buffered_bytes = 0; /* the taker has them */
+    enum lq_status status =
+        writer->land(writer->copy_user, digest, &commit->path, &commit->sig, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    if (commit->path[0] != '/' || strlen(commit->path) > LQ_BLOB_PATH_BYTES_MAX ||
+        commit->sig.size_bytes != writer->size_bytes) {
+        return lq_error_set(err, LQ_EIO, "%s: changed while it was written; build again",
+                            commit->path);
+    }
+    return LQ_OK;
+}
+
 /* Begins to publish under its digest; with `expected` only if that is the digest. */
 static enum lq_status commit_begin(struct lq_blob_writer *writer, const struct lq_digest *expected,
                                    struct lq_digest *own, struct lq_error *err)
@@ -649,7 +722,11 @@ static enum lq_status commit_begin(struct lq_blob_writer *writer, const struct l
     }
     /* Before it is looked for: an old copy that is found must stay. */
     lq_marks_add(writer->cache->marks, own);
-    return !writer->has_refs && writer->size_bytes <= LQ_SMALL_BYTES_MAX
+    status = land(writer, own, err);
+    if (status != LQ_OK) {
+        return status;
+    }
+    return !writer->has_refs && writer->land == NULL && writer->size_bytes <= LQ_SMALL_BYTES_MAX
                ? commit_small(writer, own, err)
                : commit_large(writer, own, err);
 }

@@ -83,6 +83,16 @@ void lq_blob_use_pool(struct lq_blob_writer *writer, struct lq_pool *pool);
 typedef enum lq_status (*lq_blob_take)(void *user, const void *data, size_t size_bytes,
                                        struct lq_error *err);
 void lq_blob_tee(struct lq_blob_writer *writer, lq_blob_take copy, void *user);
+/* The same, and the taker is the only one who keeps the content: nothing but a record of where it
+ * is gets into the cache. `land` is called by the commit when the taker has every byte; it makes
+ * the file durable, gives it its name, and tells the absolute path, which lives as long as the
+ * writer, and a signature that no later write can repeat (not lq_file_sig_is_fresh). Such a blob is
+ * there as long as the file is as it was; a blob that is stored already stays. */
+typedef enum lq_status (*lq_blob_land)(void *user, const struct lq_digest *digest,
+                                       const char **path, struct lq_file_sig *sig,
+                                       struct lq_error *err);
+void lq_blob_keep_outside(struct lq_blob_writer *writer, lq_blob_take keep, lq_blob_land land,
+                          void *user);
 /* Publishes and frees the writer, whether it succeeds or not. A blob that is already stored costs
  * nothing: the new copy is dropped. */
 enum lq_status lq_blob_commit(struct lq_blob_writer *writer, struct lq_digest *digest,
@@ -129,8 +139,12 @@ enum lq_status lq_blob_walk(struct lq_blob_reader *reader, struct lq_pool *pool,
                             lq_blob_take copy, void *user, struct lq_error *err);
 void lq_blob_close(struct lq_blob_reader *reader);
 
-/* True when the blob and all its parts have records (content not checked). */
+/* True when the blob and all its parts have records (content not checked), or the file that it lies
+ * in is as it was. */
 bool lq_blob_exists(struct lq_cache *cache, const struct lq_digest *digest, uint64_t *size_bytes);
+/* The path of the file that a blob lies, or lay, in; NULL for one in the cache or none at all. */
+enum lq_status lq_blob_place_get(struct lq_cache *cache, const struct lq_digest *digest,
+                                 struct lq_arena *arena, char **path, struct lq_error *err);
 /* Forgets a blob: used for transient outputs. Not an error when it is absent or when a
  * concatenation still refers to it (then it stays). */
 enum lq_status lq_blob_drop(struct lq_cache *cache, const struct lq_digest *digest,
@@ -206,6 +220,8 @@ struct lq_cache_stats {
     uint64_t blob_bytes;   /* content of stored blobs, concatenations not counted */
     uint64_t joined_count; /* concatenations */
     uint64_t joined_bytes;
+    uint64_t placed_count; /* blobs that lie in files outside of the cache */
+    uint64_t placed_bytes;
     uint64_t action_count;
     uint64_t file_count;
     uint64_t history_count;
@@ -213,7 +229,8 @@ struct lq_cache_stats {
 };
 enum lq_status lq_cache_stats_get(struct lq_cache *cache, struct lq_cache_stats *out,
                                   struct lq_error *err);
-/* Checks every blob against its digest; removes what is wrong and warns about each. */
+/* Checks every blob against its digest; removes what is wrong and warns about each. The record of a
+ * file outside of the cache that has changed goes, too, but is no damage. */
 enum lq_status lq_cache_verify(struct lq_cache *cache, uint64_t *checked, uint64_t *removed,
                                struct lq_error *err);
 /* Removes everything. LQ_ECACHE while another process holds a step lock. */

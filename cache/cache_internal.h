@@ -55,10 +55,13 @@ uint64_t lq_id_from_key(const void *key);
 enum lq_status lq_blob_find(struct lq_cache *cache, struct lq_txn *txn,
                             const struct lq_digest *digest, struct lq_blob_record *record,
                             bool *found, struct lq_error *err);
-/* The same, and every part of a concatenation has a record of the right size. */
+/* The same, and every part of a concatenation has a record of the right size, or the file that a
+ * placed blob lies in is as it was. */
 enum lq_status lq_blob_find_whole(struct lq_cache *cache, struct lq_txn *txn,
                                   const struct lq_digest *digest, struct lq_blob_record *record,
                                   bool *found, struct lq_error *err);
+/* True for the kinds that a concatenation may refer to. */
+bool lq_blob_can_be_part(const struct lq_blob_record *record);
 /* Takes the next number for a blob's chunks. Numbers are never used again. */
 enum lq_status lq_blob_next_id(struct lq_txn *txn, uint64_t *id, struct lq_error *err);
 /* One more removal: see lq_cache_removals. */
@@ -87,6 +90,8 @@ enum lq_status lq_blob_sweep_dead(struct lq_cache *cache, struct lq_error *err);
 enum lq_status lq_blob_check(struct lq_cache *cache, const struct lq_digest *digest, bool *intact,
                              struct lq_error *err);
 
+/* True for content that lies in a file outside of the cache. */
+bool lq_blob_is_placed(const struct lq_blob_reader *reader);
 /* True when the stored record is a concatenation. */
 bool lq_blob_is_joined(struct lq_cache *cache, const struct lq_digest *digest);
 /* The parts of an open blob, inline ones with a zero digest; the caller frees them. */

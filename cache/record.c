@@ -58,6 +58,16 @@ bool lq_record_unseal(enum lq_record_kind kind, const void *key, size_t key_byte
 
 /* ---- blobs ---- */
 
+static void encode_place(const struct lq_blob_record *record, struct lq_buffer *out)
+{
+    lq_buffer_append_u64(out, record->sig.device);
+    lq_buffer_append_u64(out, record->sig.inode);
+    lq_buffer_append_u64(out, (uint64_t)record->sig.mtime_ns);
+    lq_buffer_append_u64(out, (uint64_t)record->sig.ctime_ns);
+    lq_buffer_append_u32(out, record->path_bytes);
+    lq_buffer_append(out, record->path, record->path_bytes);
+}
+
 void lq_blob_record_encode(const struct lq_digest *digest, const struct lq_blob_record *record,
                            const struct lq_blob_part *parts, struct lq_buffer *out)
 {
@@ -65,6 +75,8 @@ void lq_blob_record_encode(const struct lq_digest *digest, const struct lq_blob_
     lq_buffer_append_u64(out, record->size_bytes);
     if (record->kind == LQ_BLOB_SMALL) {
         lq_buffer_append(out, record->data, (size_t)record->size_bytes);
+    } else if (record->kind == LQ_BLOB_PLACED) {
+        encode_place(record, out);
     } else {
         lq_buffer_append_u64(out, record->id);
         lq_buffer_append_u64(out, record->stored_bytes);
@@ -152,11 +164,32 @@ static const char *decode_stored(struct lq_reader *reader, struct lq_blob_record
     return NULL;
 }
 
+static const char *decode_place(struct lq_reader *reader, struct lq_blob_record *out)
+{
+    out->sig.device = lq_read_u64(reader);
+    out->sig.inode = lq_read_u64(reader);
+    out->sig.size_bytes = out->size_bytes;
+    out->sig.mtime_ns = (int64_t)lq_read_u64(reader);
+    out->sig.ctime_ns = (int64_t)lq_read_u64(reader);
+    out->path_bytes = lq_read_u32(reader);
+    if (!reader->failed && out->path_bytes > LQ_BLOB_PATH_BYTES_MAX) {
+        return "the path in it is too long";
+    }
+    out->path = lq_read_bytes(reader, out->path_bytes);
+    if (reader->failed || lq_reader_left(reader) != 0) {
+        return "its length is wrong";
+    }
+    return out->path_bytes < 2 || out->path[0] != '/' ||
+                   memchr(out->path, 0, out->path_bytes) != NULL
+               ? "the path in it is none"
+               : NULL;
+}
+
 static const char *decode_blob(struct lq_reader *reader, struct lq_blob_record *out)
 {
     uint8_t kind = lq_read_u8(reader);
     out->size_bytes = lq_read_u64(reader);
-    if (kind < LQ_BLOB_CHUNKS || kind > LQ_BLOB_SMALL) {
+    if (kind < LQ_BLOB_CHUNKS || kind > LQ_BLOB_PLACED) {
         return "its kind is unknown";
     }
     out->kind = (enum lq_blob_kind)kind;
@@ -164,6 +197,9 @@ static const char *decode_blob(struct lq_reader *reader, struct lq_blob_record *
         out->data = lq_read_bytes(reader, out->size_bytes);
         return reader->failed || lq_reader_left(reader) != 0 ? "its content has another size"
                                                              : NULL;
+    }
+    if (out->kind == LQ_BLOB_PLACED) {
+        return decode_place(reader, out);
     }
     const char *why = decode_stored(reader, out);
     if (why == NULL && out->kind == LQ_BLOB_CHUNKS) {

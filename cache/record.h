@@ -30,7 +30,7 @@ void lq_record_seal(enum lq_record_kind kind, const void *key, size_t key_bytes,
 bool lq_record_unseal(enum lq_record_kind kind, const void *key, size_t key_bytes,
                       const void *record, size_t record_bytes, size_t *payload_bytes);
 
-enum lq_blob_kind { LQ_BLOB_CHUNKS = 1, LQ_BLOB_JOINED = 2, LQ_BLOB_SMALL = 3 };
+enum lq_blob_kind { LQ_BLOB_CHUNKS = 1, LQ_BLOB_JOINED = 2, LQ_BLOB_SMALL = 3, LQ_BLOB_PLACED = 4 };
 
 /* One piece of a concatenation: the next `size_bytes` of another blob (all of it), or with an
  * all-zero digest of the blob's own chunks. */
@@ -49,9 +49,13 @@ struct lq_blob_record {
     uint32_t part_count;       /* joined */
     const void *parts;         /* joined: packed; see lq_blob_record_part; borrowed */
     const unsigned char *data; /* small: the content; borrowed */
+    const char *path;          /* placed: an absolute path, without a NUL behind it; borrowed */
+    uint32_t path_bytes;
+    struct lq_file_sig sig; /* placed: of the file at the path, which has size_bytes */
 };
 
-/* `parts` holds `part_count` parts (joined), `data` the content (small). */
+/* `parts` holds `part_count` parts (joined), `data` the content (small), `path` and `sig` say where
+ * it is (placed). */
 void lq_blob_record_encode(const struct lq_digest *digest, const struct lq_blob_record *record,
                            const struct lq_blob_part *parts, struct lq_buffer *out);
 /* False when it is malformed: then `why` says how. The result borrows from `bytes`. */

@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "cache/cache_internal.h"
+#include "cache/placed.h"
 #include "cache/replace.h"
 #include "cache/store_file.h"
 #include "cache/store_salvage.h"
@@ -261,14 +262,27 @@ static enum lq_status copy_content(struct repair *repair, const struct lq_blob_r
     }
 }
 
-static enum lq_status save_blob(struct repair *repair, const struct lq_digest *digest,
-                                const struct lq_blob_record *record, struct lq_error *err)
+static enum lq_status put(struct repair *repair, enum lq_db db,
+                          const struct lq_salvage_entry *entry, struct lq_error *err)
+{
+    struct lq_bytes key = {entry->key, entry->key_bytes};
+    struct lq_bytes value = {repair->value, (size_t)entry->size_bytes};
+    return lq_store_later(repair->cache->store, db, &key, &value, true, err);
+}
+
+/* Content in a file outside is as proven as the digest of a file: its record has a seal. */
+static enum lq_status save_blob(struct repair *repair, const struct lq_salvage_entry *entry,
+                                const struct lq_digest *digest, const struct lq_blob_record *record,
+                                struct lq_error *err)
 {
     struct lq_blob_writer *writer = NULL;
     bool whole = false;
     bool same = false;
     if (lq_blob_exists(repair->cache, digest, NULL)) {
         return LQ_OK;
+    }
+    if (record->kind == LQ_BLOB_PLACED) {
+        return lq_placed_is_there(record) ? put(repair, LQ_DB_BLOBS, entry, err) : LQ_OK;
     }
     enum lq_status status = lq_blob_begin(repair->cache, &writer, err);
     if (status != LQ_OK) {
@@ -303,19 +317,11 @@ static enum lq_status visit_blob(void *user, const struct lq_salvage_entry *entr
     }
     repair->sealed++;
     return (record.kind == LQ_BLOB_JOINED) == repair->wants_joined
-               ? save_blob(repair, &digest, &record, err)
+               ? save_blob(repair, entry, &digest, &record, err)
                : LQ_OK;
 }
 
 /* ---- records ---- */
-
-static enum lq_status put(struct repair *repair, enum lq_db db,
-                          const struct lq_salvage_entry *entry, struct lq_error *err)
-{
-    struct lq_bytes key = {entry->key, entry->key_bytes};
-    struct lq_bytes value = {repair->value, (size_t)entry->size_bytes};
-    return lq_store_later(repair->cache->store, db, &key, &value, true, err);
-}
 
 static bool has_seal(const struct repair *repair, enum lq_record_kind kind,
                      const struct lq_salvage_entry *entry, size_t *payload_bytes)
@@ -494,7 +500,8 @@ static void count_lost(const struct lq_salvage *salvage, struct lq_repair_result
 {
     uint64_t results = 0;
     uint64_t blobs = 0;
-    uint64_t blobs_saved = out->saved.blob_count + out->saved.joined_count;
+    uint64_t blobs_saved =
+        out->saved.blob_count + out->saved.joined_count + out->saved.placed_count;
     out->lost_known = lq_salvage_table(salvage, "actions", &results) &&
                       lq_salvage_table(salvage, "blobs", &blobs);
     /* A number that is wrong itself is not believed. */

@@ -36,6 +36,7 @@ static enum lq_status walk_next(struct lq_cache *cache, struct lq_txn *txn, stru
         lq_blob_record_decode(&walk->digest, value.data, value.size_bytes, &walk->record, &why);
     walk->record.parts = NULL;
     walk->record.data = NULL;
+    walk->record.path = NULL;
     return LQ_OK;
 }
 
@@ -55,6 +56,9 @@ static enum lq_status count_blobs(struct lq_cache *cache, struct lq_txn *txn,
         if (walk.decoded && walk.record.kind == LQ_BLOB_JOINED) {
             out->joined_count++;
             out->joined_bytes += walk.record.size_bytes;
+        } else if (walk.decoded && walk.record.kind == LQ_BLOB_PLACED) {
+            out->placed_count++;
+            out->placed_bytes += walk.record.size_bytes;
         } else if (walk.decoded) {
             out->blob_count++;
             out->blob_bytes += walk.record.size_bytes;
@@ -134,6 +138,11 @@ static enum lq_status verify_one(struct lq_cache *cache, struct walk *walk, bool
         return lq_store_write(cache->store, 0, 4096, delete_undecodable, &walk->digest, err);
     }
     bool exists = lq_blob_exists(cache, &walk->digest, NULL);
+    if (!exists && walk->record.kind == LQ_BLOB_PLACED) {
+        /* What users do with their files is no damage. */
+        *intact = true;
+        return lq_store_write(cache->store, 0, 4096, delete_incomplete, &walk->digest, err);
+    }
     if (!exists) {
         lq_cache_warn(cache, "a part of blob %.12s is missing; the blob is removed",
                       lq_digest_to_hex(&walk->digest, hex));

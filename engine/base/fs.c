@@ -64,6 +64,16 @@ enum lq_status lq_file_sig_get(const char *path, struct lq_file_sig *sig, bool *
     return LQ_OK;
 }
 
+bool lq_file_sig_of(int fd, struct lq_file_sig *sig)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+        return false;
+    }
+    fill_sig(&st, sig);
+    return true;
+}
+
 bool lq_file_sig_is_fresh(const struct lq_file_sig *sig)
 {
     struct timespec now;
@@ -357,6 +367,11 @@ enum lq_status lq_atomic_file_write(struct lq_atomic_file *file, const void *dat
 enum lq_status lq_atomic_file_stream(struct lq_atomic_file *file, struct lq_error *err)
 {
     return lq_file_stream_open(&file->stream, file->fd, file->path, err);
+}
+
+bool lq_atomic_file_sig(const struct lq_atomic_file *file, struct lq_file_sig *sig)
+{
+    return lq_file_sig_of(file->fd, sig);
 }
 
 static enum lq_status end_stream(struct lq_atomic_file *file, struct lq_error *err)

@@ -26,6 +26,8 @@ bool lq_file_sig_equal(const struct lq_file_sig *a, const struct lq_file_sig *b)
 /* stat(). *exists false for a missing file (then LQ_OK). Anything but a regular file: LQ_EIO. */
 enum lq_status lq_file_sig_get(const char *path, struct lq_file_sig *sig, bool *exists,
                                struct lq_error *err);
+/* fstat() of an open file; false for anything but a regular file. */
+bool lq_file_sig_of(int fd, struct lq_file_sig *sig);
 /* True when the file's time stamps are so fresh that a later write could leave them unchanged. */
 bool lq_file_sig_is_fresh(const struct lq_file_sig *sig);
 
@@ -65,6 +67,8 @@ enum lq_status lq_atomic_file_write(struct lq_atomic_file *file, const void *dat
 /* Before anything is written: the file is large, so its bytes go to the disk while the caller goes
  * on (file_stream.h). */
 enum lq_status lq_atomic_file_stream(struct lq_atomic_file *file, struct lq_error *err);
+/* The signature of what is written so far; false when it cannot be had. */
+bool lq_atomic_file_sig(const struct lq_atomic_file *file, struct lq_file_sig *sig);
 /* Frees `file` whether it succeeds or not. `sig` may be NULL. */
 enum lq_status lq_atomic_file_commit(struct lq_atomic_file *file, struct lq_file_sig *sig,
                                      struct lq_error *err);

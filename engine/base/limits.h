@@ -41,7 +41,8 @@ enum {
     LQ_PROMPTS_MAX = 4096,
     LQ_CONTINUATION_MAX = 4096, /* tokens that a model writes behind a prompt */
     LQ_STEP_OUTPUTS_MAX = 64,
-    LQ_BLOB_PARTS_MAX = 1 << 22, /* pieces of a concatenation: two a tensor and some */
+    LQ_BLOB_PARTS_MAX = 1 << 22,   /* pieces of a concatenation: two a tensor and some */
+    LQ_BLOB_PATH_BYTES_MAX = 4095, /* of the file that a blob lies in; Linux's PATH_MAX */
     LQ_VERDICT_BYTES_MAX = 1 << 20,
     LQ_MANIFEST_BYTES_MAX = 1 << 28,
     LQ_THREADS_MAX = 1024,

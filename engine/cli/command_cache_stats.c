@@ -100,6 +100,8 @@ static void write_stats(struct lq_buffer *out, const char *dir, const struct lq_
     put_uint(&writer, "blob_bytes", stats->blob_bytes);
     put_uint(&writer, "joined", stats->joined_count);
     put_uint(&writer, "joined_bytes", stats->joined_bytes);
+    put_uint(&writer, "placed", stats->placed_count);
+    put_uint(&writer, "placed_bytes", stats->placed_bytes);
     put_uint(&writer, "actions", stats->action_count);
     put_uint(&writer, "files", stats->file_count);
     put_uint(&writer, "history", stats->history_count);
@@ -124,6 +126,11 @@ static void print_stats(struct lq_buffer *out, const char *dir, const struct lq_
     lq_buffer_printf(out, "joined blobs    %llu, %s, stored by their parts\n",
                      (unsigned long long)stats->joined_count,
                      lq_text_size(stats->joined_bytes, size, sizeof size));
+    if (stats->placed_count > 0) {
+        lq_buffer_printf(out, "placed blobs    %llu, %s, in files outside of the cache\n",
+                         (unsigned long long)stats->placed_count,
+                         lq_text_size(stats->placed_bytes, size, sizeof size));
+    }
     lq_buffer_printf(out, "actions         %llu\n", (unsigned long long)stats->action_count);
     lq_buffer_printf(out, "known files     %llu\n", (unsigned long long)stats->file_count);
     lq_buffer_printf(out, "histories       %llu\n", (unsigned long long)stats->history_count);

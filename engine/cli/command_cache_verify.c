@@ -59,7 +59,8 @@ static void print_repaired(const struct lq_repair_result *result, struct lq_buff
                                      "checks what is in it\n");
         return;
     }
-    append_counts(out, "saved ", saved->action_count, saved->blob_count + saved->joined_count);
+    append_counts(out, "saved ", saved->action_count,
+                  saved->blob_count + saved->joined_count + saved->placed_count);
     lq_buffer_printf(out, ", %s; ", lq_text_size(saved->blob_bytes, size, sizeof size));
     if (!result->lost_known) {
         lq_buffer_append_string(out, "what was lost cannot be counted any more\n");
@@ -78,7 +79,8 @@ static void write_repaired(const struct lq_repair_result *result, struct lq_buff
         uint64_t value;
     } fields[] = {
         {"results_saved", result->saved.action_count},
-        {"blobs_saved", result->saved.blob_count + result->saved.joined_count},
+        {"blobs_saved",
+         result->saved.blob_count + result->saved.joined_count + result->saved.placed_count},
         {"blob_bytes_saved", result->saved.blob_bytes},
         {"results_lost", result->results_lost},
         {"blobs_lost", result->blobs_lost},
