@@ -370,6 +370,9 @@ enum lq_status lq_build_run_on(struct lq_executor *executor, const struct lq_rec
     build->remember_end = &build->remember;
     build->memory_max =
         options->memory_bytes_max != 0 ? options->memory_bytes_max : lq_schedule_default_memory();
+    /* Tests write their small files once only, too. */
+    const char *large = getenv("LQBUILD_TEST_LARGE_BYTES");
+    build->large_bytes = large == NULL ? LQ_BUILD_LARGE_BYTES : strtoull(large, NULL, 10);
     build->started_ns = lq_clock_ns();
     lq_arena_init(&build->arena);
     (void)pthread_mutex_init(&build->mutex, NULL);

@@ -25,6 +25,9 @@ enum {
 /* Work that a killed build may lose because its result was only in memory. */
 #define LQ_BUILD_HOLD_SECONDS 60.0
 
+/* From here on a second copy of an output in the cache costs more than it is worth. */
+#define LQ_BUILD_LARGE_BYTES ((uint64_t)64 << 20)
+
 struct lq_pending_warning {
     struct lq_pending_warning *next;
     char text[];
@@ -74,6 +77,7 @@ struct lq_build {
     bool parallel_under_way;
     uint64_t memory_under_way;
     uint64_t memory_max;
+    uint64_t large_bytes; /* what is written once only, to its place */
     struct lq_held *held; /* transient outputs in memory */
     uint64_t held_bytes;
     struct lq_claim *claims[LQ_BUILD_CLAIM_BUCKETS];
@@ -250,12 +254,18 @@ void lq_remember_settle(struct lq_build *build, bool wait);
 /* early.c: an output of a step that is written to its place while it is made */
 struct lq_early {
     struct lq_place *place;      /* NULL: it is not */
-    struct lq_atomic_file *file; /* NULL: not begun, or kept */
+    struct lq_atomic_file *file; /* NULL: not begun, kept, or in place */
     bool failed;
+    bool only;  /* the cache has no copy */
+    char *path; /* where it is then; of the run's arena; NULL: the cache has one */
+    struct lq_cache *cache;
 };
-/* For a task that is about to run and reads so much. */
+/* True when bytes of this number are written once only. */
+bool lq_early_is_large(const struct lq_build *build, uint64_t size_bytes);
+/* For a task that is about to run and reads so much; `output` is one of its own. */
 void lq_early_init(struct lq_early *early, const struct lq_build *build, const struct lq_task *task,
-                   const char *output, uint64_t read_bytes);
+                   const struct lq_step_output *output, uint64_t read_bytes,
+                   struct lq_arena *arena);
 /* Before the first byte. `early` stays where it is until the writer is gone. */
 void lq_early_begin(struct lq_early *early, struct lq_blob_writer *writer);
 /* The step is done: the file waits for its node to be placed. */

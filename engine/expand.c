@@ -53,6 +53,11 @@ struct lq_arena *lq_expand_arena(struct lq_expand *expand)
     return &expand->build->arena;
 }
 
+bool lq_expand_is_large(const struct lq_expand *expand, uint64_t size_bytes)
+{
+    return lq_early_is_large(expand->build, size_bytes);
+}
+
 bool lq_expand_digest(const struct lq_expand *expand, const struct lq_artifact *artifact,
                       const char *output, struct lq_digest *digest, uint64_t *size_bytes)
 {

@@ -150,6 +150,7 @@ struct lq_task {
     struct lq_waiter *waiters;
     struct lq_task_output *outputs;
     char *manifest;
+    char *lost_path; /* of the file that was its output; NULL: none; only for explanations */
     struct lq_digest key;
     bool keyed;
     bool counted;  /* `outcome` is in the result's counts */

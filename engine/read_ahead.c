@@ -87,8 +87,8 @@ void lq_read_ahead_add(struct lq_read_ahead *ahead, const struct lq_map *map, ui
     *ahead->last = part;
     ahead->last = &part->next;
     (void)pthread_cond_signal(&ahead->added);
-    (void)pthread_mutex_unlock(&ahead->mutex);
     if (!ahead->has_thread) {
         ahead->has_thread = lq_thread_start(&ahead->thread, read_parts, ahead);
     }
+    (void)pthread_mutex_unlock(&ahead->mutex);
 }

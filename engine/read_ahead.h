@@ -2,7 +2,7 @@
  * pages of one part after the other, in small pieces, because the system answers a single request
  * for a large part with its first pages alone, and a request waits while the disk is busy. Nothing
  * is copied, and nothing depends on it but time. Ownership: maps are borrowed until fini. Thread
- * rule: one thread calls all three functions. Limits: none. */
+ * rule: init and fini on one thread, add on any. Limits: none. */
 #ifndef LQ_ENGINE_READ_AHEAD_H
 #define LQ_ENGINE_READ_AHEAD_H
 

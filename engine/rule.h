@@ -181,6 +181,10 @@ struct lq_step {
     size_t input_count;
     const struct lq_step_output *outputs;
     size_t output_count;
+    /* About how many bytes of its outputs the step makes itself, rather than passing on whole
+     * inputs that steps made; 0: few. Where that is large (lq_expand_is_large) an output that has a
+     * place is kept there only. */
+    uint64_t own_bytes;
     /* Resources. `parallel`: splits its work with lq_run_pool and wants the machine; such steps run
      * one at a time. `memory_bytes`: what it needs at its peak besides mapped sources. `cost`: a
      * guess at its duration in microseconds, used before a measured one is known. */
@@ -210,6 +214,9 @@ const char *lq_expand_source_name(const struct lq_expand *expand,
  */
 enum lq_status lq_expand_add_step(struct lq_expand *expand, const struct lq_step *step,
                                   size_t *index, struct lq_error *err);
+/* True for content so large that it should be written once only. What costs less to make than to
+ * read back is then best made by the step that writes the file. */
+bool lq_expand_is_large(const struct lq_expand *expand, uint64_t size_bytes);
 /* Says what an output of the artifact is. The output named "main" is what is put at the path that
  * the recipe names. An output may be a step's output or a source or bytes, unchanged. */
 enum lq_status lq_expand_bind_output(struct lq_expand *expand, const char *name,
@@ -251,6 +258,10 @@ struct lq_run_expected {
     uint64_t size_bytes;
 };
 size_t lq_run_expected(const struct lq_run *run, const struct lq_run_expected **list);
+/* The input will be read soon; it will not be read again: for steps that read large parts of files
+ * one after the other. */
+void lq_run_input_ahead(struct lq_run *run, const char *name);
+void lq_run_input_done(struct lq_run *run, const char *name);
 /* A file that has the input's content, for programs that want a path; removed after the run. */
 enum lq_status lq_run_input_path(struct lq_run *run, const char *name, const char **path,
                                  struct lq_error *err);

@@ -119,7 +119,8 @@ enum lq_status lq_run_create(struct lq_build *build, struct lq_task *task, struc
     run->hold_bytes_left = room_to_hold(build, task);
     for (size_t i = 0; i < spec->output_count; i++) {
         run->outputs[i].name = spec->outputs[i].name;
-        lq_early_init(&run->outputs[i].early, build, task, spec->outputs[i].name, read_bytes);
+        lq_early_init(&run->outputs[i].early, build, task, &spec->outputs[i], read_bytes,
+                      &run->arena);
     }
     task->run = run;
     return LQ_OK;
@@ -152,7 +153,8 @@ void lq_run_collect_expected(struct lq_build *build, struct lq_run *run,
 
 void lq_run_read_ahead(struct lq_build *build, const struct lq_task *task)
 {
-    for (size_t i = 0; i < task->spec.input_count; i++) {
+    /* A step that makes a large file reads by and by, and asks itself. */
+    for (size_t i = 0; i < task->spec.input_count && task->spec.own_bytes == 0; i++) {
         const struct lq_ref *ref = &task->spec.inputs[i].ref;
         const struct lq_map *map = NULL;
         if (ref->kind == LQ_REF_SLICE && ref->size_bytes >= AHEAD_BYTES_MIN) {
@@ -360,6 +362,24 @@ enum lq_status lq_run_direct_bytes(struct lq_run *run, const struct lq_run_input
         *bytes = map->data + input->offset;
     }
     return status;
+}
+
+void lq_run_input_ahead(struct lq_run *run, const char *name)
+{
+    const struct lq_run_input *input = lq_run_find_input(run, name);
+    const struct lq_map *map = NULL;
+    if (input != NULL && input->source != NULL && input->size_bytes >= AHEAD_BYTES_MIN &&
+        lq_source_map(run->build, input->source, &map, NULL) == LQ_OK) {
+        lq_read_ahead_add(&run->build->ahead, map, input->offset, input->size_bytes);
+    }
+}
+
+void lq_run_input_done(struct lq_run *run, const char *name)
+{
+    const struct lq_run_input *input = lq_run_find_input(run, name);
+    if (input != NULL && input->source != NULL) {
+        lq_source_release(run->build, input->source, input->offset, input->size_bytes);
+    }
 }
 
 /* Many steps may read one big file, a model of many layers: each build checks it once. */

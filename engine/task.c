@@ -295,6 +295,10 @@ static enum lookup look_up(struct lq_build *build, struct lq_task *task)
             return LOOKUP_MISS;
         }
         if (!output->transient && !lq_blob_exists(build->cache, &stored->digest, &size_bytes)) {
+            if (build->options->explain) {
+                (void)lq_blob_place_get(build->cache, &stored->digest, &build->arena,
+                                        &task->lost_path, NULL);
+            }
             return LOOKUP_OUTPUT_GONE;
         }
         output->digest = stored->digest;
@@ -348,6 +352,8 @@ static void set_reason(struct lq_build *build, struct lq_task *task, enum lookup
         lq_buffer_printf(&text, "it reads %s, which is to be made anew\n", awaited);
     } else if (task->must_run) {
         lq_buffer_append_string(&text, "an output of it is needed again\n");
+    } else if (lookup == LOOKUP_OUTPUT_GONE && task->lost_path != NULL) {
+        lq_buffer_printf(&text, "its file %s was changed or removed\n", task->lost_path);
     } else if (lookup == LOOKUP_OUTPUT_GONE) {
         lq_buffer_append_string(&text, "its output is no longer in the cache\n");
     } else {

@@ -1,7 +1,6 @@
-/* The rule `gguf`: a model as a GGUF file at a quantization level or by a profile. One step for
- * each tensor whose bytes change, and one that joins header and tensors without copying them. */
+/* The rule `gguf`: a model as a GGUF file at a quantization level or by a profile: what type each
+ * tensor gets, and the header. quant/gguf_steps.h has the steps. */
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,16 +8,14 @@
 #include "engine/base/compiler.h"
 #include "engine/base/text.h"
 #include "engine/base/version.h"
-#include "kernels/gpu.h"
 #include "kernels/kernels.h"
 #include "rules/format/dqprofile.h"
 #include "rules/format/mask.h"
 #include "rules/model/tensor_ref.h"
 #include "rules/profile/resolve.h"
-#include "rules/quant/copied_tensors.h"
-#include "rules/quant/encode_pieces.h"
 #include "rules/quant/encode_tensor.h"
 #include "rules/quant/gguf_check.h"
+#include "rules/quant/gguf_steps.h"
 #include "rules/quant/levels.h"
 #include "rules/quant/promotion.h"
 #include "rules/quant/provenance.h"
@@ -311,13 +308,6 @@ static enum lq_status decide_types(struct request *request, struct lq_error *err
     return status == LQ_OK ? promote_spikes(request, err) : status;
 }
 
-/* True for a tensor whose bytes go into the file as they are. */
-static bool is_copied(const struct request *request, size_t number)
-{
-    const struct lq_model_tensor *tensor = &request->index.tensors[number];
-    return request->types[number] == tensor->dtype && lq_model_tensor_is_verbatim(tensor);
-}
-
 /* Refuses what would give a useless or impossible file, before any work. */
 static enum lq_status check_types(const struct request *request, struct lq_error *err)
 {
@@ -327,7 +317,7 @@ static enum lq_status check_types(const struct request *request, struct lq_error
     for (size_t i = 0; i < request->index.tensor_count; i++) {
         const struct lq_model_tensor *tensor = &request->index.tensors[i];
         enum lq_dtype dtype = request->types[i];
-        if (is_copied(request, i)) {
+        if (dtype == tensor->dtype && lq_model_tensor_is_verbatim(tensor)) {
             continue;
         }
         if (lq_level_is_quantized_type(tensor->dtype) && !allow) {
@@ -477,233 +467,20 @@ static enum lq_status make_header(const struct request *request, struct lq_ref *
 
 /* ------------------------------------------------------------------- the steps ---- */
 
-struct tensor_state {
-    struct lq_model_tensor tensor;
-    enum lq_dtype dtype;
-};
-
-static enum lq_status write_data(void *user, const void *data, size_t size_bytes,
-                                 struct lq_error *err)
+static enum lq_status add_steps(const struct request *request, const struct lq_ref *header,
+                                struct lq_error *err)
 {
-    return lq_run_write(user, "data", data, size_bytes, err);
-}
-
-/* The bytes are the same wherever they are computed. */
-static void note_gpu(void *user, const char *name)
-{
-    lq_run_numerics(user, strcmp(name, "cuda") == 0 ? "exact, cuda" : "exact, gpu");
-}
-
-static void report_rows(void *user, uint64_t done, uint64_t total)
-{
-    lq_run_progress(user, done, total, "rows");
-}
-
-static enum lq_status run_tensor(struct lq_run *run, struct lq_error *err)
-{
-    const struct tensor_state *state = lq_run_state(run);
-    struct lq_importance importance;
-    struct lq_encode_job job = {.tensor = &state->tensor,
-                                .dtype = state->dtype,
-                                .pool = lq_run_pool(run),
-                                .user = run,
-                                .write = write_data,
-                                .cancelled = lq_run_cancelled_user,
-                                .progress = report_rows,
-                                .computed_on = note_gpu};
-    bool in_pieces = state->tensor.piece_count != 0;
-    enum lq_status status = lq_run_load_importance(run, &state->tensor, &importance, err);
-    if (status == LQ_OK && !in_pieces) {
-        status = lq_run_input_load(run, "weights", &job.data, &job.size_bytes, err);
-    }
-    if (status == LQ_OK && lq_run_has_input(run, "mask")) {
-        const void *data = NULL;
-        uint64_t size_bytes = 0;
-        status = lq_run_input_load(run, "mask", &data, &size_bytes, err);
-        job.positions = data;
-        job.position_count = (size_t)(size_bytes / sizeof *job.positions);
-    }
-    if (status != LQ_OK) {
-        return status;
-    }
-    job.importance = importance.values;
-    job.mat_count = importance.mat_count;
-    status = in_pieces ? lq_encode_pieces(run, &job, "weights", err) : lq_encode_tensor(&job, err);
-    const char *notice = lq_gpu_notice();
-    if (notice != NULL) {
-        lq_run_warn(run, "%s; computing on the CPU", notice);
-    }
-    return status;
-}
-
-static enum lq_status add_inputs(const struct request *request, size_t number,
-                                 struct lq_step_input *inputs, size_t *count, struct lq_error *err)
-{
-    const struct lq_model_tensor *tensor = &request->index.tensors[number];
-    /* Experts are encoded one by one: joining them would copy most of a model. */
-    enum lq_status found = lq_tensor_put_inputs(request->expand, request->model, tensor, "weights",
-                                                inputs, count, err);
-    if (found != LQ_OK) {
-        return found;
-    }
-    if (!lq_encode_uses_importance(request->types[number])) {
-        return LQ_OK;
-    }
-    struct lq_importance importance = {0};
-    if (request->has_imatrix) {
-        enum lq_status status =
-            lq_inputs_importance(&request->imatrix, tensor, request->arena, &importance, err);
-        /* Embeddings may have entries of another shape: they are looked up, not multiplied. */
-        if (status != LQ_OK && !lq_level_is_embedding(tensor->name)) {
-            return status;
-        }
-    }
-    if (importance.values != NULL) {
-        inputs[(*count)++] =
-            (struct lq_step_input){"importance", lq_inputs_importance_ref(&importance, tensor)};
-    }
-    const struct lq_mask_tensor *mask =
-        request->has_mask ? lq_mask_find(&request->mask, tensor->name) : NULL;
-    if (mask != NULL && lq_encode_can_protect(request->types[number])) {
-        inputs[(*count)++] = (struct lq_step_input){
-            "mask", lq_ref_bytes(mask->positions, mask->position_count * sizeof *mask->positions)};
-    }
-    return LQ_OK;
-}
-
-/* Where a tensor's bytes in the file come from: the source itself, or a step that encodes it. */
-static enum lq_status tensor_ref(const struct request *request, size_t number, struct lq_ref *ref,
-                                 struct lq_error *err)
-{
-    const struct lq_model_tensor *tensor = &request->index.tensors[number];
-    enum lq_dtype dtype = request->types[number];
-    if (is_copied(request, number)) {
-        return lq_tensor_ref(request->expand, request->model, tensor, ref, err);
-    }
-    struct tensor_state *state = lq_arena_get(request->arena, sizeof *state);
-    struct lq_step_input *inputs =
-        lq_arena_get_array(request->arena, lq_tensor_input_count(tensor) + 2, sizeof *inputs);
-    if (state == NULL || inputs == NULL) {
-        return lq_error_nomem(err, "a step");
-    }
-    *state = (struct tensor_state){*tensor, dtype};
-    struct lq_step_param params[LQ_TENSOR_PARAMS_MAX + 1];
-    struct lq_step_output output = {.name = "data"};
-    struct lq_step step = {.op = "gguf.tensor",
-                           .version = 6,
-                           .label = tensor->name,
-                           .run = run_tensor,
-                           .state = state,
-                           .params = params,
-                           .inputs = inputs,
-                           .outputs = &output,
-                           .output_count = 1,
-                           .memory_bytes = lq_encode_memory(tensor, dtype),
-                           .cost = 100 + lq_level_tensor_elems(tensor) / 8};
-    enum lq_status status =
-        lq_inputs_tensor_params(tensor, request->arena, params, &step.param_count, err);
-    params[step.param_count++] = (struct lq_step_param){"type", lq_dtype_name((uint32_t)dtype)};
-    if (status == LQ_OK) {
-        status = add_inputs(request, number, inputs, &step.input_count, err);
-    }
+    const struct lq_gguf_job job = {.expand = request->expand,
+                                    .label = lq_artifact_name(request->artifact),
+                                    .model = request->model,
+                                    .index = &request->index,
+                                    .types = request->types,
+                                    .imatrix = request->has_imatrix ? &request->imatrix : NULL,
+                                    .mask = request->has_mask ? &request->mask : NULL,
+                                    .header = *header};
+    struct lq_ref ref = {.kind = LQ_REF_NONE};
     size_t index = 0;
-    if (status == LQ_OK) {
-        status = lq_expand_add_step(request->expand, &step, &index, err);
-    }
-    *ref = lq_ref_step(index, "data");
-    return status;
-}
-
-static enum lq_status check_size(const struct request *request, size_t number, uint64_t size_bytes,
-                                 struct lq_error *err)
-{
-    const struct lq_model_tensor *tensor = &request->index.tensors[number];
-    enum lq_dtype dtype = request->types[number];
-    uint64_t want = lq_level_tensor_bytes(tensor, dtype);
-    if (size_bytes == want) {
-        return LQ_OK;
-    }
-    return lq_error_set(err, LQ_EINTERNAL,
-                        "tensor '%s' came out with %" PRIu64 " bytes, expected %" PRIu64
-                        " as %s; nothing was published, please report it",
-                        tensor->name, size_bytes, want, lq_dtype_name((uint32_t)dtype));
-}
-
-static enum lq_status run_assemble(struct lq_run *run, struct lq_error *err)
-{
-    const struct request *request = lq_run_state(run);
-    static const unsigned char zeros[LQ_GGUF_ALIGNMENT];
-    enum lq_status status = lq_run_write_input(run, "main", "header", err);
-    char name[32];
-    for (size_t i = 0; status == LQ_OK; i++) {
-        (void)snprintf(name, sizeof name, "tensor%zu", i);
-        if (!lq_run_has_input(run, name)) {
-            break;
-        }
-        if (lq_run_cancelled(run)) {
-            return lq_error_set(err, LQ_ECANCELLED, "cancelled");
-        }
-        status = check_size(request, i, lq_run_input_size(run, name), err);
-        if (status == LQ_OK) {
-            status = lq_run_write_input(run, "main", name, err);
-        }
-        size_t over = (size_t)(lq_run_input_size(run, name) % LQ_GGUF_ALIGNMENT);
-        if (status == LQ_OK && over > 0) {
-            status = lq_run_write(run, "main", zeros, LQ_GGUF_ALIGNMENT - over, err);
-        }
-    }
-    return status;
-}
-
-/* The inputs of the assembly: header, tensors, and that copied ones were looked through. */
-static enum lq_status add_tensors(const struct request *request, struct lq_step_input *inputs,
-                                  size_t *input_count, struct lq_error *err)
-{
-    size_t tensor_count = request->index.tensor_count;
-    size_t copied_count = 0;
-    struct lq_copied_tensor *copied =
-        lq_arena_get_array(request->arena, tensor_count + 1, sizeof *copied);
-    if (copied == NULL) {
-        return lq_error_nomem(err, "a gguf");
-    }
-    inputs[0].name = "header";
-    enum lq_status status = make_header(request, &inputs[0].ref, err);
-    *input_count = 1;
-    for (size_t i = 0; i < tensor_count && status == LQ_OK; i++) {
-        struct lq_step_input *input = &inputs[(*input_count)++];
-        input->name = lq_arena_printf(request->arena, "tensor%zu", i);
-        status = input->name == NULL ? lq_error_nomem(err, "a gguf")
-                                     : tensor_ref(request, i, &input->ref, err);
-        if (status == LQ_OK && is_copied(request, i)) {
-            copied[copied_count++] =
-                (struct lq_copied_tensor){&request->index.tensors[i], input->ref};
-        }
-    }
-    if (status == LQ_OK && copied_count > 0) {
-        struct lq_step_input *input = &inputs[(*input_count)++];
-        input->name = "checked";
-        status = lq_copied_add_check(request->expand, copied, copied_count, &input->ref, err);
-    }
-    return status;
-}
-
-static enum lq_status add_assembly(struct request *request, struct lq_step_input *inputs,
-                                   size_t input_count, struct lq_error *err)
-{
-    struct lq_step_output output = {.name = "main"};
-    struct lq_step step = {.op = "gguf.assemble",
-                           .version = 1,
-                           .label = lq_artifact_name(request->artifact),
-                           .run = run_assemble,
-                           .state = request,
-                           .inputs = inputs,
-                           .input_count = input_count,
-                           .outputs = &output,
-                           .output_count = 1,
-                           .cost = 1000 + request->index.tensor_count * 20};
-    size_t index = 0;
-    enum lq_status status = lq_expand_add_step(request->expand, &step, &index, err);
-    struct lq_ref ref = lq_ref_step(index, "main");
+    enum lq_status status = lq_gguf_add_steps(&job, &ref, err);
     if (status == LQ_OK) {
         status = lq_expand_bind_output(request->expand, "main", &ref, err);
     }
@@ -760,17 +537,12 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
     if (status == LQ_OK) {
         status = check_types(request, err);
     }
-    struct lq_step_input *inputs =
-        lq_arena_get_array(request->arena, request->index.tensor_count + 2, sizeof *inputs);
-    if (status == LQ_OK && inputs == NULL) {
-        status = lq_error_nomem(err, "a gguf");
-    }
-    size_t input_count = 0;
+    struct lq_ref header = {.kind = LQ_REF_NONE};
     if (status == LQ_OK) {
-        status = add_tensors(request, inputs, &input_count, err);
+        status = make_header(request, &header, err);
     }
     if (status == LQ_OK) {
-        status = add_assembly(request, inputs, input_count, err);
+        status = add_steps(request, &header, err);
     }
     return status == LQ_OK ? add_summary(request, err) : status;
 }

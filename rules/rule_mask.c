@@ -112,7 +112,7 @@ static enum lq_status run_candidates(struct lq_run *run, struct lq_error *err)
         status = lq_run_input_load(run, "weights", &job.data, &job.size_bytes, err);
     }
     if (status == LQ_OK) {
-        status = lq_run_load_importance(run, &state->tensor, &importance, err);
+        status = lq_run_load_importance(run, "importance", &state->tensor, &importance, err);
     }
     if (status == LQ_OK) {
         job.importance = importance.values;

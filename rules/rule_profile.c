@@ -258,7 +258,7 @@ static enum lq_status run_measure(struct lq_run *run, struct lq_error *err)
         status = lq_run_input_load(run, "weights", &job.data, &job.size_bytes, err);
     }
     if (status == LQ_OK) {
-        status = lq_run_load_importance(run, tensor, &importance, err);
+        status = lq_run_load_importance(run, "importance", tensor, &importance, err);
     }
     if (status == LQ_OK) {
         job.importance = importance.values;

@@ -34,6 +34,33 @@ Test(remote, another_user_runs_nothing)
     cr_expect_eq(remote_count("requests"), 0);
 }
 
+/* A large output lies in its place only: what is sent is read from there. */
+Test(remote, a_file_that_the_cache_has_no_copy_of_is_sent)
+{
+    static const char recipe_q8[] = "model base { source = \"../model\" }\n"
+                                    "gguf q8 { model = base  level = \"Q8_0\"\n"
+                                    "          path = \"q8.gguf\" }\n";
+    setenv("LQBUILD_TEST_LARGE_BYTES", "100000", 1);
+    be("alice");
+    e2e_write("a/recipe.lq", recipe_q8);
+    cr_assert_eq(e2e_run("-C a --json --remote http://127.0.0.1:%d/x", nginx_port), 0, "%s%s",
+                 e2e_stdout(), e2e_stderr());
+    cr_expect_eq(remote_count("errors"), 0);
+    be("bob");
+    make_user("b");
+    e2e_write("b/recipe.lq", recipe_q8);
+    cr_assert_eq(e2e_run("-C b --json --remote http://127.0.0.1:%d/x", nginx_port), 0, "%s%s",
+                 e2e_stdout(), e2e_stderr());
+    cr_expect_eq(e2e_summary("ran"), 0, "%s", e2e_stdout());
+    cr_expect_eq(remote_count("errors"), 0);
+    e2e_expect_same_file("a/q8.gguf", "b/q8.gguf");
+    /* What was fetched is the cache's own. */
+    cr_assert_eq(unlink("b/q8.gguf"), 0);
+    cr_assert_eq(e2e_run("-C b --json"), 0);
+    cr_expect_eq(e2e_summary("ran"), 0, "%s", e2e_stdout());
+    e2e_expect_same_file("a/q8.gguf", "b/q8.gguf");
+}
+
 Test(remote, other_names_and_folders_find_the_same_work)
 {
     make_user("b");

@@ -43,7 +43,7 @@ static enum lq_status measure(struct lq_run *run, const struct lq_model_tensor *
     lq_buffer_init(&blocks);
     enum lq_status status = lq_run_input_load(run, "weights", &job.data, &job.size_bytes, err);
     if (status == LQ_OK) {
-        status = lq_run_load_importance(run, tensor, &importance, err);
+        status = lq_run_load_importance(run, "importance", tensor, &importance, err);
     }
     if (status == LQ_OK && lq_encode_uses_importance(dtype)) {
         job.importance = importance.values;

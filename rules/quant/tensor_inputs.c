@@ -186,16 +186,17 @@ enum lq_status lq_inputs_tensor_params(const struct lq_model_tensor *tensor, str
     return LQ_OK;
 }
 
-enum lq_status lq_run_load_importance(struct lq_run *run, const struct lq_model_tensor *tensor,
+enum lq_status lq_run_load_importance(struct lq_run *run, const char *input,
+                                      const struct lq_model_tensor *tensor,
                                       struct lq_importance *out, struct lq_error *err)
 {
     *out = (struct lq_importance){0};
-    if (!lq_run_has_input(run, "importance")) {
+    if (!lq_run_has_input(run, input)) {
         return LQ_OK;
     }
     const void *data = NULL;
     uint64_t size_bytes = 0;
-    enum lq_status status = lq_run_input_load(run, "importance", &data, &size_bytes, err);
+    enum lq_status status = lq_run_input_load(run, input, &data, &size_bytes, err);
     if (status != LQ_OK) {
         return status;
     }

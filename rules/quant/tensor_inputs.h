@@ -50,8 +50,9 @@ enum lq_status lq_inputs_tensor_params(const struct lq_model_tensor *tensor, str
                                        struct lq_step_param *params, size_t *count,
                                        struct lq_error *err);
 
-/* Loads "importance" in a step; values NULL when the step has no such input. */
-enum lq_status lq_run_load_importance(struct lq_run *run, const struct lq_model_tensor *tensor,
+/* Loads the importance that is an input of a step; values NULL when the step has no such input. */
+enum lq_status lq_run_load_importance(struct lq_run *run, const char *input,
+                                      const struct lq_model_tensor *tensor,
                                       struct lq_importance *out, struct lq_error *err);
 /* lq_run_cancelled for callbacks. */
 bool lq_run_cancelled_user(void *run);
