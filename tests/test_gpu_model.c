@@ -184,26 +184,38 @@ Test(gpu_model, activations_without_raw_weights)
                  "");
 }
 
-/* While a layer computes, the weights of the next one come: what is large enough for it, of a model
- * whose rows need no order. What comes is what is loaded. */
-Test(gpu_model, the_next_layer_is_expected)
+/* While a layer computes, the weights of the next one come: what is large enough for it. What comes
+ * is what is loaded. */
+static void expect_next_layer(const char *source)
 {
-    char command[512];
-    snprintf(command, sizeof command,
-             LQ_BINARY_DIR "/tests/make_model --layers 3 --vocab 300 134m %s/big.gguf >/dev/null",
-             folder);
-    cr_assert_eq(system(command), 0);
-    static const char artifacts[] =
-        "model big { source = \"big.gguf\" }\n"
-        "calibration short { model = big  text = eval  samples = 128  sequence = 4 }\n"
-        "imatrix x { model = big  calibration = short  path = \"x\" }\n";
-    cr_assert_eq(build(true, "cache", "x", artifacts), LQ_OK, "%s", err.message);
+    char text[512];
+    snprintf(text, sizeof text,
+             LQ_BINARY_DIR "/tests/make_model --layers 3 --vocab 300 134m %s/%s >/dev/null", folder,
+             source);
+    cr_assert_eq(system(text), 0);
+    snprintf(text, sizeof text,
+             "model big { source = \"%s\" }\n"
+             "calibration short { model = big  text = eval  samples = 128  sequence = 4 }\n"
+             "imatrix x { model = big  calibration = short  path = \"x\" }\n",
+             source);
+    cr_assert_eq(build(true, "cache", "x", text), LQ_OK, "%s", err.message);
     cr_expect_eq(warnings, 0, "%s", warning);
     /* bf16: four matrices of attention and three of the feed-forward part, in two layers. */
     size_t layer_bytes = (4 * (size_t)768 * 768 + 3 * (size_t)768 * 2048) * 2;
     cr_expect_eq(far_state.expected, 2 * layer_bytes, "%zu bytes", far_state.expected);
     cr_expect_eq(far_state.claimed, far_state.expected, "%zu bytes", far_state.claimed);
     cr_expect_eq(far_state.mistaken, 0);
+}
+
+Test(gpu_model, the_next_layer_is_expected)
+{
+    expect_next_layer("big.gguf");
+}
+
+/* The rows of queries and keys have another order in these, and the device puts them into ours. */
+Test(gpu_model, the_next_layer_of_a_checkpoint_is_expected)
+{
+    expect_next_layer("big");
 }
 
 /* Small batches, so that a short text has several. */

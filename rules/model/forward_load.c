@@ -161,7 +161,8 @@ static bool can_load(const struct lq_forward *forward, const struct lq_model_ten
                tensor->size_bytes;
 }
 
-/* What is loaded next may be on the device already. */
+/* What is loaded next may be on the device already. For those who load it: a device takes the next
+ * load of this size for it. */
 static void claim(struct lq_forward *forward, const struct lq_model_tensor *tensor)
 {
     const struct lq_weight_source *source = &forward->env.weights;
@@ -170,6 +171,36 @@ static void claim(struct lq_forward *forward, const struct lq_model_tensor *tens
         source->digest(source->user, tensor->name, &digest)) {
         forward->ops->claim(forward->device, digest.bytes);
     }
+}
+
+/* The same, where rows have another order than in the file: what was copied ahead is in that of the
+ * file, so the device puts them in order, when they are decoded. */
+static enum lq_status load_to_order(struct lq_forward *forward,
+                                    const struct lq_model_tensor *tensor, const void *data,
+                                    float *to, struct lq_error *err)
+{
+    const struct lq_device_ops *ops = forward->ops;
+    size_t cols = (size_t)tensor->ne[0];
+    size_t rows = (size_t)tensor->ne[1];
+    bool finite = true;
+    int32_t *order = malloc(rows * sizeof *order);
+    float *values = lq_forward_take(forward, rows * cols, sizeof *values);
+    int32_t *sources = lq_forward_take(forward, rows, sizeof *sources);
+    enum lq_status status = order == NULL ? lq_error_nomem(err, "the rows of a tensor")
+                                          : lq_forward_check_device(forward, err);
+    if (status == LQ_OK) {
+        for (size_t r = 0; r < rows; r++) {
+            order[r] = (int32_t)lq_model_tensor_source_row(tensor, r);
+        }
+        ops->upload(forward->device, sources, order, rows * sizeof *order);
+        ops->load(forward->device, tensor->dtype, data, rows, cols, values, &finite);
+        ops->gather_rows(forward->device, values, sources, to, rows, cols);
+        status = lq_forward_check_device(forward, err);
+    }
+    lq_forward_give(forward, sources);
+    lq_forward_give(forward, values);
+    free(order);
+    return status == LQ_OK && !finite ? refuse_nonfinite(forward, tensor, err) : status;
 }
 
 /* Decoded by the device. */
@@ -210,11 +241,16 @@ enum lq_status lq_forward_load_matrix(struct lq_forward *forward, const char *na
     if (status != LQ_OK) {
         return status;
     }
-    if (mats == 1 && tensor.permute_heads == 0) {
-        claim(forward, &tensor);
+    if (!can_load(forward, &tensor)) {
+        status = load_floats(forward, &tensor, data, to, err);
+    } else {
+        if (mats == 1) {
+            claim(forward, &tensor);
+        }
+        status = tensor.permute_heads != 0 && forward->ops->claim != NULL
+                     ? load_to_order(forward, &tensor, data, to, err)
+                     : load_raw(forward, &tensor, data, to, err);
     }
-    status = can_load(forward, &tensor) ? load_raw(forward, &tensor, data, to, err)
-                                        : load_floats(forward, &tensor, data, to, err);
     if (status != LQ_OK && status != LQ_ENOMEM && mats > 1) {
         (void)lq_error_prefix(err, "expert %llu", (unsigned long long)matrix);
     }
