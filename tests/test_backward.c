@@ -61,6 +61,7 @@ static enum lq_status get_changed(void *user, const char *name,
 struct pass {
     struct lq_pool *pool;
     struct lq_device *device;
+    size_t batch_rows; /* 0: what is usual */
     float *hidden[LAYERS + 1];
     float *grad;
     double nll;
@@ -73,6 +74,7 @@ static struct lq_forward_env make_env(struct pass *pass)
     return (struct lq_forward_env){.device = pass->device,
                                    .pool = pass->pool,
                                    .weights = {get_changed, &tiny},
+                                   .batch_rows = pass->batch_rows,
                                    .nonfinite_status = LQ_EIMPORTANCE};
 }
 
@@ -331,7 +333,7 @@ Test(backward, agrees_with_differences_of_the_loss)
 }
 
 /* 80 samples of 33 tokens: more than one batch, and lengths that divide nothing. */
-Test(backward, bits_do_not_depend_on_threads)
+static void compare_passes(const unsigned threads[2], const size_t batch_rows[2])
 {
     enum { MANY = 80, LENGTH = 33 };
     static struct pass passes[2];
@@ -341,7 +343,8 @@ Test(backward, bits_do_not_depend_on_threads)
     }
     for (unsigned i = 0; i < 2; i++) {
         struct lq_gradient_options options = {.method = LQ_GRADIENT_FISHER, .scores = true};
-        pass_open(&passes[i], i == 0 ? 1 : 3);
+        pass_open(&passes[i], threads[i]);
+        passes[i].batch_rows = batch_rows[i];
         go_forward(&passes[i], ids, MANY, LENGTH);
         cr_assert_eq(go_back(&passes[i], ids, MANY, LENGTH, &options), LQ_OK, "%s", err.message);
     }
@@ -353,6 +356,22 @@ Test(backward, bits_do_not_depend_on_threads)
     pass_close(&passes[0]);
     pass_close(&passes[1]);
     free(ids);
+}
+
+Test(backward, bits_do_not_depend_on_threads)
+{
+    compare_passes((unsigned[]){1, 3}, (size_t[]){0, 0});
+}
+
+Test(backward, bits_do_not_depend_on_batches_where_products_are_our_tiles)
+{
+    struct lq_device *device = lq_device_cpu_create(lq_forward_parallel(NULL), LQ_CPU_BLAS_AUTO);
+    bool is_ours = device->ops->arrange != NULL;
+    device->ops->destroy(device);
+    if (!is_ours) {
+        cr_skip_test("with OpenBLAS bits depend on the shape of a product");
+    }
+    compare_passes((unsigned[]){2, 2}, (size_t[]){200, 2048});
 }
 
 /* The gradient of the sample's mean without the first token's rows: changed sums, same stream. */

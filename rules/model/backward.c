@@ -11,6 +11,10 @@
 #include "kernels/kernels.h"
 #include "rules/model/backward_parts.h"
 
+/* Tokens of a batch on a CPU whose products are our own tiles, where batches change no bit: half of
+ * the usual number, because weights and their scores already take twice the memory of a layer. */
+enum { OWN_BATCH_ROWS = 1024 };
+
 /* Elements of all matrices of a weight; 0 for one that the model does not have. */
 static uint64_t weight_elems(const struct lq_hparams *hparams, enum lq_layer_weight weight)
 {
@@ -167,8 +171,12 @@ enum lq_status lq_backward_create(struct lq_backward **out, const struct lq_hpar
     }
     backward->options = *options;
     backward->sequence = sequence;
+    struct lq_forward_env own = *env;
+    if (own.batch_rows == 0 && env->device->ops->arrange != NULL) {
+        own.batch_rows = OWN_BATCH_ROWS;
+    }
     enum lq_status status =
-        lq_forward_create_within(&backward->forward, hparams, env, sequence, pass_bytes, err);
+        lq_forward_create_within(&backward->forward, hparams, &own, sequence, pass_bytes, err);
     if (status == LQ_OK) {
         status = take_scratch(backward, err);
     }

@@ -202,6 +202,7 @@ static enum lq_status choose_batch(struct lq_forward *forward, lq_forward_bytes_
     const struct lq_forward_env *env = &forward->env;
     size_t sequence = forward->sequence;
     size_t rows = forward->arranges ? ARRANGED_ROWS : rows_wanted(forward->device);
+    rows = env->batch_rows != 0 ? env->batch_rows : rows;
     size_t samples = samples_of((uint32_t)sequence, rows);
     while (env->memory_bytes != 0 &&
            bytes(&forward->hparams, env, samples * sequence) > env->memory_bytes) {

@@ -46,6 +46,7 @@ struct lq_forward_env {
     void *cancelled_user;
     uint64_t expert_bytes; /* replaces LQ_FORWARD_EXPERT_BYTES unless it is 0; no result changes */
     uint64_t memory_bytes; /* of the device, for batches to fit into; 0: no matter */
+    size_t batch_rows;     /* replaces what the device wants in a batch unless it is 0 */
     bool only_products; /* matrices are multiplied with and not looked at or changed: they may lie
                          * in the device's own order; no result changes */
     bool skip_first;    /* leave the first token of each sample out of the sums */
