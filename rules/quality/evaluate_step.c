@@ -17,6 +17,7 @@ enum {
     COMPARE_VERSION = 2,
     TILE_ROWS_MIN = 16,
     TILE_BYTES_MAX = 32 * 1024 * 1024, /* of one model's logits */
+    KEPT_PIECE_VALUES = 64 * 1024,
 };
 
 #define ORIGINAL "original."
@@ -133,38 +134,57 @@ static void compare_report(void *user, uint64_t done, uint64_t total)
     lq_run_progress(((struct comparison *)user)->run, done, total, "tokens");
 }
 
-static enum lq_status compare_layer(struct comparison *self, uint32_t layer, struct lq_error *err)
-{
+/* Rows that both models kept of a layer are read piece by piece: a model has many layers. */
+struct kept_rows {
     char mine_name[LQ_WEIGHT_NAME_BYTES];
     char original_name[LQ_WEIGHT_NAME_BYTES];
-    const void *mine_data = NULL;
-    const void *original_data = NULL;
-    uint64_t mine_bytes = 0;
-    uint64_t original_bytes = 0;
-    (void)snprintf(mine_name, sizeof mine_name, "kept.%u", (unsigned)layer);
-    (void)snprintf(original_name, sizeof original_name, ORIGINAL "kept.%u", (unsigned)layer);
-    enum lq_status status = lq_run_input_load(self->run, mine_name, &mine_data, &mine_bytes, err);
+    float mine[KEPT_PIECE_VALUES];
+    float original[KEPT_PIECE_VALUES];
+    double difference; /* sums of squares */
+    double signal;
+};
+
+static enum lq_status add_kept_piece(struct comparison *self, struct kept_rows *kept,
+                                     uint64_t offset, size_t count, struct lq_error *err)
+{
+    size_t size_bytes = count * sizeof(float);
+    enum lq_status status =
+        lq_run_input_read(self->run, kept->mine_name, offset, kept->mine, size_bytes, err);
     if (status == LQ_OK) {
-        status = lq_run_input_load(self->run, original_name, &original_data, &original_bytes, err);
+        status = lq_run_input_read(self->run, kept->original_name, offset, kept->original,
+                                   size_bytes, err);
     }
-    if (status != LQ_OK) {
-        return status;
+    for (size_t k = 0; status == LQ_OK && k < count; k++) {
+        double d = (double)kept->mine[k] - (double)kept->original[k];
+        kept->difference += d * d;
+        kept->signal += (double)kept->original[k] * (double)kept->original[k];
     }
-    if (mine_bytes != original_bytes) {
+    return status;
+}
+
+static enum lq_status compare_layer(struct comparison *self, struct kept_rows *kept, uint32_t layer,
+                                    struct lq_error *err)
+{
+    (void)snprintf(kept->mine_name, sizeof kept->mine_name, "kept.%u", (unsigned)layer);
+    (void)snprintf(kept->original_name, sizeof kept->original_name, ORIGINAL "kept.%u",
+                   (unsigned)layer);
+    kept->difference = 0.0;
+    kept->signal = 0.0;
+    uint64_t size_bytes = lq_run_input_size(self->run, kept->mine_name);
+    if (size_bytes != lq_run_input_size(self->run, kept->original_name)) {
         return lq_error_set(err, LQ_EINTERNAL, "layer %u kept other rows than the original",
                             (unsigned)layer);
     }
-    const float *mine = mine_data;
-    const float *original = original_data;
-    double difference = 0.0;
-    double signal = 0.0;
-    for (size_t k = 0; k < mine_bytes / sizeof *mine; k++) {
-        double d = (double)mine[k] - (double)original[k];
-        difference += d * d;
-        signal += (double)original[k] * (double)original[k];
+    enum lq_status status = LQ_OK;
+    uint64_t values = size_bytes / sizeof(float);
+    for (uint64_t at = 0; status == LQ_OK && at < values; at += KEPT_PIECE_VALUES) {
+        uint64_t left = values - at;
+        status = add_kept_piece(self, kept, at * sizeof(float),
+                                left < KEPT_PIECE_VALUES ? (size_t)left : KEPT_PIECE_VALUES, err);
     }
-    self->hidden_errors[layer] = signal > 0.0 ? sqrt(difference / signal) : (double)NAN;
-    return LQ_OK;
+    self->hidden_errors[layer] =
+        kept->signal > 0.0 ? sqrt(kept->difference / kept->signal) : (double)NAN;
+    return status;
 }
 
 static enum lq_status compare_layers(struct comparison *self, struct lq_error *err)
@@ -174,13 +194,14 @@ static enum lq_status compare_layers(struct comparison *self, struct lq_error *e
         return LQ_OK;
     }
     self->hidden_errors = calloc(count, sizeof *self->hidden_errors);
-    if (self->hidden_errors == NULL) {
-        return lq_error_nomem(err, "a comparison of models");
-    }
-    enum lq_status status = LQ_OK;
+    struct kept_rows *kept = calloc(1, sizeof *kept);
+    enum lq_status status = self->hidden_errors == NULL || kept == NULL
+                                ? lq_error_nomem(err, "a comparison of models")
+                                : LQ_OK;
     for (uint32_t layer = 0; status == LQ_OK && layer < count; layer++) {
-        status = compare_layer(self, layer, err);
+        status = compare_layer(self, kept, layer, err);
     }
+    free(kept);
     return status;
 }
 
