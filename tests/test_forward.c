@@ -331,6 +331,38 @@ static bool always(void *user)
     return true;
 }
 
+static void fill_hidden(float *hidden, size_t count, float factor)
+{
+    for (size_t i = 0; i < count; i++) {
+        hidden[i] = (float)(i % 7) * factor;
+    }
+}
+
+/* A row that is left out has no query where the device picks them, but it has a key. Queries that
+ * an earlier batch left in memory are not looked at. */
+Test(forward, infinite_activations_of_rows_that_are_left_out_are_named)
+{
+    enum { SEQUENCE = 8, HALF = SEQUENCE / 2, ELEMS = SEQUENCE * 256 };
+    struct engine engine;
+    float hidden[ELEMS];
+    const struct lq_forward_place place = {.host = hidden};
+    engine_open(&engine, 1, SEQUENCE, LQ_CPU_BLAS_AUTO);
+    bool picks = engine.device->ops->picks_queries;
+    cr_assert_eq(lq_forward_load_layer(engine.forward, 5, &err), LQ_OK, "%s", err.message);
+    fill_hidden(hidden, ELEMS, INFINITY);
+    cr_expect_eq(lq_forward_layer(engine.forward, hidden, 1, false, false, &err), LQ_EIMPORTANCE);
+    fill_hidden(hidden, ELEMS, 0.25f);
+    hidden[256] = INFINITY;
+    cr_expect_eq(lq_forward_layer_rows(engine.forward, &place, 1, HALF, HALF - 1, &err),
+                 LQ_EIMPORTANCE);
+    const char *place_name = picks ? "behind 'blk.5.attn_k" : "behind 'blk.5.attn_q";
+    cr_expect_not_null(strstr(err.message, place_name), "%s", err.message);
+    fill_hidden(hidden, ELEMS, 0.25f);
+    cr_expect_eq(lq_forward_layer_rows(engine.forward, &place, 1, HALF, HALF - 1, &err), LQ_OK,
+                 "%s", err.message);
+    engine_close(&engine);
+}
+
 Test(forward, cancellation_ends_a_layer_and_a_score)
 {
     struct engine engine;
