@@ -11,10 +11,11 @@ extern const struct lq_rule lq_rule_command;     /* rules/rule_command.c */
 extern const struct lq_rule lq_rule_gguf;        /* rules/rule_gguf.c */
 extern const struct lq_rule lq_rule_imatrix;     /* rules/rule_imatrix.c */
 extern const struct lq_rule lq_rule_logits;
-extern const struct lq_rule lq_rule_mask;    /* rules/rule_mask.c */
-extern const struct lq_rule lq_rule_model;   /* rules/rule_model.c */
-extern const struct lq_rule lq_rule_profile; /* rules/rule_profile.c */
-extern const struct lq_rule lq_rule_report;  /* rules/rule_report.c */
+extern const struct lq_rule lq_rule_mask;        /* rules/rule_mask.c */
+extern const struct lq_rule lq_rule_model;       /* rules/rule_model.c */
+extern const struct lq_rule lq_rule_profile;     /* rules/rule_profile.c */
+extern const struct lq_rule lq_rule_report;      /* rules/rule_report.c */
+extern const struct lq_rule lq_rule_smoothquant; /* rules/rule_smoothquant.c */
 extern const struct lq_rule lq_rule_tasks;
 extern const struct lq_rule lq_rule_text; /* rules/rule_text.c */
 

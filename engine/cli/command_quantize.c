@@ -8,6 +8,7 @@
 #include "engine/cli/quality_job.h"
 #include "engine/cli/quality_result.h"
 #include "engine/cli/quantize_result.h"
+#include "engine/cli/quantize_w8a8.h"
 #include "engine/cli/quick_recipe.h"
 #include "rules/format/gguf.h"
 #include "rules/quant/levels.h"
@@ -42,12 +43,13 @@ static enum lq_status check_format(const struct lq_args *args, struct lq_error *
     }
     if (strcmp(format, "gguf") != 0) {
         return lq_error_set(err, LQ_EUNSUPPORTED,
-                            "output format '%s' is not supported; the only one is: gguf", format);
+                            "output format '%s' is not supported; there are gguf and smoothquant",
+                            format);
     }
     if (lq_args_has(args, "smoothquant")) {
         return lq_error_set(err, LQ_EUNSUPPORTED,
-                            "--smoothquant needs a W8A8 output format and gguf is none; leave it "
-                            "out");
+                            "--smoothquant needs the output format smoothquant; gguf has no "
+                            "activations of 8 bits");
     }
     return LQ_OK;
 }
@@ -417,6 +419,9 @@ enum lq_status lq_command_quantize(struct lq_cli *cli, struct lq_error *err)
     static const char *const targets[] = {"quantized", "quality"};
     struct quantization job = {.cli = cli, .model = cli->args.operands[0], .coverage = 0.0001};
     struct lq_recipe_text text;
+    if (strcmp(cli->args.operands[1], "smoothquant") == 0) {
+        return lq_quantize_w8a8(cli, err);
+    }
     lq_recipe_text_init(&text);
     enum lq_status status = prepare(&job, err);
     if (status == LQ_OK) {

@@ -86,8 +86,8 @@ static const struct lq_option quantize_options[] = {
      "such a report, and fail when perplexity grows by more than this part"},
     {0, "coherence-check", NULL, NULL, false,
      "such a report that also fails when what it writes makes no sense to the original"},
-    {0, "smoothquant", NULL, NULL, false, "only for W8A8 formats, of which there are none yet"},
-    {0, "alpha", "X", NULL, false, "how much SmoothQuant moves; needs --smoothquant"},
+    {0, "smoothquant", NULL, NULL, false, "for the format smoothquant, which implies it"},
+    {0, "alpha", "X", NULL, false, "how much SmoothQuant moves into the weights, 0 to 1 (0.5)"},
     {0, "format", "FORMAT", "human json", false, "language of the result (human)"},
 };
 
@@ -415,10 +415,12 @@ const struct lq_command lq_commands[] = {
      .children = key_commands,
      .child_count = LQ_COUNT_OF(key_commands)},
     {.name = "quantize",
-     .operands = "MODEL gguf",
+     .operands = "MODEL FORMAT",
      .help = "quantize a model without writing a recipe",
      .details =
-         "MODEL is a Hugging Face folder or a GGUF file. The work is cached as in any build.",
+         "MODEL is a Hugging Face folder or a GGUF file. The work is cached as in any build.\n"
+         "FORMAT is gguf, or smoothquant: that writes a folder, MODEL-W8A8, with weights and\n"
+         "activations of 8 bits, and takes a Hugging Face folder and --calibration-data.",
      .options = quantize_options,
      .option_count = LQ_COUNT_OF(quantize_options),
      .operand_min = 2,

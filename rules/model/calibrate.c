@@ -125,7 +125,8 @@ uint64_t lq_calibrate_guess_memory(const struct lq_calibrate_expansion *expansio
 static enum lq_status add_layer(struct lq_calibrate_expansion *expansion, uint32_t layer,
                                 bool whole, size_t *step, struct lq_error *err)
 {
-    static const struct lq_step_output outputs[] = {{"stats", false}, {"hidden", true}};
+    struct lq_step_output outputs[3] = {{"stats", false}};
+    size_t output_count = 1;
     struct lq_calibrate_plan plan;
     bool is_last = layer + 1 == expansion->hparams.layer_count;
     enum lq_status status = lq_calibrate_plan_layer(expansion, layer, &plan, err);
@@ -149,6 +150,14 @@ static enum lq_status add_layer(struct lq_calibrate_expansion *expansion, uint32
         plan.state->hidden_bf16 = true;
         plan.params[plan.param_count++] = (struct lq_step_param){"hidden", "bf16"};
     }
+    if (!is_last || whole) {
+        outputs[output_count++] = (struct lq_step_output){"hidden", true};
+    }
+    if (expansion->request->ranges) {
+        plan.state->ranges = true;
+        plan.params[plan.param_count++] = (struct lq_step_param){"ranges", "true"};
+        outputs[output_count++] = (struct lq_step_output){"ranges", false};
+    }
     char label[LQ_WEIGHT_NAME_BYTES];
     (void)snprintf(label, sizeof label, "blk.%u", (unsigned)layer);
     struct lq_step added = {
@@ -162,7 +171,7 @@ static enum lq_status add_layer(struct lq_calibrate_expansion *expansion, uint32
         .inputs = plan.inputs,
         .input_count = plan.input_count,
         .outputs = outputs,
-        .output_count = is_last && !whole ? 1 : 2,
+        .output_count = output_count,
         .parallel = true,
         .memory_bytes = lq_calibrate_guess_memory(expansion, lq_forward_layer_memory),
         .cost = expansion->cost,
@@ -306,6 +315,20 @@ enum lq_status lq_calibrate_layers(struct lq_expand *expand,
     enum lq_status status = lq_calibrate_forward(&expansion, false, &layers, err);
     return status == LQ_OK ? lq_calibrate_add_assemble(&expansion, &assembly, layers, step, err)
                            : status;
+}
+
+enum lq_status lq_calibrate_ranges(struct lq_expand *expand,
+                                   const struct lq_calibrate_request *request,
+                                   struct lq_tensor_index *index, struct lq_hparams *hparams,
+                                   const size_t **layers, struct lq_error *err)
+{
+    struct lq_calibrate_expansion expansion = {.expand = expand, .request = request};
+    size_t *steps = NULL;
+    enum lq_status status = lq_calibrate_forward(&expansion, false, &steps, err);
+    *layers = steps;
+    *index = expansion.index;
+    *hparams = expansion.hparams;
+    return status;
 }
 
 enum lq_status lq_calibrate_load(struct lq_expand *expand,

@@ -13,6 +13,8 @@
 #include "engine/base/error.h"
 #include "engine/rule.h"
 #include "rules/format/imatrix.h"
+#include "rules/model/hparams.h"
+#include "rules/model/tensor_index.h"
 
 struct lq_calibrate_request {
     const struct lq_artifact *model;
@@ -21,6 +23,7 @@ struct lq_calibrate_request {
     enum lq_importance_method method;
     bool hidden_bf16; /* hidden states between layers are bf16, not f32 */
     bool skip_first;  /* leave the first token of each sample out */
+    bool ranges;      /* the layers' steps have an output "ranges" besides (layer_ranges.h) */
 };
 
 /* Adds the steps that compute it; *step is the one with the outputs "main" and "gguf".
@@ -28,6 +31,12 @@ struct lq_calibrate_request {
 enum lq_status lq_calibrate_layers(struct lq_expand *expand,
                                    const struct lq_calibrate_request *request, size_t *step,
                                    struct lq_error *err);
+/* Adds only the steps of the layers, for their ranges: layers[i] is the step of layer i. The
+ * model's index and hyperparameters come back as well. */
+enum lq_status lq_calibrate_ranges(struct lq_expand *expand,
+                                   const struct lq_calibrate_request *request,
+                                   struct lq_tensor_index *index, struct lq_hparams *hparams,
+                                   const size_t **layers, struct lq_error *err);
 /* Adds the step that loads source 0 of `artifact`, any of the three formats, and checks that it
  * fits the model: LQ_EIMATRIX at run time when it does not. */
 enum lq_status lq_calibrate_load(struct lq_expand *expand,

@@ -22,7 +22,7 @@
 enum {
     /* The weights of a layer, then the rotary factors (if any), then the embedding (layer 0). */
     LQ_CALIBRATE_TENSORS_MAX = LQ_LAYER_WEIGHT_COUNT + 4,
-    LQ_CALIBRATE_PARAMS_MAX = LQ_CALIBRATE_TENSORS_MAX + 6,
+    LQ_CALIBRATE_PARAMS_MAX = LQ_CALIBRATE_TENSORS_MAX + 7,
     LQ_CALIBRATE_INPUTS_MAX = LQ_CALIBRATE_TENSORS_MAX + 3, /* and those of experts */
 };
 
@@ -33,6 +33,7 @@ struct lq_calibrate_layer {
     bool whole;     /* the last layer gives hidden states as well */
     bool skip_first;
     bool hidden_bf16;                   /* what goes to the next layer */
+    bool ranges;                        /* also writes the output "ranges" */
     struct lq_gradient_options options; /* backward steps */
     double threshold;                   /* of spikes */
     struct lq_model_tensor tensors[LQ_CALIBRATE_TENSORS_MAX];

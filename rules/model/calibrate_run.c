@@ -10,6 +10,7 @@
 #include "rules/model/calibrate_team.h"
 #include "rules/model/device_states.h"
 #include "rules/model/forward_run.h"
+#include "rules/model/layer_ranges.h"
 #include "rules/model/layer_stats.h"
 
 /* What a calibration of ours has at least. */
@@ -26,7 +27,26 @@ struct layer_run {
     /* States that are on the device; or NULL. */
     struct lq_device_states *in;
     struct lq_device_states *out;
+    struct lq_layer_ranges ranges; /* where they are asked for */
 };
+
+static void watch_input(void *user, enum lq_layer_input input, size_t col, const float *values,
+                        size_t count)
+{
+    lq_layer_ranges_add(user, input, col, values, count);
+}
+
+static enum lq_status write_ranges(const struct layer_run *layer_run, struct lq_error *err)
+{
+    struct lq_buffer bytes;
+    lq_buffer_init(&bytes);
+    enum lq_status status = lq_layer_ranges_format(&layer_run->ranges, &bytes, err);
+    if (status == LQ_OK) {
+        status = lq_run_write(layer_run->io.run, "ranges", bytes.data, bytes.size_bytes, err);
+    }
+    lq_buffer_fini(&bytes);
+    return status;
+}
 
 static enum lq_status read_batch(void *user, size_t sample, size_t count, float *hidden,
                                  struct lq_error *err)
@@ -109,7 +129,7 @@ static enum lq_status run_on_all(struct layer_run *layer_run, struct lq_forward_
                                            .is_first = layer_run->is_first,
                                            .inputs_only = layer_run->inputs_only};
     *done = false;
-    if (layer->hparams.expert_count == 0 && !layer->skip_first) {
+    if (layer->hparams.expert_count == 0 && !layer->skip_first && !layer->ranges) {
         lq_forward_run_take_more(forward_run);
     }
     if (forward_run->more_count == 0) {
@@ -145,6 +165,9 @@ static enum lq_status stream_samples(struct layer_run *layer_run, struct lq_erro
     if (status == LQ_OK) {
         status = lq_batch_flow_run(&flow, err);
     }
+    if (status == LQ_OK && io->layer->ranges) {
+        status = write_ranges(layer_run, err);
+    }
     return status == LQ_OK ? fetch_stats(layer_run, err) : status;
 }
 
@@ -162,6 +185,9 @@ enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
     enum lq_status status = layer_run.is_first
                                 ? lq_calibrate_open_tokens(&layer_run.io, err)
                                 : lq_calibrate_open_rows(&layer_run.io, "hidden", err);
+    if (status == LQ_OK && layer->ranges) {
+        status = lq_layer_ranges_init(&layer_run.ranges, &layer->hparams, lq_run_arena(run), err);
+    }
     if (status == LQ_OK) {
         status = lq_forward_run_open(&forward_run, run, err);
     }
@@ -176,6 +202,8 @@ enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
         struct lq_forward_env env = lq_forward_run_env(&forward_run, weights, LQ_EIMPORTANCE);
         env.skip_first = layer->skip_first;
         env.only_products = true;
+        env.watch = layer->ranges ? watch_input : NULL;
+        env.watch_user = &layer_run.ranges;
         status = lq_forward_create(&layer_run.forward, &layer->hparams, &env,
                                    layer_run.io.sequence_length, err);
     }

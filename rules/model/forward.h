@@ -50,6 +50,11 @@ struct lq_forward_env {
     bool only_products; /* matrices are multiplied with and not looked at or changed: they may lie
                          * in the device's own order; no result changes */
     bool skip_first;    /* leave the first token of each sample out of the sums */
+    /* Shown what flows into the layer's matrices but those of experts, where it is collected:
+     * values that follow each other, the first one in column `col`. May be NULL. */
+    void (*watch)(void *user, enum lq_layer_input input, size_t col, const float *values,
+                  size_t count);
+    void *watch_user;
     enum lq_status nonfinite_status; /* status for NaN or infinity in weights or activations */
 };
 

@@ -66,9 +66,31 @@ static void normalize(struct lq_forward *forward, const float *x, enum lq_layer_
                            (float)forward->hparams.norm_eps);
 }
 
+/* To whoever watches: memory of a device comes over piece by piece. */
+static void show_input(struct lq_forward *forward, enum lq_layer_input input, const float *x,
+                       size_t rows)
+{
+    enum { PIECE_VALUES = 4096 };
+    float piece[PIECE_VALUES];
+    size_t cols = lq_layer_input_cols(&forward->hparams, input);
+    if (forward->ops->host_visible) {
+        forward->env.watch(forward->env.watch_user, input, 0, x, rows * cols);
+        return;
+    }
+    for (size_t at = 0; at < rows * cols; at += PIECE_VALUES) {
+        size_t left = rows * cols - at;
+        size_t count = left < PIECE_VALUES ? left : PIECE_VALUES;
+        forward->ops->download(forward->device, piece, x + at, count * sizeof *piece);
+        forward->env.watch(forward->env.watch_user, input, at % cols, piece, count);
+    }
+}
+
 static void collect_input(struct lq_forward *forward, bool collect, enum lq_layer_input input,
                           const float *x, size_t rows)
 {
+    if (collect && forward->env.watch != NULL && !lq_forward_is_cancelled(forward)) {
+        show_input(forward, input, x, rows);
+    }
     size_t cols = lq_layer_input_cols(&forward->hparams, input);
     size_t step = forward->env.skip_first ? forward->sequence : rows;
     size_t skipped = forward->env.skip_first ? 1 : 0;
