@@ -390,6 +390,8 @@ if command -v compute-sanitizer > /dev/null; then
         "$built/tests/checkdevice" --quick
     check "races, operations" 90 compute-sanitizer --tool racecheck --error-exitcode 1 \
         "$built/tests/checkdevice" --quick
+    check "barriers, operations" 90 compute-sanitizer --tool synccheck --error-exitcode 1 \
+        "$built/tests/checkdevice" --quick
     check "accesses of memory, types" 90 compute-sanitizer --error-exitcode 1 --leak-check no \
         "$built/tests/checkkern" --gpu --quick --level none
 else
