@@ -549,7 +549,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 const struct lq_rule lq_rule_gguf = {
     .kind = "gguf",
-    .version = 9,
+    .version = 10,
     .program_version = lq_version,
     .help = "a GGUF file of a model at a quantization level or by a profile",
     .attrs = attrs,

@@ -24,7 +24,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq4_nl)(const float *row, void *blocks, si
         .block_bytes = 18,
         .search = small_symmetric_search,
         .put = put_iq4_nl,
-        .share_max = 0.0312f,
+        .stretch = {0.0312f, 0.5f, true},
         .range = {-127.0f, 113.0f, -24.0f, 8.0f, 7, 2, true, &lq_book_iq4, false},
     };
     small_encode(&type, row, blocks, col_count, importance);

@@ -66,7 +66,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq3_s)(const float *row, void *blocks, siz
         .final_pairs = 8,
         .trial_reach = 1,
         .round_count = 1,
-        .share_max = 0.136f,
+        .stretch = {0.136f, 0.25f, false},
     };
     struct lq_near near = lq_near_iq3s();
     unsigned char *out = (unsigned char *)blocks;
@@ -116,7 +116,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq3_xxs)(const float *row, void *blocks, s
         .final_pairs = 8,
         .trial_reach = 1,
         .round_count = 1,
-        .share_max = 0.229f,
+        .stretch = {0.229f, 0.25f, false},
     };
     struct lq_near near = lq_near_iq3xxs();
     unsigned char *out = (unsigned char *)blocks;
@@ -169,7 +169,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq2_s)(const float *row, void *blocks, siz
         .final_pairs = 8,
         .trial_reach = 1,
         .round_count = 1,
-        .share_max = 0.6f,
+        .stretch = {0.6f, 0.25f, false},
     };
     struct lq_near near = lq_near_iq2s();
     unsigned char *out = (unsigned char *)blocks;
@@ -220,7 +220,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq2_xs)(const float *row, void *blocks, si
         .final_pairs = 12,
         .trial_reach = 1,
         .round_count = 1,
-        .share_max = 0.6f,
+        .stretch = {0.6f, 0.25f, false},
     };
     struct lq_near near = lq_near_iq2xs();
     unsigned char *out = (unsigned char *)blocks;
@@ -271,7 +271,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq2_xxs)(const float *row, void *blocks, s
         .final_pairs = 12,
         .trial_reach = 1,
         .round_count = 1,
-        .share_max = 0.6f,
+        .stretch = {0.6f, 0.25f, false},
     };
     struct lq_near near = lq_near_iq2xxs();
     unsigned char *out = (unsigned char *)blocks;
@@ -324,7 +324,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq1_s)(const float *row, void *blocks, siz
         .final_pairs = 8,
         .trial_reach = 1,
         .round_count = 1,
-        .share_max = 0.6f,
+        .stretch = {0.3f, 0.25f, false},
     };
     struct lq_near near = lq_near_iq1s();
     unsigned char *out = (unsigned char *)blocks;
@@ -381,7 +381,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq1_m)(const float *row, void *blocks, siz
         .final_pairs = 8,
         .trial_reach = 1,
         .round_count = 1,
-        .share_max = 0.6f,
+        .stretch = {0.6f, 0.25f, false},
     };
     struct lq_near near = lq_near_iq1s();
     unsigned char *out = (unsigned char *)blocks;

@@ -24,7 +24,7 @@ LANE_FN size_t k_affine_encode(const struct k_affine_shape *shape, const float *
     *fit = k_affine_search(&tile, shape);
     k_affine_codes(&tile, shape, fit, row, codes);
     float factors[TILE_SUPERS_MAX];
-    stretch_tile(&tile, fit->error, shape->share_max, factors);
+    stretch_tile(&tile, fit->error, shape->stretch, factors);
     for (size_t s = 0; s < super_count; s++) {
         struct super_half *d = &fit->d[s];
         struct super_half *dmin = &fit->dmin[s];
@@ -90,7 +90,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q4_k)(const float *row, void *blocks, size
         .small_max = 63.0f,
         .trials = {15.0f, false, 2},
         .min_reach = 1,
-        .share_max = 0.0078f,
+        .stretch = {0.0078f, 0.25f, true},
     };
     unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0, count; i < col_count; i += 256 * count) {
@@ -123,7 +123,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q5_k)(const float *row, void *blocks, size
         .small_max = 63.0f,
         .trials = {31.0f, false, 2},
         .min_reach = 3,
-        .share_max = 0.0078f,
+        .stretch = {0.0078f, 0.25f, true},
     };
     unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0, count; i < col_count; i += 256 * count) {
@@ -171,7 +171,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q2_k)(const float *row, void *blocks, size
         .small_max = 15.0f,
         .trials = {3.0f, false, 2},
         .min_reach = 1,
-        .share_max = 0.42f,
+        .stretch = {0.42f, 0.25f, true},
     };
     unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0, count; i < col_count; i += 256 * count) {
@@ -199,7 +199,7 @@ LANE_FN size_t k_symmetric_encode(const struct k_symmetric_shape *shape, const f
     *fit = k_symmetric_search(&tile, shape);
     k_symmetric_codes(&tile, shape, fit, row, codes);
     float factors[TILE_SUPERS_MAX];
-    stretch_tile(&tile, fit->error, shape->share_max, factors);
+    stretch_tile(&tile, fit->error, shape->stretch, factors);
     for (size_t s = 0; s < super_count; s++) {
         if (stretch_applies(fit->d[s].bits)) {
             fit->d[s] = super_half_of(fit->d[s].value * factors[s],
@@ -231,7 +231,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q3_k)(const float *row, void *blocks, size
         .codes = {-4.0f, 3.0f, -1.2f, 0.4f, 7, 1, true, NULL, false},
         .small_low = -32.0f,
         .small_high = 31.0f,
-        .share_max = 0.03f,
+        .stretch = {0.03f, 0.125f, true},
     };
     unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0, count; i < col_count; i += 256 * count) {
@@ -272,7 +272,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q6_k)(const float *row, void *blocks, size
         .codes = {-32.0f, 31.0f, -5.0f, 1.0f, 6, 0, false, NULL, false},
         .small_low = -128.0f,
         .small_high = 127.0f,
-        .share_max = 0.0018f,
+        .stretch = {0.0018f, 0.25f, true},
     };
     unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0, count; i < col_count; i += 256 * count) {
@@ -313,7 +313,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_iq4_xs)(const float *row, void *blocks, si
         .codes = {-127.0f, 113.0f, -24.0f, 8.0f, 7, 1, true, &lq_book_iq4, false},
         .small_low = -32.0f,
         .small_high = 31.0f,
-        .share_max = 0.0442f,
+        .stretch = {0.0442f, 0.25f, true},
     };
     unsigned char *out = (unsigned char *)blocks;
     for (size_t i = 0, count; i < col_count; i += 256 * count) {

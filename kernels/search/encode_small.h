@@ -37,7 +37,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q4_0)(const float *row, void *blocks, size
         .block_bytes = 18,
         .search = small_symmetric_search,
         .put = put_q4_0,
-        .share_max = 0.0078f,
+        .stretch = {0.0078f, 0.5f, true},
         .range = {-8.0f, 7.0f, -1.0f, 0.4f, 6, 2, true, NULL, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
@@ -60,7 +60,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q5_0)(const float *row, void *blocks, size
         .block_bytes = 22,
         .search = small_symmetric_search,
         .put = put_q5_0,
-        .share_max = 0.0078f,
+        .stretch = {0.0078f, 0.5f, true},
         .range = {-16.0f, 15.0f, -2.0f, 0.6f, 6, 2, true, NULL, false},
     };
     small_encode(&type, row, blocks, col_count, importance);
@@ -106,7 +106,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q4_1)(const float *row, void *blocks, size
         .block_bytes = 20,
         .search = small_affine_search,
         .put = put_q4_1,
-        .share_max = 0.0039f,
+        .stretch = {0.0039f, 0.5f, true},
         .trials = {15.0f, true, 3},
     };
     small_encode(&type, row, blocks, col_count, importance);
@@ -130,7 +130,7 @@ LQ_DEVICE_FN void LANE_NAME(lq_encode_q5_1)(const float *row, void *blocks, size
         .block_bytes = 24,
         .search = small_affine_search,
         .put = put_q5_1,
-        .share_max = 0.001f,
+        .stretch = {0.001f, 0.5f, true},
         .trials = {31.0f, true, 3},
     };
     small_encode(&type, row, blocks, col_count, importance);

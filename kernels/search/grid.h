@@ -15,6 +15,13 @@
 /* Pairs of candidates while the real scales are searched; a few nearest tell scales apart. */
 #define GRID_START_PAIRS 2
 
+/* What a turned value costs over w x grows with x: three times as much at the peak, where the
+ * nearest level is far away. */
+#define GRID_TURN_STEEP 2.0f
+
+/* How much further integers are tried where one weight dominates. */
+#define GRID_REACH_MORE 3
+
 /* The point word of a group that is shifted down has this bit. */
 #define GRID_SHIFT_DOWN 0x10000u
 
@@ -36,7 +43,7 @@ struct grid_shape {
     size_t step_count, repeat_count;
     unsigned search_pairs, final_pairs; /* candidates, in pairs */
     int trial_reach, round_count;
-    float share_max; /* of stretch_factor */
+    struct stretch_limits stretch;
 };
 
 /* Of a tile's super-blocks; the rest per problem. */
@@ -68,6 +75,8 @@ LANE_FN void grid_take_signs(struct tile *tile, const struct grid_shape *shape, 
 {
     size_t octets = shape->elem_count / 8;
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
+        lane_f peak = lane_abs(tile_peak(tile, p));
+        lane_f steep = lane_set(GRID_TURN_STEEP) * symmetric_inverse(peak);
         for (size_t o = 0; o < octets; o++) {
             float *x = tile->x + p * shape->elem_count + o * 8 * LANES;
             const float *w = tile->w + p * shape->elem_count + o * 8 * LANES;
@@ -81,7 +90,7 @@ LANE_FN void grid_take_signs(struct tile *tile, const struct grid_shape *shape, 
                 lane_f value = lane_load(x + k * LANES);
                 lane_m minus = lane_less(value, zero);
                 value = lane_abs(value);
-                lane_f cost = lane_load(w + k * LANES) * value;
+                lane_f cost = lane_load(w + k * LANES) * value * (one + value * steep);
                 lane_m cheaper = lane_less(cost, cost_min);
                 cost_min = lane_select(cheaper, cost, cost_min);
                 cheapest = lane_select(cheaper, lane_set((float)(1 << k)), cheapest);
@@ -332,35 +341,51 @@ struct grid_moves {
     lane_f cross, square;
 };
 
+/* What grid_trials walks with. */
+struct grid_walk {
+    lane_f start, d, shift;
+    lane_f best, error;
+};
+
+/* Tries the integer k / 2 away from the start, odd k above and even k below. */
+LANE_FN void grid_trial(const struct tile *tile, const struct grid_shape *shape,
+                        const struct lq_near *near, size_t p, int k, const lane_m *where,
+                        struct grid_walk *walk, struct grid_moves *moves)
+{
+    const float *x = tile->x + p * shape->elem_count;
+    const float *w = tile->w + p * shape->elem_count;
+    float delta = (float)(k % 2 == 1 ? k / 2 + 1 : -(k / 2));
+    lane_f odd =
+        lane_min(walk->start + lane_set(2.0f * delta), lane_set(2.0f * shape->small_max + 1.0f));
+    odd = lane_max(odd, lane_set(1.0f));
+    lane_f scale = walk->d * odd;
+    lane_f error;
+    struct grid_sums sums = grid_pass(shape, near, shape->search_pairs, x, w,
+                                      symmetric_inverse(scale), walk->shift, scale, &error, NULL);
+    lane_m better = lane_less(error, walk->error);
+    better = where == NULL ? better : lane_and(better, *where);
+    walk->best = lane_select(better, odd, walk->best);
+    walk->error = lane_select(better, error, walk->error);
+    moves->cross = lane_select(better, sums.cross * odd, moves->cross);
+    moves->square = lane_select(better, sums.square * odd * odd, moves->square);
+}
+
 LANE_FN void grid_trials(const struct tile *tile, const struct grid_shape *shape,
                          const struct lq_near *near, struct grid_fit *fit, size_t p,
                          struct grid_moves *moves)
 {
-    const float *x = tile->x + p * shape->elem_count;
-    const float *w = tile->w + p * shape->elem_count;
-    lane_f d = super_lanes(tile, p, fit->d);
     lane_f start = lane_load(fit->odd + p);
-    lane_f shift = lane_load(fit->shift + p);
-    lane_f best = start;
-    lane_f best_error = lane_set(INFINITY);
-    for (int k = 0; k <= 2 * shape->trial_reach; k++) {
-        /* 0, 1, -1, 2, -2 ... */
-        float delta = (float)(k % 2 == 1 ? k / 2 + 1 : -(k / 2));
-        lane_f odd =
-            lane_min(start + lane_set(2.0f * delta), lane_set(2.0f * shape->small_max + 1.0f));
-        odd = lane_max(odd, lane_set(1.0f));
-        lane_f scale = d * odd;
-        lane_f error;
-        struct grid_sums sums = grid_pass(shape, near, shape->search_pairs, x, w,
-                                          symmetric_inverse(scale), shift, scale, &error, NULL);
-        lane_m better = lane_less(error, best_error);
-        best = lane_select(better, odd, best);
-        best_error = lane_select(better, error, best_error);
-        moves->cross = lane_select(better, sums.cross * odd, moves->cross);
-        moves->square = lane_select(better, sums.square * odd * odd, moves->square);
+    struct grid_walk walk = {.start = start, .d = super_lanes(tile, p, fit->d), .best = start};
+    walk.shift = lane_load(fit->shift + p);
+    walk.error = lane_set(INFINITY);
+    int near_end = 2 * shape->trial_reach;
+    int end = near_end + (super_any_dominated(tile) ? 2 * GRID_REACH_MORE : 0);
+    for (int k = 0; k <= end; k++) {
+        lane_m where = super_dominated_lanes(tile, p);
+        grid_trial(tile, shape, near, p, k, k <= near_end ? NULL : &where, &walk, moves);
     }
-    lane_store(fit->odd + p, best);
-    lane_store(fit->error + p, best_error);
+    lane_store(fit->odd + p, walk.best);
+    lane_store(fit->error + p, walk.error);
 }
 
 /* Integers for the present d; `moves` gets how far each d should move, by least squares over the
@@ -487,6 +512,7 @@ LANE_FN size_t grid_encode(const struct grid_shape *shape, const struct lq_near 
     tile.elem_count = shape->elem_count;
     tile.group_size = shape->problem_count;
     tile_load(&tile, row, importance);
+    tile_find_dominated(&tile);
     uint8_t signs[32 * TILE_SUPERS_MAX];
     if (shape->signs != GRID_SIGNS_NONE) {
         grid_take_signs(&tile, shape, signs);
@@ -495,7 +521,7 @@ LANE_FN size_t grid_encode(const struct grid_shape *shape, const struct lq_near 
     uint32_t points[64 * TILE_SUPERS_MAX];
     grid_put_points(&tile, shape, near, &fit, points);
     float factors[TILE_SUPERS_MAX];
-    stretch_tile(&tile, fit.error, shape->share_max, factors);
+    stretch_tile(&tile, fit.error, shape->stretch, factors);
     for (size_t s = 0; s < super_count; s++) {
         struct grid_block *block = &blocks[s];
         size_t first = s * shape->problem_count;

@@ -6,6 +6,7 @@
 #define LQ_KERNELS_SEARCH_K_AFFINE_H
 
 #include "kernels/search/affine.h"
+#include "kernels/search/stretch.h"
 #include "kernels/search/super.h"
 
 struct k_affine_shape {
@@ -13,8 +14,8 @@ struct k_affine_shape {
     size_t elem_count;
     float small_max; /* largest integer scale and min */
     struct affine_trials trials;
-    int min_reach;   /* integer mins tried on either side */
-    float share_max; /* of stretch_factor */
+    int min_reach; /* integer mins tried on either side */
+    struct stretch_limits stretch;
 };
 
 /* The parameters of a tile's super-blocks; scales, mins and errors per problem. */

@@ -5,6 +5,7 @@
 #ifndef LQ_KERNELS_SEARCH_K_SYMMETRIC_H
 #define LQ_KERNELS_SEARCH_K_SYMMETRIC_H
 
+#include "kernels/search/stretch.h"
 #include "kernels/search/super.h"
 #include "kernels/search/symmetric.h"
 
@@ -13,7 +14,7 @@ struct k_symmetric_shape {
     size_t elem_count;
     struct symmetric_range codes;
     float small_low, small_high; /* range of the integer scales */
-    float share_max;             /* of stretch_factor */
+    struct stretch_limits stretch;
 };
 
 /* Of a tile's super-blocks; scales and errors per problem. */

@@ -28,7 +28,7 @@ struct small_type {
     size_t block_bytes;
     void (*search)(struct small_batch *batch, const struct small_type *type);
     void (*put)(unsigned char *out, const struct small_batch *batch, size_t p);
-    float share_max; /* of stretch_factor; 0 for none */
+    struct stretch_limits stretch;
     struct symmetric_range range;
     struct affine_trials trials;
 };
@@ -103,15 +103,20 @@ LANE_FN lane_m small_is_ordinary(lane_f half)
 LANE_FN void small_stretch(struct small_batch *batch, const struct small_type *type)
 {
     lane_f one = lane_set(1.0f);
-    for (size_t p = 0; type->share_max > 0.0f && p < batch->tile.problem_count; p += LANES) {
+    for (size_t p = 0; type->stretch.share_max > 0.0f && p < batch->tile.problem_count;
+         p += LANES) {
         size_t at = p * type->elem_count;
-        lane_f square = stretch_square(batch->tile.x + at, batch->tile.w + at, type->elem_count);
+        struct stretch_squares squares =
+            stretch_square(batch->tile.x + at, batch->tile.w + at, type->elem_count);
         lane_f scale = lane_load(batch->scale + p);
         lane_f offset = lane_load(batch->offset + p);
         lane_m none = lane_less(lane_abs(offset), lane_set(0x1p-24f));
         lane_f checked = lane_select(none, one, offset);
         lane_m applies = lane_and(small_is_ordinary(scale), small_is_ordinary(checked));
-        lane_f factor = stretch_factor(lane_load(batch->error + p), square, type->share_max);
+        lane_m spread = lane_less(squares.peak, squares.sum * lane_set(type->stretch.peak_max));
+        applies = lane_and(applies, spread);
+        lane_f factor =
+            stretch_factor(lane_load(batch->error + p), squares.sum, type->stretch.share_max);
         factor = lane_select(applies, factor, one);
         lane_store(batch->scale + p, lane_to_half(scale * factor));
         lane_store(batch->offset + p, lane_to_half(offset * factor));
@@ -126,10 +131,11 @@ LANE_FN void small_keep_half(struct small_batch *batch, const struct small_type 
     lane_f unit = lane_load(batch->tile.scale.unit + p);
     lane_store(batch->scale + p, lane_to_half(fit->scale / unit));
     lane_store(batch->offset + p, lane_set(0.0f));
-    if (type->share_max > 0.0f) {
+    if (type->stretch.share_max > 0.0f) {
         size_t at = p * type->elem_count;
-        lane_f square = stretch_square(batch->tile.x + at, batch->tile.w + at, type->elem_count);
-        lane_store(batch->error + p, square - fit->gain);
+        struct stretch_squares squares =
+            stretch_square(batch->tile.x + at, batch->tile.w + at, type->elem_count);
+        lane_store(batch->error + p, squares.sum - fit->gain);
     }
 }
 

@@ -144,12 +144,19 @@ LANE_FN void tile_find_dominated(struct tile *tile)
     float peaks[TILE_PROBLEMS_MAX];
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
         const float *w = tile->w + p * tile->elem_count;
-        lane_f sum = lane_set(0.0f);
-        lane_f peak = lane_set(0.0f);
-        for (size_t i = 0; i < tile->elem_count * LANES; i += LANES) {
-            sum = sum + lane_load(w + i);
-            peak = lane_max(lane_load(w + i), peak);
+        /* Two of each, which do not wait for each other; elem_count is even. */
+        lane_f even_sum = lane_set(0.0f), odd_sum = lane_set(0.0f);
+        lane_f even_peak = lane_set(0.0f), odd_peak = lane_set(0.0f);
+        for (size_t i = 0; i < tile->elem_count * LANES; i += 2 * LANES) {
+            lane_f even = lane_load(w + i);
+            lane_f odd = lane_load(w + i + LANES);
+            even_sum = even_sum + even;
+            odd_sum = odd_sum + odd;
+            even_peak = lane_max(even, even_peak);
+            odd_peak = lane_max(odd, odd_peak);
         }
+        lane_f sum = even_sum + odd_sum;
+        lane_f peak = lane_max(odd_peak, even_peak);
         lane_store(sums + p, sum);
         lane_store(peaks + p, peak);
     }
