@@ -256,6 +256,13 @@ static inline enum lq_status make_arch_write(const char *config, const char *out
     if (status == LQ_OK) {
         status = lq_hf_config_read(json, &make.arena, &make.config, err);
     }
+    if (status == LQ_OK && make.config.hparams.vocab_size < MAKE_BYTE_COUNT + MAKE_SPECIAL_COUNT) {
+        status =
+            lq_error_set(err, LQ_EFORMAT,
+                         "config.json: vocab_size is %u, expected at least %d: every byte has a "
+                         "token of its own",
+                         make.config.hparams.vocab_size, MAKE_BYTE_COUNT + MAKE_SPECIAL_COUNT);
+    }
     if (status == LQ_OK &&
         (!make_vocab_init(&make.vocab, &make.arena, make.config.hparams.vocab_size) ||
          !make_arch_add_tensors(&make))) {
