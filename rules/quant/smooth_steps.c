@@ -10,6 +10,7 @@
 #include "rules/model/calibrate.h"
 #include "rules/model/layer_ranges.h"
 #include "rules/model/tensor_ref.h"
+#include "rules/quant/hf_folder.h"
 #include "rules/quant/levels.h"
 #include "rules/quant/smooth.h"
 #include "rules/quant/tensor_inputs.h"
@@ -341,27 +342,6 @@ static enum lq_status add_matrix(const struct lq_smooth_job *job, uint32_t layer
 
 /* ---- all of them ---- */
 
-static enum lq_status check_tensor(const struct lq_smooth_job *job,
-                                   const struct lq_model_tensor *tensor, struct lq_error *err)
-{
-    const char *where = lq_tensor_model_name(job->expand, job->model);
-    bool is_float = tensor->dtype == LQ_DTYPE_F32 || tensor->dtype == LQ_DTYPE_F16 ||
-                    tensor->dtype == LQ_DTYPE_BF16;
-    if (tensor->source_name == NULL || strcmp(tensor->source_name, tensor->name) == 0) {
-        return lq_error_set(err, LQ_EUNSUPPORTED,
-                            "%s: SmoothQuant writes a Hugging Face model, so it needs the folder "
-                            "of one and no GGUF file",
-                            where);
-    }
-    if (!is_float || tensor->add_one || tensor->ne[2] != 1) {
-        return lq_error_set(err, LQ_EUNSUPPORTED,
-                            "%s: '%s' is of a kind that SmoothQuant cannot smooth here (models of "
-                            "the Gemma family, mixtures of experts and quantized ones)",
-                            where, tensor->name);
-    }
-    return LQ_OK;
-}
-
 static enum lq_status add_layer(struct lq_smooth_job *job, uint32_t layer, struct lq_error *err)
 {
     enum lq_status status = LQ_OK;
@@ -376,7 +356,8 @@ static enum lq_status add_layer(struct lq_smooth_job *job, uint32_t layer, struc
         const struct lq_model_tensor *tensor =
             lq_tensor_index_find(&job->index, lq_layer_weight_path(layer, weight, name));
         status = tensor == NULL ? lq_error_set(err, LQ_EMODEL, "the tensor '%s' is missing", name)
-                                : check_tensor(job, tensor, err);
+                                : lq_hf_folder_check(job->expand, job->model, tensor, "SmoothQuant",
+                                                     "smooth", err);
     }
     if (status == LQ_OK) {
         status = add_scales(job, layer, &job->scales[layer], err);
