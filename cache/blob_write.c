@@ -1,57 +1,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cache/cache_internal.h"
+#include "cache/blob_writer.h"
 #include "engine/base/checked.h"
 #include "engine/base/compiler.h"
 #include "engine/base/limits.h"
-
-struct lq_blob_writer;
-
-/* Chunks on their way to the disk. The caller's memory is borrowed until its call returns. */
-struct flush {
-    struct lq_blob_writer *writer;
-    struct lq_store_writing *writing; /* NULL: nothing is on its way */
-    const unsigned char *data;
-    size_t size_bytes;
-    uint64_t id; /* where the chunks are */
-    bool borrowed;
-};
-
-/* The record on its way to the disk. */
-struct commit {
-    struct lq_blob_writer *writer;
-    struct lq_store_writing *writing; /* NULL: nothing is on its way */
-    struct lq_digest digest;
-    uint64_t garbage_id; /* of a record that was replaced */
-    bool duplicate;      /* stored already: the writer's chunks are garbage */
-    const char *path;    /* of the file that it lies in; NULL: here */
-    struct lq_file_sig sig;
-};
-
-struct lq_blob_writer {
-    struct lq_cache *cache;
-    struct lq_hasher *hasher;
-    uint64_t size_bytes;   /* of the blob so far, parts included */
-    uint64_t stored_bytes; /* given to chunks so far, the buffer included */
-    uint64_t id;           /* 0 until chunks were flushed */
-    uint32_t flushed_count;
-    bool failed; /* a part was wrong or a flush failed: it can only be aborted */
-    unsigned char *buffer;
-    size_t buffered_bytes, buffer_capacity;
-    unsigned char *other; /* a full buffer on its way to the disk, or one to fill next, or NULL */
-    struct flush flush;
-    struct commit commit;
-    struct lq_blob_part *parts;
-    uint32_t part_count, part_capacity;
-    bool has_refs;        /* some part is another blob */
-    struct lq_pool *pool; /* may be NULL */
-    lq_blob_take copy;    /* may be NULL */
-    void *copy_user;
-    lq_blob_land land;          /* `copy` alone keeps the content; else NULL */
-    size_t fresh_bytes;         /* the last ones of the buffer: neither hashed nor copied yet */
-    struct lq_hash_job hashing; /* a full buffer */
-};
 
 static const size_t flush_bytes = (size_t)LQ_FLUSH_CHUNKS * LQ_CHUNK_BYTES;
 static const size_t first_buffer_bytes = 16 * 1024;
@@ -104,8 +57,8 @@ void lq_blob_keep_outside(struct lq_blob_writer *writer, lq_blob_take keep, lq_b
 /* ---- chunks ---- */
 
 /* The chunks of an earlier flush are ours as long as the pending record has our token. */
-static enum lq_status check_pending(struct lq_txn *txn, struct lq_cache *cache, uint64_t id,
-                                    struct lq_error *err)
+enum lq_status lq_writer_check_pending(struct lq_txn *txn, struct lq_cache *cache, uint64_t id,
+                                       struct lq_error *err)
 {
     unsigned char raw[LQ_ID_KEY_BYTES];
     lq_id_key(id, raw);
@@ -123,8 +76,9 @@ static enum lq_status check_pending(struct lq_txn *txn, struct lq_cache *cache, 
     return status;
 }
 
-static enum lq_status put_chunks(struct lq_txn *txn, uint64_t id, uint32_t index,
-                                 const unsigned char *data, size_t size_bytes, struct lq_error *err)
+enum lq_status lq_writer_put_chunks(struct lq_txn *txn, uint64_t id, uint32_t index,
+                                    const unsigned char *data, size_t size_bytes,
+                                    struct lq_error *err)
 {
     enum lq_status status = LQ_OK;
     while (size_bytes > 0 && status == LQ_OK) {
@@ -143,12 +97,12 @@ static enum lq_status put_chunks(struct lq_txn *txn, uint64_t id, uint32_t index
 
 static enum lq_status flush_change(struct lq_txn *txn, void *user, struct lq_error *err)
 {
-    struct flush *flush = user;
+    struct lq_writer_flush *flush = user;
     struct lq_blob_writer *writer = flush->writer;
     enum lq_status status = LQ_OK;
     flush->id = writer->id;
     if (flush->id != 0) {
-        status = check_pending(txn, writer->cache, flush->id, err);
+        status = lq_writer_check_pending(txn, writer->cache, flush->id, err);
     } else {
         status = lq_blob_next_id(txn, &flush->id, err);
         if (status == LQ_OK) {
@@ -156,15 +110,15 @@ static enum lq_status flush_change(struct lq_txn *txn, void *user, struct lq_err
                 lq_blob_mark_pending(txn, flush->id, lq_locks_token(writer->cache->locks), err);
         }
     }
-    return status == LQ_OK ? put_chunks(txn, flush->id, writer->flushed_count, flush->data,
-                                        flush->size_bytes, err)
+    return status == LQ_OK ? lq_writer_put_chunks(txn, flush->id, writer->flushed_count,
+                                                  flush->data, flush->size_bytes, err)
                            : status;
 }
 
 /* Waits for the chunks that are on their way. */
-static enum lq_status flush_end(struct lq_blob_writer *writer, struct lq_error *err)
+enum lq_status lq_writer_flush_end(struct lq_blob_writer *writer, struct lq_error *err)
 {
-    struct flush *flush = &writer->flush;
+    struct lq_writer_flush *flush = &writer->flush;
     if (flush->writing == NULL) {
         return LQ_OK;
     }
@@ -182,7 +136,7 @@ static enum lq_status flush_end(struct lq_blob_writer *writer, struct lq_error *
 static enum lq_status flush_begin(struct lq_blob_writer *writer, const unsigned char *data,
                                   size_t size_bytes, bool borrowed, struct lq_error *err)
 {
-    enum lq_status status = flush_end(writer, err);
+    enum lq_status status = lq_writer_flush_end(writer, err);
     if (status != LQ_OK || writer->land != NULL) {
         return status;
     }
@@ -192,7 +146,7 @@ static enum lq_status flush_begin(struct lq_blob_writer *writer, const unsigned 
                             "cache folder %s: a blob is larger than 2^32 chunks",
                             writer->cache->dir);
     }
-    writer->flush = (struct flush){
+    writer->flush = (struct lq_writer_flush){
         .writer = writer, .data = data, .size_bytes = size_bytes, .borrowed = borrowed};
     return lq_store_write_begin(writer->cache->store, LQ_STORE_UNNAMED, size_bytes, flush_change,
                                 &writer->flush, &writer->flush.writing, err);
@@ -221,7 +175,7 @@ static bool grow_buffer(struct lq_blob_writer *writer, size_t wanted)
 }
 
 /* Waits for the hash of the last full buffer. */
-static void hash_end(struct lq_blob_writer *writer)
+void lq_writer_hash_end(struct lq_blob_writer *writer)
 {
     lq_hash_aside_end(&writer->cache->hashing, &writer->hashing);
 }
@@ -236,7 +190,7 @@ static enum lq_status settle_begin(struct lq_blob_writer *writer, struct lq_erro
     }
     const unsigned char *data = writer->buffer + writer->buffered_bytes - size_bytes;
     writer->fresh_bytes = 0;
-    hash_end(writer);
+    lq_writer_hash_end(writer);
     writer->hashing =
         (struct lq_hash_job){.hasher = writer->hasher, .data = data, .size_bytes = size_bytes};
     if (size_bytes == flush_bytes) {
@@ -247,10 +201,10 @@ static enum lq_status settle_begin(struct lq_blob_writer *writer, struct lq_erro
     return writer->copy == NULL ? LQ_OK : writer->copy(writer->copy_user, data, size_bytes, err);
 }
 
-static enum lq_status settle(struct lq_blob_writer *writer, struct lq_error *err)
+enum lq_status lq_writer_settle(struct lq_blob_writer *writer, struct lq_error *err)
 {
     enum lq_status status = settle_begin(writer, err);
-    hash_end(writer);
+    lq_writer_hash_end(writer);
     return status;
 }
 
@@ -274,14 +228,14 @@ static enum lq_status turn_buffers(struct lq_blob_writer *writer, struct lq_erro
 static enum lq_status pass_on(struct lq_blob_writer *writer, const unsigned char *data,
                               size_t size_bytes, struct lq_error *err)
 {
-    hash_end(writer);
+    lq_writer_hash_end(writer);
     writer->hashing =
         (struct lq_hash_job){.hasher = writer->hasher, .data = data, .size_bytes = size_bytes};
     lq_hash_aside_begin(&writer->cache->hashing, &writer->hashing);
     enum lq_status status =
         writer->copy == NULL ? LQ_OK : writer->copy(writer->copy_user, data, size_bytes, err);
     status = status == LQ_OK ? flush_begin(writer, data, size_bytes, true, err) : status;
-    hash_end(writer);
+    lq_writer_hash_end(writer);
     return status;
 }
 
@@ -312,7 +266,7 @@ static enum lq_status store_bytes(struct lq_blob_writer *writer, const unsigned 
         writer->stored_bytes += writer->land == NULL ? taken : 0;
     }
     if (writer->flush.writing != NULL && writer->flush.borrowed) {
-        enum lq_status ended = flush_end(writer, status == LQ_OK ? err : NULL);
+        enum lq_status ended = lq_writer_flush_end(writer, status == LQ_OK ? err : NULL);
         status = status == LQ_OK ? ended : status;
     }
     return status;
@@ -355,7 +309,7 @@ static enum lq_status add_part(struct lq_blob_writer *writer, const struct lq_di
     return LQ_OK;
 }
 
-static enum lq_status usable(const struct lq_blob_writer *writer, struct lq_error *err)
+enum lq_status lq_writer_usable(const struct lq_blob_writer *writer, struct lq_error *err)
 {
     return writer->failed ? lq_error_set(err, LQ_ECACHE,
                                          "cache folder %s: writing a blob goes on after it failed",
@@ -366,7 +320,7 @@ static enum lq_status usable(const struct lq_blob_writer *writer, struct lq_erro
 enum lq_status lq_blob_write(struct lq_blob_writer *writer, const void *data, size_t size_bytes,
                              struct lq_error *err)
 {
-    enum lq_status status = usable(writer, err);
+    enum lq_status status = lq_writer_usable(writer, err);
     if (status != LQ_OK || size_bytes == 0) {
         return status;
     }
@@ -471,7 +425,7 @@ static enum lq_status copy_placed(struct lq_blob_writer *writer, const struct lq
 enum lq_status lq_blob_write_blob(struct lq_blob_writer *writer, const struct lq_digest *part,
                                   struct lq_error *err)
 {
-    enum lq_status status = usable(writer, err);
+    enum lq_status status = lq_writer_usable(writer, err);
     if (status != LQ_OK) {
         return status;
     }
@@ -490,7 +444,7 @@ enum lq_status lq_blob_write_blob(struct lq_blob_writer *writer, const struct lq
     } else if (status == LQ_OK && placed && writer->land == NULL) {
         status = copy_placed(writer, part, reader, err);
     } else if (status == LQ_OK && lq_blob_size(reader) > 0) {
-        status = settle(writer, err);
+        status = lq_writer_settle(writer, err);
         status = status == LQ_OK ? hash_part(writer, part, reader, err) : status;
         if (status == LQ_OK) {
             status =
@@ -503,283 +457,16 @@ enum lq_status lq_blob_write_blob(struct lq_blob_writer *writer, const struct lq
     return status;
 }
 
-/* ---- publishing ---- */
-
-static enum lq_status put_record(struct lq_txn *txn, struct commit *commit, uint64_t id,
-                                 struct lq_error *err)
-{
-    struct lq_blob_writer *writer = commit->writer;
-    struct lq_blob_record record = {
-        .kind = writer->land != NULL ? LQ_BLOB_PLACED
-                : writer->has_refs   ? LQ_BLOB_JOINED
-                                     : LQ_BLOB_CHUNKS,
-        .size_bytes = writer->size_bytes,
-        .id = id,
-        .stored_bytes = writer->stored_bytes,
-        .chunk_bytes = LQ_CHUNK_BYTES,
-        .part_count = writer->part_count,
-        .path = commit->path,
-        .path_bytes = commit->path == NULL ? 0 : (uint32_t)strlen(commit->path),
-        .sig = commit->sig,
-    };
-    struct lq_buffer buffer;
-    lq_buffer_init(&buffer);
-    lq_blob_record_encode(&commit->digest, &record, writer->parts, &buffer);
-    enum lq_status status = buffer.failed ? lq_error_nomem(err, "a blob record") : LQ_OK;
-    if (status == LQ_OK) {
-        struct lq_bytes key = {commit->digest.bytes, LQ_DIGEST_BYTES};
-        struct lq_bytes value = {buffer.data, buffer.size_bytes};
-        status = lq_txn_put(txn, LQ_DB_BLOBS, &key, &value, err);
-    }
-    lq_buffer_fini(&buffer);
-    return status;
-}
-
-/* Every part must still be there, and is kept from now on. */
-static enum lq_status refer_parts(struct lq_txn *txn, struct lq_blob_writer *writer,
-                                  struct lq_error *err)
-{
-    enum lq_status status = LQ_OK;
-    for (uint32_t i = 0; i < writer->part_count && status == LQ_OK && writer->has_refs; i++) {
-        const struct lq_blob_part *part = &writer->parts[i];
-        struct lq_blob_record record;
-        bool found = false;
-        if (lq_digest_is_zero(&part->digest)) {
-            continue;
-        }
-        status = lq_blob_find(NULL, txn, &part->digest, &record, &found, err);
-        bool fits = found && lq_blob_can_be_part(&record) && record.size_bytes == part->size_bytes;
-        if (status == LQ_OK && !fits) {
-            char hex[LQ_DIGEST_HEX_BYTES];
-            return lq_error_set(err, LQ_ECACHE,
-                                "cache folder %s: blob %s, a part of another, was removed "
-                                "meanwhile; build again",
-                                writer->cache->dir, lq_digest_to_hex(&part->digest, hex));
-        }
-        status = status == LQ_OK ? lq_blob_refer(txn, &part->digest, 1, err) : status;
-    }
-    return status;
-}
-
-static enum lq_status commit_change(struct lq_txn *txn, void *user, struct lq_error *err)
-{
-    struct commit *commit = user;
-    struct lq_blob_writer *writer = commit->writer;
-    struct lq_blob_record old;
-    uint64_t id = writer->id;
-    commit->garbage_id = 0;
-    commit->duplicate = false;
-    enum lq_status status = LQ_OK;
-    if (id != 0) {
-        status = check_pending(txn, writer->cache, id, err);
-    }
-    if (status == LQ_OK) {
-        status = lq_blob_find_whole(NULL, txn, &commit->digest, &old, &commit->duplicate, err);
-    }
-    if (status != LQ_OK || commit->duplicate) {
-        return status == LQ_OK && id != 0 ? lq_blob_mark_pending(txn, id, 0, err) : status;
-    }
-    bool broken = false;
-    status = lq_blob_find(NULL, txn, &commit->digest, &old, &broken, err);
-    if (status == LQ_OK && broken) {
-        status = lq_blob_forget(txn, &commit->digest, &old, &commit->garbage_id, err);
-    }
-    if (status == LQ_OK && id == 0 && writer->stored_bytes > 0) {
-        status = lq_blob_next_id(txn, &id, err);
-    }
-    if (status == LQ_OK) {
-        status =
-            put_chunks(txn, id, writer->flushed_count, writer->buffer, writer->buffered_bytes, err);
-    }
-    if (status == LQ_OK && writer->id != 0) {
-        unsigned char raw[LQ_ID_KEY_BYTES];
-        lq_id_key(id, raw);
-        status = lq_txn_del(txn, LQ_DB_PENDING, &(struct lq_bytes){raw, sizeof raw}, NULL, err);
-    }
-    status = status == LQ_OK ? refer_parts(txn, writer, err) : status;
-    return status == LQ_OK ? put_record(txn, commit, id, err) : status;
-}
-
-static enum lq_status commit_large(struct lq_blob_writer *writer, const struct lq_digest *digest,
-                                   struct lq_error *err)
-{
-    unsigned flags = LQ_STORE_PATIENT | (writer->has_refs ? LQ_STORE_WITH_LATER : 0u);
-    writer->commit.writer = writer;
-    writer->commit.digest = *digest;
-    return lq_store_write_begin(writer->cache->store, flags, writer->buffered_bytes + 64 * 1024,
-                                commit_change, &writer->commit, &writer->commit.writing, err);
-}
-
-/* Waits for the record. */
-static enum lq_status commit_wait(struct lq_blob_writer *writer, struct lq_error *err)
-{
-    struct commit *commit = &writer->commit;
-    struct lq_store *store = writer->cache->store;
-    if (commit->writing == NULL) {
-        return LQ_OK;
-    }
-    enum lq_status status = lq_store_write_end(store, commit->writing, err);
-    commit->writing = NULL;
-    if (status != LQ_OK) {
-        return status;
-    }
-    /* What is garbage is marked as such: if sweeping fails, the next open does it. */
-    if (commit->duplicate && writer->id != 0) {
-        (void)lq_blob_sweep(store, writer->id, NULL);
-    }
-    if (commit->garbage_id != 0) {
-        (void)lq_blob_sweep(store, commit->garbage_id, NULL);
-    }
-    writer->id = 0;
-    return LQ_OK;
-}
-
-/* *stored: the blob is there. *broken: a record is there that lacks parts. */
-static enum lq_status find_old(struct lq_blob_writer *writer, const struct lq_digest *digest,
-                               bool *stored, bool *broken, struct lq_error *err)
-{
-    struct lq_txn txn;
-    struct lq_blob_record record;
-    enum lq_status status = lq_store_read_begin(writer->cache->store, &txn, err);
-    if (status != LQ_OK) {
-        return status;
-    }
-    status = lq_blob_find_whole(NULL, &txn, digest, &record, stored, err);
-    if (status == LQ_OK && !*stored) {
-        status = lq_blob_find(NULL, &txn, digest, &record, broken, err);
-    }
-    lq_store_read_end(&txn);
-    return status;
-}
-
-/* Small blobs wait in memory for the action that they belong to. */
-static enum lq_status commit_small(struct lq_blob_writer *writer, const struct lq_digest *digest,
-                                   struct lq_error *err)
-{
-    struct lq_bytes key = {digest->bytes, LQ_DIGEST_BYTES};
-    bool broken = false;
-    bool stored = lq_store_has_later(writer->cache->store, LQ_DB_BLOBS, &key, NULL, 0);
-    enum lq_status status = stored ? LQ_OK : find_old(writer, digest, &stored, &broken, err);
-    if (status != LQ_OK || stored) {
-        return status;
-    }
-    if (broken) {
-        /* What the old record counts must be undone, in a transaction. */
-        return commit_large(writer, digest, err);
-    }
-    struct lq_blob_record record = {
-        .kind = LQ_BLOB_SMALL,
-        .size_bytes = writer->size_bytes,
-        .data = writer->buffer,
-    };
-    struct lq_buffer buffer;
-    lq_buffer_init(&buffer);
-    lq_blob_record_encode(digest, &record, NULL, &buffer);
-    status = buffer.failed ? lq_error_nomem(err, "a blob record") : LQ_OK;
-    if (status == LQ_OK) {
-        struct lq_bytes value = {buffer.data, buffer.size_bytes};
-        status = lq_store_later(writer->cache->store, LQ_DB_BLOBS, &key, &value, false, err);
-    }
-    lq_buffer_fini(&buffer);
-    return status;
-}
-
-/* The file gets its name. What is told of it is believed as far as a record can hold it. */
-static enum lq_status land(struct lq_blob_writer *writer, const struct lq_digest *digest,
-                           struct lq_error *err)
-{
-    struct commit *commit = &writer->commit;
-    if (writer->land == NULL) {
-        return LQ_OK;
-    }
-    writer->buffered_bytes = 0; /* the taker has them */
-    enum lq_status status =
-        writer->land(writer->copy_user, digest, &commit->path, &commit->sig, err);
-    if (status != LQ_OK) {
-        return status;
-    }
-    if (commit->path[0] != '/' || strlen(commit->path) > LQ_BLOB_PATH_BYTES_MAX ||
-        commit->sig.size_bytes != writer->size_bytes) {
-        return lq_error_set(err, LQ_EIO, "%s: changed while it was written; build again",
-                            commit->path);
-    }
-    return LQ_OK;
-}
-
-/* Begins to publish under its digest; with `expected` only if that is the digest. */
-static enum lq_status commit_begin(struct lq_blob_writer *writer, const struct lq_digest *expected,
-                                   struct lq_digest *own, struct lq_error *err)
-{
-    enum lq_status status = usable(writer, err);
-    status = status == LQ_OK ? settle(writer, err) : status;
-    status = status == LQ_OK ? flush_end(writer, err) : status;
-    if (status != LQ_OK) {
-        return status;
-    }
-    lq_hasher_finish(writer->hasher, own);
-    if (expected != NULL && !lq_digest_equal(expected, own)) {
-        return LQ_OK;
-    }
-    /* Before it is looked for: an old copy that is found must stay. */
-    lq_marks_add(writer->cache->marks, own);
-    status = land(writer, own, err);
-    if (status != LQ_OK) {
-        return status;
-    }
-    return !writer->has_refs && writer->land == NULL && writer->size_bytes <= LQ_SMALL_BYTES_MAX
-               ? commit_small(writer, own, err)
-               : commit_large(writer, own, err);
-}
-
-enum lq_status lq_blob_commit_begin(struct lq_blob_writer *writer, struct lq_digest *digest,
-                                    uint64_t *size_bytes, struct lq_error *err)
-{
-    *size_bytes = writer->size_bytes;
-    return commit_begin(writer, NULL, digest, err);
-}
-
-enum lq_status lq_blob_commit_end(struct lq_blob_writer *writer, struct lq_error *err)
-{
-    enum lq_status status = commit_wait(writer, err);
-    lq_blob_abort(writer);
-    return status;
-}
-
-enum lq_status lq_blob_commit(struct lq_blob_writer *writer, struct lq_digest *digest,
-                              uint64_t *size_bytes, struct lq_error *err)
-{
-    struct lq_digest own;
-    enum lq_status status = commit_begin(writer, NULL, &own, err);
-    status = status == LQ_OK ? commit_wait(writer, err) : status;
-    if (status == LQ_OK && digest != NULL) {
-        *digest = own;
-    }
-    if (status == LQ_OK && size_bytes != NULL) {
-        *size_bytes = writer->size_bytes;
-    }
-    lq_blob_abort(writer);
-    return status;
-}
-
-enum lq_status lq_blob_commit_as(struct lq_blob_writer *writer, const struct lq_digest *expected,
-                                 bool *same, struct lq_error *err)
-{
-    struct lq_digest own;
-    enum lq_status status = commit_begin(writer, expected, &own, err);
-    status = status == LQ_OK ? commit_wait(writer, err) : status;
-    *same = status == LQ_OK && lq_digest_equal(expected, &own);
-    lq_blob_abort(writer);
-    return status;
-}
+/* ---- aborting, and all at once ---- */
 
 void lq_blob_abort(struct lq_blob_writer *writer)
 {
     if (writer == NULL) {
         return;
     }
-    hash_end(writer);
-    (void)flush_end(writer, NULL);
-    (void)commit_wait(writer, NULL);
+    lq_writer_hash_end(writer);
+    (void)lq_writer_flush_end(writer, NULL);
+    (void)lq_writer_commit_wait(writer, NULL);
     if (writer->id != 0) {
         (void)lq_blob_sweep(writer->cache->store, writer->id, NULL);
     }
