@@ -7,6 +7,7 @@
 #include "engine/cli/profile_place.h"
 #include "engine/cli/quality_job.h"
 #include "engine/cli/quality_result.h"
+#include "engine/cli/quantize_folder.h"
 #include "engine/cli/quantize_result.h"
 #include "engine/cli/quantize_w8a8.h"
 #include "engine/cli/quick_recipe.h"
@@ -51,7 +52,7 @@ static enum lq_status check_format(const struct lq_args *args, struct lq_error *
                             "--smoothquant needs the output format smoothquant; gguf has no "
                             "activations of 8 bits");
     }
-    return LQ_OK;
+    return lq_quantize_check_options(args, "gguf", err);
 }
 
 static enum lq_status check_level(struct quantization *job, struct lq_error *err)
