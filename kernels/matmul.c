@@ -16,6 +16,13 @@ const struct lq_matmul_tiles *lq_matmul_tiles(void)
     return NULL;
 }
 
+lq_sgemm_fn lq_matmul_sgemm(void)
+{
+    const struct lq_matmul_tiles *tiles = lq_matmul_tiles();
+    lq_sgemm_fn other = tiles == NULL ? lq_openblas_load() : NULL;
+    return tiles != NULL ? tiles->sgemm : other != NULL ? other : lq_sgemm_own;
+}
+
 const struct lq_short_tiles *lq_short_tiles(void)
 {
 #if defined(__x86_64__)

@@ -48,6 +48,8 @@ static inline size_t lq_matmul_left_size(size_t k)
 
 /* The tiles of the CPU level that lq_kernels() chose; NULL when it has none. */
 const struct lq_matmul_tiles *lq_matmul_tiles(void);
+/* A product on one thread: these tiles, else OpenBLAS, else our own loops. */
+lq_sgemm_fn lq_matmul_sgemm(void);
 
 extern const struct lq_matmul_tiles lq_matmul_tiles_avx2;
 extern const struct lq_matmul_tiles lq_matmul_tiles_avx512;

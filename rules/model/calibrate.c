@@ -7,6 +7,7 @@
 #include "rules/format/gguf.h"
 #include "rules/model/calibrate_parts.h"
 #include "rules/model/forward.h"
+#include "rules/model/moments.h"
 #include "rules/model/tensor_ref.h"
 
 enum {
@@ -122,10 +123,43 @@ uint64_t lq_calibrate_guess_memory(const struct lq_calibrate_expansion *expansio
     return memory(&expansion->hparams, tokens);
 }
 
+const char *lq_calibrate_moments_output(enum lq_layer_input input)
+{
+    switch (input) {
+    case LQ_INPUT_ATTN:
+        return "moments.attn";
+    case LQ_INPUT_ATTN_OUTPUT:
+        return "moments.attn_output";
+    case LQ_INPUT_FFN:
+        return "moments.ffn";
+    case LQ_INPUT_FFN_DOWN:
+        return "moments.ffn_down";
+    default:
+        return NULL;
+    }
+}
+
+/* Adds outputs for the moments of a layer's inputs; returns the memory that they take. */
+static uint64_t add_moments(const struct lq_hparams *hparams, struct lq_step_output *outputs,
+                            size_t *output_count)
+{
+    uint64_t memory_bytes = 0;
+    for (int i = 0; i < LQ_LAYER_INPUT_COUNT; i++) {
+        enum lq_layer_input input = (enum lq_layer_input)i;
+        const char *name = lq_calibrate_moments_output(input);
+        size_t cols = lq_layer_input_cols(hparams, input);
+        if (name != NULL && cols > 0) {
+            outputs[(*output_count)++] = (struct lq_step_output){name, false};
+            memory_bytes += lq_moments_memory(cols);
+        }
+    }
+    return memory_bytes;
+}
+
 static enum lq_status add_layer(struct lq_calibrate_expansion *expansion, uint32_t layer,
                                 bool whole, size_t *step, struct lq_error *err)
 {
-    struct lq_step_output outputs[3] = {{"stats", false}};
+    struct lq_step_output outputs[3 + LQ_LAYER_INPUT_COUNT] = {{"stats", false}};
     size_t output_count = 1;
     struct lq_calibrate_plan plan;
     bool is_last = layer + 1 == expansion->hparams.layer_count;
@@ -158,6 +192,12 @@ static enum lq_status add_layer(struct lq_calibrate_expansion *expansion, uint32
         plan.params[plan.param_count++] = (struct lq_step_param){"ranges", "true"};
         outputs[output_count++] = (struct lq_step_output){"ranges", false};
     }
+    uint64_t memory_bytes = lq_calibrate_guess_memory(expansion, lq_forward_layer_memory);
+    if (expansion->request->moments) {
+        plan.state->moments = true;
+        plan.params[plan.param_count++] = (struct lq_step_param){"moments", "true"};
+        memory_bytes += add_moments(&expansion->hparams, outputs, &output_count);
+    }
     char label[LQ_WEIGHT_NAME_BYTES];
     (void)snprintf(label, sizeof label, "blk.%u", (unsigned)layer);
     struct lq_step added = {
@@ -173,7 +213,7 @@ static enum lq_status add_layer(struct lq_calibrate_expansion *expansion, uint32
         .outputs = outputs,
         .output_count = output_count,
         .parallel = true,
-        .memory_bytes = lq_calibrate_guess_memory(expansion, lq_forward_layer_memory),
+        .memory_bytes = memory_bytes,
         .cost = expansion->cost,
     };
     return lq_expand_add_step(expansion->expand, &added, step, err);

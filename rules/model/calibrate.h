@@ -24,6 +24,7 @@ struct lq_calibrate_request {
     bool hidden_bf16; /* hidden states between layers are bf16, not f32 */
     bool skip_first;  /* leave the first token of each sample out */
     bool ranges;      /* the layers' steps have an output "ranges" besides (layer_ranges.h) */
+    bool moments;     /* and one for each input of their matrices (moments.h) */
 };
 
 /* Adds the steps that compute it; *step is the one with the outputs "main" and "gguf".
@@ -31,12 +32,14 @@ struct lq_calibrate_request {
 enum lq_status lq_calibrate_layers(struct lq_expand *expand,
                                    const struct lq_calibrate_request *request, size_t *step,
                                    struct lq_error *err);
-/* Adds only the steps of the layers, for their ranges: layers[i] is the step of layer i. The
- * model's index and hyperparameters come back as well. */
+/* Adds only the steps of the layers, for their ranges or moments: layers[i] is the step of layer i.
+ * The model's index and hyperparameters come back as well. */
 enum lq_status lq_calibrate_ranges(struct lq_expand *expand,
                                    const struct lq_calibrate_request *request,
                                    struct lq_tensor_index *index, struct lq_hparams *hparams,
                                    const size_t **layers, struct lq_error *err);
+/* The output with the moments of an input; NULL for inputs of experts, which have none. */
+const char *lq_calibrate_moments_output(enum lq_layer_input input);
 /* Adds the step that loads source 0 of `artifact`, any of the three formats, and checks that it
  * fits the model: LQ_EIMATRIX at run time when it does not. */
 enum lq_status lq_calibrate_load(struct lq_expand *expand,

@@ -34,6 +34,7 @@ struct lq_calibrate_layer {
     bool skip_first;
     bool hidden_bf16;                   /* what goes to the next layer */
     bool ranges;                        /* also writes the output "ranges" */
+    bool moments;                       /* and those with moments */
     struct lq_gradient_options options; /* backward steps */
     double threshold;                   /* of spikes */
     struct lq_model_tensor tensors[LQ_CALIBRATE_TENSORS_MAX];

@@ -12,6 +12,7 @@
 #include "rules/model/forward_run.h"
 #include "rules/model/layer_ranges.h"
 #include "rules/model/layer_stats.h"
+#include "rules/model/moments.h"
 
 /* What a calibration of ours has at least. */
 enum { SAMPLES_ENOUGH = 128 };
@@ -27,13 +28,67 @@ struct layer_run {
     /* States that are on the device; or NULL. */
     struct lq_device_states *in;
     struct lq_device_states *out;
-    struct lq_layer_ranges ranges; /* where they are asked for */
+    /* Where they are asked for. */
+    struct lq_layer_ranges ranges;
+    struct lq_moments moments[LQ_LAYER_INPUT_COUNT];
 };
 
 static void watch_input(void *user, enum lq_layer_input input, size_t col, const float *values,
                         size_t count)
 {
-    lq_layer_ranges_add(user, input, col, values, count);
+    struct layer_run *layer_run = user;
+    if (layer_run->io.layer->ranges) {
+        lq_layer_ranges_add(&layer_run->ranges, input, col, values, count);
+    }
+    if (layer_run->io.layer->moments) {
+        lq_moments_add(&layer_run->moments[input], lq_run_pool(layer_run->io.run), values, count);
+    }
+}
+
+static enum lq_status init_watched(struct layer_run *layer_run, struct lq_error *err)
+{
+    const struct lq_calibrate_layer *layer = layer_run->io.layer;
+    enum lq_status status = LQ_OK;
+    if (layer->ranges) {
+        status = lq_layer_ranges_init(&layer_run->ranges, &layer->hparams,
+                                      lq_run_arena(layer_run->io.run), err);
+    }
+    for (int i = 0; status == LQ_OK && layer->moments && i < LQ_LAYER_INPUT_COUNT; i++) {
+        enum lq_layer_input input = (enum lq_layer_input)i;
+        bool has_output = lq_calibrate_moments_output(input) != NULL;
+        status = lq_moments_init(&layer_run->moments[i],
+                                 has_output ? lq_layer_input_cols(&layer->hparams, input) : 0, err);
+    }
+    return status;
+}
+
+struct output {
+    struct lq_run *run;
+    const char *name;
+};
+
+static enum lq_status write_output(void *user, const void *data, size_t size_bytes,
+                                   struct lq_error *err)
+{
+    const struct output *output = user;
+    return lq_run_write(output->run, output->name, data, size_bytes, err);
+}
+
+static enum lq_status write_moments(struct layer_run *layer_run, struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
+    for (int i = 0; status == LQ_OK && i < LQ_LAYER_INPUT_COUNT; i++) {
+        struct lq_moments *moments = &layer_run->moments[i];
+        struct output output = {layer_run->io.run,
+                                lq_calibrate_moments_output((enum lq_layer_input)i)};
+        if (moments->col_count > 0) {
+            status = lq_moments_finish(moments, lq_run_pool(output.run), err);
+        }
+        if (moments->col_count > 0 && status == LQ_OK) {
+            status = lq_moments_write(moments, write_output, &output, err);
+        }
+    }
+    return status;
 }
 
 static enum lq_status write_ranges(const struct layer_run *layer_run, struct lq_error *err)
@@ -129,7 +184,8 @@ static enum lq_status run_on_all(struct layer_run *layer_run, struct lq_forward_
                                            .is_first = layer_run->is_first,
                                            .inputs_only = layer_run->inputs_only};
     *done = false;
-    if (layer->hparams.expert_count == 0 && !layer->skip_first && !layer->ranges) {
+    if (layer->hparams.expert_count == 0 && !layer->skip_first && !layer->ranges &&
+        !layer->moments) {
         lq_forward_run_take_more(forward_run);
     }
     if (forward_run->more_count == 0) {
@@ -168,6 +224,9 @@ static enum lq_status stream_samples(struct layer_run *layer_run, struct lq_erro
     if (status == LQ_OK && io->layer->ranges) {
         status = write_ranges(layer_run, err);
     }
+    if (status == LQ_OK && io->layer->moments) {
+        status = write_moments(layer_run, err);
+    }
     return status == LQ_OK ? fetch_stats(layer_run, err) : status;
 }
 
@@ -185,8 +244,8 @@ enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
     enum lq_status status = layer_run.is_first
                                 ? lq_calibrate_open_tokens(&layer_run.io, err)
                                 : lq_calibrate_open_rows(&layer_run.io, "hidden", err);
-    if (status == LQ_OK && layer->ranges) {
-        status = lq_layer_ranges_init(&layer_run.ranges, &layer->hparams, lq_run_arena(run), err);
+    if (status == LQ_OK) {
+        status = init_watched(&layer_run, err);
     }
     if (status == LQ_OK) {
         status = lq_forward_run_open(&forward_run, run, err);
@@ -202,8 +261,8 @@ enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
         struct lq_forward_env env = lq_forward_run_env(&forward_run, weights, LQ_EIMPORTANCE);
         env.skip_first = layer->skip_first;
         env.only_products = true;
-        env.watch = layer->ranges ? watch_input : NULL;
-        env.watch_user = &layer_run.ranges;
+        env.watch = layer->ranges || layer->moments ? watch_input : NULL;
+        env.watch_user = &layer_run;
         status = lq_forward_create(&layer_run.forward, &layer->hparams, &env,
                                    layer_run.io.sequence_length, err);
     }
@@ -212,6 +271,9 @@ enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
     }
     lq_forward_destroy(layer_run.forward);
     lq_forward_run_close(&forward_run);
+    for (int i = 0; i < LQ_LAYER_INPUT_COUNT; i++) {
+        lq_moments_fini(&layer_run.moments[i]);
+    }
     return status;
 }
 
