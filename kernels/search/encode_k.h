@@ -195,7 +195,6 @@ LANE_FN size_t k_symmetric_encode(const struct k_symmetric_shape *shape, const f
     tile.elem_count = shape->elem_count;
     tile.group_size = shape->problem_count;
     tile_load(&tile, row, importance);
-    tile_find_dominated(&tile);
     *fit = k_symmetric_search(&tile, shape);
     k_symmetric_codes(&tile, shape, fit, row, codes);
     float factors[TILE_SUPERS_MAX];

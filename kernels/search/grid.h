@@ -380,8 +380,8 @@ LANE_FN void grid_trials(const struct tile *tile, const struct grid_shape *shape
     walk.error = lane_set(INFINITY);
     int near_end = 2 * shape->trial_reach;
     int end = near_end + (super_any_dominated(tile) ? 2 * GRID_REACH_MORE : 0);
+    lane_m where = super_dominated_lanes(tile, p);
     for (int k = 0; k <= end; k++) {
-        lane_m where = super_dominated_lanes(tile, p);
         grid_trial(tile, shape, near, p, k, k <= near_end ? NULL : &where, &walk, moves);
     }
     lane_store(fit->odd + p, walk.best);
@@ -512,7 +512,6 @@ LANE_FN size_t grid_encode(const struct grid_shape *shape, const struct lq_near 
     tile.elem_count = shape->elem_count;
     tile.group_size = shape->problem_count;
     tile_load(&tile, row, importance);
-    tile_find_dominated(&tile);
     uint8_t signs[32 * TILE_SUPERS_MAX];
     if (shape->signs != GRID_SIGNS_NONE) {
         grid_take_signs(&tile, shape, signs);

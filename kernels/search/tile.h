@@ -29,7 +29,8 @@ struct tile {
     float x[TILE_ELEMS_MAX];
     float w[TILE_ELEMS_MAX];
     struct tile_scale scale; /* of x, which has been multiplied by the units */
-    /* Per group: whether one weight is a large part of all (tile_find_dominated). */
+    /* Per group, where that has several problems: whether one weight is a large part of all
+     * (tile_find_dominated). */
     bool dominated[TILE_PROBLEMS_MAX];
 };
 
@@ -108,9 +109,10 @@ LANE_FN void tile_set_units(const struct tile *tile, struct tile_scale *scale)
     }
 }
 
-/* Loads problems, multiplies the values of each group by its unit and adds `floor`. */
+/* Loads problems, multiplies the values of each group by its unit and adds `floor`. `sums` gets
+ * what each problem then has in all, where that is not NULL. */
 LANE_FN void tile_load_values(const struct tile *tile, const float *in, lane_f floor, float *values,
-                              struct tile_scale *scale)
+                              struct tile_scale *scale, float *sums)
 {
     size_t elems = tile->elem_count;
     size_t lanes = tile->problem_count < LANES ? tile->problem_count : LANES;
@@ -127,8 +129,18 @@ LANE_FN void tile_load_values(const struct tile *tile, const float *in, lane_f f
         lane_f factor = lane_load(scale->unit + p);
         lane_store(scale->low + p, lane_load(scale->low + p) * factor);
         lane_store(scale->high + p, lane_load(scale->high + p) * factor);
-        for (size_t i = 0; i < elems * LANES; i += LANES) {
-            lane_store(batch + i, lane_load(batch + i) * factor + floor);
+        /* Two sums, which do not wait for each other; elems is even. */
+        lane_f even_sum = lane_set(0.0f), odd_sum = lane_set(0.0f);
+        for (size_t i = 0; i < elems * LANES; i += 2 * LANES) {
+            lane_f even = lane_load(batch + i) * factor + floor;
+            lane_f odd = lane_load(batch + i + LANES) * factor + floor;
+            lane_store(batch + i, even);
+            lane_store(batch + i + LANES, odd);
+            even_sum = even_sum + even;
+            odd_sum = odd_sum + odd;
+        }
+        if (sums != NULL) {
+            lane_store(sums + p, even_sum + odd_sum);
         }
     }
 }
@@ -137,35 +149,16 @@ LANE_FN void tile_load_values(const struct tile *tile, const float *in, lane_f f
  * hardly matters, and searches that start from them need wider trials. */
 #define TILE_DOMINANT 0.125f
 
-/* Fills `dominated` of a tile that is loaded. */
-LANE_FN void tile_find_dominated(struct tile *tile)
+/* Fills `dominated`, from the sum and the ends of the weights of each problem. */
+LANE_FN void tile_find_dominated(struct tile *tile, const float *sums,
+                                 const struct tile_scale *weights)
 {
-    float sums[TILE_PROBLEMS_MAX];
-    float peaks[TILE_PROBLEMS_MAX];
-    for (size_t p = 0; p < tile->problem_count; p += LANES) {
-        const float *w = tile->w + p * tile->elem_count;
-        /* Two of each, which do not wait for each other; elem_count is even. */
-        lane_f even_sum = lane_set(0.0f), odd_sum = lane_set(0.0f);
-        lane_f even_peak = lane_set(0.0f), odd_peak = lane_set(0.0f);
-        for (size_t i = 0; i < tile->elem_count * LANES; i += 2 * LANES) {
-            lane_f even = lane_load(w + i);
-            lane_f odd = lane_load(w + i + LANES);
-            even_sum = even_sum + even;
-            odd_sum = odd_sum + odd;
-            even_peak = lane_max(even, even_peak);
-            odd_peak = lane_max(odd, odd_peak);
-        }
-        lane_f sum = even_sum + odd_sum;
-        lane_f peak = lane_max(odd_peak, even_peak);
-        lane_store(sums + p, sum);
-        lane_store(peaks + p, peak);
-    }
     for (size_t g = 0; g < tile->problem_count; g += tile->group_size) {
         float sum = 0.0f;
         float peak = 0.0f;
         for (size_t p = g; p < g + tile->group_size; p++) {
             sum += sums[p];
-            peak = peaks[p] > peak ? peaks[p] : peak;
+            peak = weights->high[p] > peak ? weights->high[p] : peak;
         }
         tile->dominated[g / tile->group_size] = peak > TILE_DOMINANT * sum;
     }
@@ -174,15 +167,20 @@ LANE_FN void tile_find_dominated(struct tile *tile)
 /* Loads values and weights. */
 LANE_FN void tile_load(struct tile *tile, const float *row, const float *importance)
 {
-    tile_load_values(tile, row, lane_set(-0.0f), tile->x, &tile->scale);
+    tile_load_values(tile, row, lane_set(-0.0f), tile->x, &tile->scale, NULL);
     if (importance == NULL) {
         size_t total = tile->problem_count * tile->elem_count;
         for (size_t i = 0; i < total || i < tile->elem_count * LANES; i += LANES) {
             lane_store(tile->w + i, lane_set(1.0f));
         }
+        memset(tile->dominated, 0, sizeof tile->dominated);
     } else {
         struct tile_scale weights;
-        tile_load_values(tile, importance, lane_set(TILE_WEIGHT_FLOOR), tile->w, &weights);
+        float sums[TILE_PROBLEMS_MAX];
+        tile_load_values(tile, importance, lane_set(TILE_WEIGHT_FLOOR), tile->w, &weights, sums);
+        if (tile->group_size > 1) {
+            tile_find_dominated(tile, sums, &weights);
+        }
     }
 }
 
