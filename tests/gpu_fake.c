@@ -7,6 +7,7 @@
  *   no-driver   cannot count devices
  *   none        has no device
  *   two         has two devices
+ *   three       has three
  *   tiny        has no memory for a lease
  *   small       has memory for one lease
  *   fails       fails at its fourth encode
@@ -100,7 +101,7 @@ static bool is_told(const char *word)
 
 static const char *fake_count(int *device_count)
 {
-    *device_count = is_told("none") ? 0 : is_told("two") ? 2 : 1;
+    *device_count = is_told("none") ? 0 : is_told("two") ? 2 : is_told("three") ? 3 : 1;
     return is_told("no-driver") ? "there is no driver" : NULL;
 }
 

@@ -232,45 +232,126 @@ static const char *make_small(const struct lq_gpu_module *module, struct lq_gpu_
     return why;
 }
 
+/* How often a GPU was made ready for models. */
 static size_t models_in_log(const char *path)
 {
+    static const char line[] = "model on ";
     struct lq_buffer text;
     size_t count = 0;
     lq_buffer_init(&text);
     cr_assert_eq(lq_file_read(path, 1 << 20, &text, &err), LQ_OK, "%s", err.message);
-    for (size_t i = 0; i < text.size_bytes; i++) {
-        count += text.data[i] == '\n';
+    for (size_t i = 0; i + sizeof line < text.size_bytes; i++) {
+        count += memcmp(text.data + i, line, sizeof line - 1) == 0;
     }
     lq_buffer_fini(&text);
     return count;
 }
 
-/* Samples on two GPUs, and on the one that is left when somebody has the other: the same bits. */
-Test(gpu_model, two_gpus_share_a_layer)
+/* Several GPUs, of which others may have some: `taken` of them. */
+static void build_on_fakes(const char *cache_name, const char *gpus, size_t taken,
+                           const char *target, const char *artifacts)
 {
-    static const char line[] = "imatrix %s { model = base  calibration = %s  path = \"%s\" }\n";
-    char why_not[LQ_GPU_WHY_BYTES];
-    char text[512];
-    char log[128];
+    struct lq_device *devices[3];
     size_t memory_bytes = 0;
+    cr_assert_eq(setenv("LQ_FAKE_GPU", gpus, 1), 0);
+    lq_gpu_choose(LQ_GPU_AUTO, -1);
+    for (size_t i = 0; i < taken; i++) {
+        devices[i] = lq_gpu_take_device(&memory_bytes);
+        cr_assert_not_null(devices[i]);
+    }
+    cr_assert_eq(build_again(cache_name, target, artifacts), LQ_OK, "%s", err.message);
+    cr_expect_eq(warnings, 0, "%s", warning);
+    cr_expect_not_null(strstr(numerics, "cuda-bf16"), "%s", numerics);
+    for (size_t i = 0; i < taken; i++) {
+        lq_gpu_give_device(devices[i]);
+    }
+}
+
+/* `line` has %s for the path. All GPUs, then fewer and fewer: the same bits. */
+static void expect_shared(const char *line, const char *gpus, size_t count)
+{
+    char why_not[LQ_GPU_WHY_BYTES];
+    char text[2048];
+    char log[128];
     snprintf(log, sizeof log, "%s/log", folder);
-    cr_assert_eq(setenv("LQ_FAKE_GPU", "two", 1), 0);
+    cr_assert_eq(setenv("LQ_FAKE_GPU", gpus, 1), 0);
     cr_assert_eq(setenv("LQ_FAKE_GPU_LOG", log, 1), 0);
     cr_assert_eq(setenv("LQBUILD_CUDA_MODULE", LQ_BINARY_DIR "/tests/libgpu_fake.so", 1), 0);
-    used_module = lq_gpu_load(why_not);
-    used_make = make_small;
-    cr_assert_not_null(used_module, "%s", why_not);
-    snprintf(text, sizeof text, line, "x", "few", "two");
-    cr_assert_eq(build(true, "cache-two", "x", text), LQ_OK, "%s", err.message);
-    cr_expect_eq(warnings, 0, "%s", warning);
-    cr_expect_eq(models_in_log(log), 2);
-    struct lq_device *taken = lq_gpu_take_device(&memory_bytes);
-    cr_assert_not_null(taken);
-    snprintf(text, sizeof text, line, "x", "few", "one");
-    cr_assert_eq(build_again("cache-one", "x", text), LQ_OK, "%s", err.message);
-    lq_gpu_give_device(taken);
-    expect_same_file("two", "one");
-    cr_expect_eq(models_in_log(log), 2, "a GPU was made ready again");
+    const struct lq_gpu_module *fake = lq_gpu_load(why_not);
+    cr_assert_not_null(fake, "%s", why_not);
+    lq_gpu_use_module(fake, make_small);
+    for (size_t taken = 0; taken < count; taken++) {
+        char cache_name[16];
+        char path[16];
+        snprintf(cache_name, sizeof cache_name, "cache-%zu", taken);
+        snprintf(path, sizeof path, "taken%zu", taken);
+        snprintf(text, sizeof text, line, path);
+        build_on_fakes(cache_name, gpus, taken, "x", text);
+        expect_same_file("taken0", path);
+    }
+    cr_expect_eq(models_in_log(log), count, "a GPU was not used, or made ready again");
+}
+
+Test(gpu_model, two_gpus_share_a_layer)
+{
+    expect_shared("imatrix x { model = base  calibration = few  path = \"%s\" }\n", "two", 2);
+}
+
+Test(gpu_model, three_gpus_share_a_layer)
+{
+    expect_shared("imatrix x { model = base  calibration = few  path = \"%s\" }\n", "three", 3);
+}
+
+/* States that go through the host are in the order of samples, too. */
+Test(gpu_model, three_gpus_share_what_is_not_theirs)
+{
+    expect_shared("imatrix x { model = base  calibration = few  hidden = \"bf16\""
+                  "  path = \"%s\" }\n",
+                  "three", 3);
+}
+
+static const char *make_small_model(const char *arch)
+{
+    static char path[128];
+    snprintf(path, sizeof path, "%s/%s", folder, arch);
+    cr_assert_eq(make_arch_write(arch_config_find(arch)->text, path, NULL, NULL, &err), LQ_OK, "%s",
+                 err.message);
+    return path;
+}
+
+/* Each reads the experts that its samples want. */
+Test(gpu_model, two_gpus_share_a_mixture)
+{
+    char line[512];
+    snprintf(line, sizeof line,
+             "model small { source = \"%s\" }\n"
+             "calibration short { model = small  text = eval  samples = 128  sequence = 6 }\n"
+             "imatrix x { model = small  calibration = short  path = \"%%s\" }\n",
+             make_small_model("mixtral"));
+    expect_shared(line, "two", 2);
+}
+
+/* A report of a small model next to itself: enough chunks for a batch of logits for each. */
+static void expect_shared_report(const char *arch, const char *gpus, size_t count)
+{
+    char line[512];
+    snprintf(line, sizeof line,
+             "model small { source = \"%s\" }\n"
+             "gguf other { model = small  level = \"Q8_0\" }\n"
+             "report x { original = small  quantized = [other]  text = eval  context = 16\n"
+             "  chunks = 300  path = \"%%s\" }\n",
+             make_small_model(arch));
+    expect_shared(line, gpus, count);
+}
+
+Test(gpu_model, two_gpus_share_an_evaluation)
+{
+    expect_shared_report("qwen2", "two", 2);
+}
+
+Test(gpu_model, three_gpus_share_an_evaluation)
+{
+    expect_shared_report("mixtral", "three", 3);
 }
 
 Test(gpu_model, gradients)

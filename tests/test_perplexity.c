@@ -76,10 +76,12 @@ static enum lq_status read_states(void *user, size_t first_sample, size_t sample
     return LQ_OK;
 }
 
-static enum lq_status score_states(void *user, size_t first_row, size_t rows, const float *hidden,
-                                   const int32_t *targets, double *nll, struct lq_error *error)
+static enum lq_status score_states(void *user, size_t lane, size_t first_row, size_t rows,
+                                   const float *hidden, const int32_t *targets, double *nll,
+                                   struct lq_error *error)
 {
     (void)user;
+    (void)lane;
     (void)first_row;
     return lq_forward_score(forward, hidden, targets, rows, nll, error);
 }
@@ -128,6 +130,74 @@ Test(perplexity, scores_the_second_half_of_each_chunk)
     cr_expect_float_eq(got.ppl, exp(got.nll), 1e-9 * got.ppl);
     double deviation = sqrt((squares / count - mean * mean) / (count - 1.0));
     cr_expect_float_eq(got.plus_minus, got.ppl * deviation, 1e-3 * got.plus_minus);
+}
+
+/* Long chunks, a batch each; what is made up for a position depends on its number alone. */
+enum { LONG_CHUNKS = 7, LONG_CONTEXT = 4096 };
+
+static size_t bad_chunk; /* from it on nothing is a number */
+
+static enum lq_status read_numbers(void *user, size_t first_sample, size_t samples, float *rows,
+                                   struct lq_error *error)
+{
+    size_t scored = lq_perplexity_scored(LONG_CONTEXT);
+    (void)user;
+    (void)error;
+    for (size_t i = 0; i < samples * scored; i++) {
+        rows[i] = (float)(first_sample * scored + i);
+    }
+    return LQ_OK;
+}
+
+static enum lq_status score_numbers(void *user, size_t lane, size_t first_row, size_t rows,
+                                    const float *hidden, const int32_t *targets, double *nll,
+                                    struct lq_error *error)
+{
+    size_t *rows_of_lane = user;
+    size_t scored = lq_perplexity_scored(LONG_CONTEXT);
+    rows_of_lane[lane] += rows;
+    for (size_t i = 0; i < rows; i++) {
+        if (hidden[i] != (float)(first_row + i) || targets[i] != (int32_t)(first_row / scored)) {
+            return lq_error_set(error, LQ_EFAIL, "rows of another batch");
+        }
+        nll[i] = (first_row + i) / scored >= bad_chunk ? (double)NAN
+                                                       : 1.0 + sin((double)(first_row + i));
+    }
+    return LQ_OK;
+}
+
+Test(perplexity, lanes_change_no_bit)
+{
+    static int32_t long_ids[LONG_CHUNKS * LONG_CONTEXT];
+    size_t rows_of_lane[3] = {0};
+    struct lq_perplexity results[3];
+    struct lq_tokens text = {
+        .tokens = long_ids, .sample_count = LONG_CHUNKS, .sequence_length = LONG_CONTEXT};
+    struct lq_perplexity_source source = {.tokens = &text,
+                                          .width = 1,
+                                          .read = read_numbers,
+                                          .score = score_numbers,
+                                          .user = rows_of_lane};
+    for (size_t i = 0; i < LONG_CHUNKS * (size_t)LONG_CONTEXT; i++) {
+        long_ids[i] = (int32_t)(i / LONG_CONTEXT);
+    }
+    bad_chunk = LONG_CHUNKS;
+    source.pool = pool;
+    for (size_t lanes = 0; lanes < 3; lanes++) {
+        source.lanes = lanes == 0 ? 0 : lanes + 1;
+        cr_assert_eq(lq_perplexity_measure(&source, &results[lanes], &err), LQ_OK, "%s",
+                     err.message);
+        cr_expect_arr_eq(&results[lanes], &results[0], sizeof results[0], "%zu lanes",
+                         source.lanes);
+    }
+    /* Chunks 1 to 7 alone, then in pairs, then three at a time. */
+    size_t scored = lq_perplexity_scored(LONG_CONTEXT);
+    cr_expect_eq(rows_of_lane[0], (7 + 4 + 3) * scored);
+    cr_expect_eq(rows_of_lane[1], (3 + 2) * scored);
+    cr_expect_eq(rows_of_lane[2], 2 * scored);
+    bad_chunk = 4;
+    cr_expect_eq(lq_perplexity_measure(&source, &results[0], &err), LQ_EFAIL);
+    cr_expect_not_null(strstr(err.message, "in chunk 4;"), "%s", err.message);
 }
 
 Test(perplexity, wants_two_chunks_with_something_to_score)

@@ -103,10 +103,12 @@ static struct lq_hidden_shape shape_of(const struct lq_calibrate_io *io, bool is
 }
 
 struct lq_device_states *lq_calibrate_hold(const struct lq_calibrate_io *io,
-                                           struct lq_forward_run *forward_run)
+                                           struct lq_forward_run *forward_run,
+                                           const struct lq_device_team *team)
 {
     struct lq_hidden_shape shape = shape_of(io, io->layer->hidden_bf16);
-    struct lq_device_states *states = lq_device_states_hold(forward_run, "hidden", &shape);
+    struct lq_device_states *states = lq_device_states_hold_parts(
+        forward_run, "hidden", &shape, team->batch_samples, team->member_count);
     if (states == NULL) {
         lq_forward_run_hold(forward_run, "hidden");
     }

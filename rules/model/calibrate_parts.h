@@ -13,6 +13,7 @@
 #include "rules/model/backward.h"
 #include "rules/model/calibrate.h"
 #include "rules/model/device_states.h"
+#include "rules/model/device_team.h"
 #include "rules/model/hparams.h"
 #include "rules/model/tensor_index.h"
 #include "rules/model/tokens.h"
@@ -124,10 +125,11 @@ enum lq_status lq_calibrate_open_rows(struct lq_calibrate_io *io, const char *in
 enum lq_status lq_calibrate_read_rows(const struct lq_calibrate_io *io, const char *input,
                                       size_t first_sample, size_t sample_count, float *rows,
                                       struct lq_error *err);
-/* Sees to it that the output "hidden" stays on the device (which comes back), or in memory, or goes
- * to the cache. */
+/* Sees to it that the output "hidden" stays on the devices (which comes back), or in memory, or
+ * goes to the cache. */
 struct lq_device_states *lq_calibrate_hold(const struct lq_calibrate_io *io,
-                                           struct lq_forward_run *forward_run);
+                                           struct lq_forward_run *forward_run,
+                                           const struct lq_device_team *team);
 /* Begins an output in that format, and appends rows to it. */
 enum lq_status lq_calibrate_write_header(const struct lq_calibrate_io *io, const char *output,
                                          struct lq_error *err);

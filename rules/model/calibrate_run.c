@@ -7,8 +7,8 @@
 #include "rules/format/imatrix.h"
 #include "rules/model/batch_flow.h"
 #include "rules/model/calibrate_parts.h"
-#include "rules/model/calibrate_team.h"
 #include "rules/model/device_states.h"
+#include "rules/model/device_team.h"
 #include "rules/model/forward_run.h"
 #include "rules/model/layer_ranges.h"
 #include "rules/model/layer_stats.h"
@@ -23,11 +23,13 @@ struct layer_run {
     struct lq_calibrate_io io;
     bool is_first;
     bool inputs_only;
-    struct lq_forward *forward;
-    const struct lq_forward_run *forward_run;
-    /* States that are on the device; or NULL. */
+    struct lq_forward_run forward_run;
+    struct lq_forward *forwards[LQ_TEAM_MAX]; /* one for each device */
+    struct lq_device_team team;
+    /* States that are on the devices; or NULL. */
     struct lq_device_states *in;
     struct lq_device_states *out;
+    struct lq_layer_stats stats;
     /* Where they are asked for. */
     struct lq_layer_ranges ranges;
     struct lq_moments moments[LQ_LAYER_INPUT_COUNT];
@@ -119,24 +121,69 @@ static enum lq_status write_batch(void *user, size_t sample, size_t count, float
                                    count * layer_run->io.sequence_length, err);
 }
 
-static enum lq_status run_batch(void *user, size_t sample, size_t count, float *hidden,
+/* A batch of one device, in as many parts as its memory makes of it. */
+static enum lq_status pass_batch(void *user, size_t member, size_t sample, size_t count,
+                                 float *hidden, struct lq_error *err)
+{
+    struct layer_run *layer_run = user;
+    struct lq_forward *forward = layer_run->forwards[member];
+    size_t most = lq_forward_batch_samples(forward);
+    enum lq_status status = LQ_OK;
+    for (size_t at = 0; status == LQ_OK && at < count; at += most) {
+        const struct lq_forward_place place = {
+            .host = hidden + at * layer_run->team.sample_values,
+            .from = lq_device_states_at(layer_run->in, sample + at),
+            .to = lq_device_states_at(layer_run->out, sample + at)};
+        status = lq_forward_layer_at(forward, &place, count - at < most ? count - at : most, true,
+                                     layer_run->inputs_only, err);
+    }
+    return status;
+}
+
+/* What the batch of each device has added, in the order of batches, which is how one device adds
+ * them. */
+static enum lq_status collect_round(struct layer_run *layer_run, size_t batches,
+                                    struct lq_error *err)
+{
+    struct lq_layer_stats *stats = &layer_run->stats;
+    enum lq_status status = LQ_OK;
+    for (size_t m = 0; m < batches; m++) {
+        for (int i = 0; status == LQ_OK && i < LQ_LAYER_INPUT_COUNT; i++) {
+            size_t count = (size_t)stats->mats[i] * stats->cols[i];
+            double *sums = count == 0 ? NULL : malloc(count * sizeof *sums);
+            if (count != 0 && sums == NULL) {
+                return lq_error_nomem(err, "sums");
+            }
+            status = lq_forward_sums(layer_run->forwards[m], (enum lq_layer_input)i, sums, err);
+            for (size_t j = 0; status == LQ_OK && j < count; j++) {
+                stats->sums[i][j] += sums[j];
+            }
+            free(sums);
+        }
+        lq_forward_restart_sums(layer_run->forwards[m]);
+    }
+    return status;
+}
+
+static enum lq_status run_round(void *user, size_t sample, size_t count, float *hidden,
                                 struct lq_error *err)
 {
     struct layer_run *layer_run = user;
     struct lq_calibrate_io *io = &layer_run->io;
+    const struct lq_device_team *team = &layer_run->team;
     size_t first_row = sample * io->sequence_length;
     size_t rows = count * io->sequence_length;
-    const struct lq_forward_place place = {.host = hidden,
-                                           .from = lq_device_states_at(layer_run->in, sample),
-                                           .to = lq_device_states_at(layer_run->out, sample)};
     enum lq_status status = LQ_OK;
     if (layer_run->is_first) {
-        status =
-            lq_forward_embed(layer_run->forward, io->tokens.tokens + first_row, rows, hidden, err);
+        status = lq_forward_embed(layer_run->forwards[0], io->tokens.tokens + first_row, rows,
+                                  hidden, err);
     }
     if (status == LQ_OK) {
-        status = lq_forward_layer_at(layer_run->forward, &place, count, true,
-                                     layer_run->inputs_only, err);
+        status = lq_device_team_run(team, sample, count, hidden, err);
+    }
+    if (status == LQ_OK && team->member_count > 1) {
+        size_t batches = (count + team->batch_samples - 1) / team->batch_samples;
+        status = collect_round(layer_run, batches, err);
     }
     lq_run_progress(io->run, first_row + rows, (uint64_t)io->sample_count * io->sequence_length,
                     "tokens");
@@ -156,64 +203,55 @@ static enum lq_status write_stats(struct lq_run *run, const struct lq_layer_stat
     return status;
 }
 
-static enum lq_status fetch_stats(struct layer_run *layer_run, struct lq_error *err)
+/* Sums that were not collected round by round, and counts of all devices. */
+static enum lq_status finish_stats(struct layer_run *layer_run, struct lq_error *err)
 {
-    const struct lq_calibrate_io *io = &layer_run->io;
-    struct lq_layer_stats stats = {.sample_count = io->sample_count,
-                                   .sequence_length = io->sequence_length};
-    lq_layer_stats_shape(&stats, &io->layer->hparams);
-    enum lq_status status = lq_layer_stats_alloc(&stats, lq_run_arena(io->run), err);
+    struct lq_layer_stats *stats = &layer_run->stats;
+    enum lq_status status = LQ_OK;
     for (int i = 0; status == LQ_OK && i < LQ_LAYER_INPUT_COUNT; i++) {
-        if (stats.cols[i] != 0) {
-            lq_forward_counts(layer_run->forward, (enum lq_layer_input)i, stats.counts[i]);
-            status =
-                lq_forward_sums(layer_run->forward, (enum lq_layer_input)i, stats.sums[i], err);
+        enum lq_layer_input input = (enum lq_layer_input)i;
+        if (stats->cols[i] == 0) {
+            continue;
+        }
+        uint64_t *counts = calloc(stats->mats[i], sizeof *counts);
+        if (counts == NULL) {
+            return lq_error_nomem(err, "counts");
+        }
+        for (size_t m = 0; m < layer_run->team.member_count; m++) {
+            lq_forward_counts(layer_run->forwards[m], input, counts);
+            for (size_t e = 0; e < stats->mats[i]; e++) {
+                stats->counts[i][e] += counts[e];
+            }
+        }
+        free(counts);
+        if (layer_run->team.member_count == 1) {
+            status = lq_forward_sums(layer_run->forwards[0], input, stats->sums[i], err);
         }
     }
-    return status == LQ_OK ? write_stats(io->run, &stats, err) : status;
-}
-
-/* On all GPUs that are idle; *done is false where it must be one. */
-static enum lq_status run_on_all(struct layer_run *layer_run, struct lq_forward_run *forward_run,
-                                 bool *done, struct lq_error *err)
-{
-    const struct lq_calibrate_layer *layer = layer_run->io.layer;
-    struct lq_layer_stats stats = {.sample_count = 0};
-    const struct lq_calibrate_team team = {.io = &layer_run->io,
-                                           .forward_run = forward_run,
-                                           .is_first = layer_run->is_first,
-                                           .inputs_only = layer_run->inputs_only};
-    *done = false;
-    if (layer->hparams.expert_count == 0 && !layer->skip_first && !layer->ranges &&
-        !layer->moments) {
-        lq_forward_run_take_more(forward_run);
-    }
-    if (forward_run->more_count == 0) {
-        return LQ_OK;
-    }
-    enum lq_status status = lq_calibrate_run_team(&team, &stats, done, err);
-    if (!*done) {
-        lq_forward_run_give_more(forward_run);
-    }
-    return status == LQ_OK && *done ? write_stats(layer_run->io.run, &stats, err) : status;
+    return status == LQ_OK ? write_stats(layer_run->io.run, stats, err) : status;
 }
 
 static enum lq_status stream_samples(struct layer_run *layer_run, struct lq_error *err)
 {
     struct lq_calibrate_io *io = &layer_run->io;
+    const struct lq_device_team *team = &layer_run->team;
     bool writes = !layer_run->inputs_only && layer_run->out == NULL;
+    bool reads = !layer_run->is_first && layer_run->in == NULL;
     const struct lq_batch_flow flow = {
-        .pool = lq_run_pool(io->run),
+        .pool = reads && lq_device_states_is_one(io->run, "hidden") ? NULL : lq_run_pool(io->run),
         .sample_count = io->sample_count,
-        .batch_samples = lq_forward_batch_samples(layer_run->forward),
-        .sample_values = (size_t)io->sequence_length * io->layer->hparams.width,
-        .read = layer_run->is_first || layer_run->in != NULL ? NULL : read_batch,
-        .compute = run_batch,
+        .batch_samples = team->batch_samples * team->member_count,
+        .sample_values = team->sample_values,
+        .read = reads ? read_batch : NULL,
+        .compute = run_round,
         .write = writes ? write_batch : NULL,
         .user = layer_run};
-    enum lq_status status = lq_forward_load_layer(layer_run->forward, io->layer->layer, err);
+    enum lq_status status = LQ_OK;
+    for (size_t m = 0; status == LQ_OK && m < team->member_count; m++) {
+        status = lq_forward_load_layer(layer_run->forwards[m], io->layer->layer, err);
+    }
     if (status == LQ_OK) {
-        lq_forward_run_expect(layer_run->forward_run, &io->layer->hparams);
+        lq_forward_run_expect(&layer_run->forward_run, &io->layer->hparams);
     }
     if (status == LQ_OK && writes) {
         status = lq_calibrate_write_header(io, "hidden", err);
@@ -227,7 +265,75 @@ static enum lq_status stream_samples(struct layer_run *layer_run, struct lq_erro
     if (status == LQ_OK && io->layer->moments) {
         status = write_moments(layer_run, err);
     }
-    return status == LQ_OK ? fetch_stats(layer_run, err) : status;
+    return status == LQ_OK ? finish_stats(layer_run, err) : status;
+}
+
+static bool is_watched(const struct lq_calibrate_layer *layer)
+{
+    return layer->ranges || layer->moments;
+}
+
+/* Several devices only where sums are those of batches, and nobody looks at the rows. */
+static void take_devices(struct layer_run *layer_run)
+{
+    struct lq_calibrate_io *io = &layer_run->io;
+    const struct lq_calibrate_layer *layer = io->layer;
+    struct lq_device_team *team = &layer_run->team;
+    struct lq_forward_run *forward_run = &layer_run->forward_run;
+    bool is_alone = layer->skip_first || is_watched(layer);
+    team->pool = lq_run_pool(io->run);
+    team->body = pass_batch;
+    team->user = layer_run;
+    team->sample_values = (size_t)io->sequence_length * layer->hparams.width;
+    team->batch_samples = lq_forward_wanted_samples(forward_run->device, io->sequence_length);
+    team->member_count = lq_device_team_take(forward_run, io->sample_count, team->batch_samples,
+                                             is_alone ? 1 : LQ_TEAM_MAX);
+}
+
+static enum lq_status make_passes(struct layer_run *layer_run, struct lq_error *err)
+{
+    const struct lq_calibrate_layer *layer = layer_run->io.layer;
+    struct lq_device_team *team = &layer_run->team;
+    enum lq_status status = LQ_OK;
+    for (size_t m = 0; status == LQ_OK && m < team->member_count; m++) {
+        struct lq_forward_env env = lq_forward_run_env_of(
+            &layer_run->forward_run, m, lq_calibrate_weights(&layer_run->io), LQ_EIMPORTANCE);
+        env.skip_first = layer->skip_first;
+        env.only_products = true;
+        env.watch = is_watched(layer) ? watch_input : NULL;
+        env.watch_user = layer_run;
+        status = lq_forward_create(&layer_run->forwards[m], &layer->hparams, &env,
+                                   layer_run->io.sequence_length, err);
+    }
+    if (status == LQ_OK && team->member_count == 1) {
+        team->batch_samples = lq_forward_batch_samples(layer_run->forwards[0]);
+    }
+    return status;
+}
+
+static enum lq_status run_layer(struct layer_run *layer_run, struct lq_error *err)
+{
+    struct lq_calibrate_io *io = &layer_run->io;
+    const struct lq_calibrate_layer *layer = io->layer;
+    enum lq_status status = init_watched(layer_run, err);
+    if (status == LQ_OK) {
+        layer_run->stats = (struct lq_layer_stats){.sample_count = io->sample_count,
+                                                   .sequence_length = io->sequence_length};
+        lq_layer_stats_shape(&layer_run->stats, &layer->hparams);
+        status = lq_layer_stats_alloc(&layer_run->stats, lq_run_arena(io->run), err);
+    }
+    if (status != LQ_OK) {
+        return status;
+    }
+    take_devices(layer_run);
+    layer_run->in =
+        lq_device_states_find_parts(&layer_run->forward_run, "hidden",
+                                    layer_run->team.batch_samples, layer_run->team.member_count);
+    layer_run->out = layer_run->inputs_only
+                         ? NULL
+                         : lq_calibrate_hold(io, &layer_run->forward_run, &layer_run->team);
+    status = make_passes(layer_run, err);
+    return status == LQ_OK ? stream_samples(layer_run, err) : status;
 }
 
 enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
@@ -238,39 +344,19 @@ enum lq_status lq_calibrate_run_layer(struct lq_run *run, struct lq_error *err)
         .is_first = layer->layer == 0,
         .inputs_only = layer->layer + 1 == layer->hparams.layer_count && !layer->whole,
     };
-    struct lq_forward_run forward_run = {0};
-    bool done = false;
-    layer_run.forward_run = &forward_run;
     enum lq_status status = layer_run.is_first
                                 ? lq_calibrate_open_tokens(&layer_run.io, err)
                                 : lq_calibrate_open_rows(&layer_run.io, "hidden", err);
     if (status == LQ_OK) {
-        status = init_watched(&layer_run, err);
+        status = lq_forward_run_open(&layer_run.forward_run, run, err);
     }
     if (status == LQ_OK) {
-        status = lq_forward_run_open(&forward_run, run, err);
+        status = run_layer(&layer_run, err);
     }
-    if (status == LQ_OK) {
-        status = run_on_all(&layer_run, &forward_run, &done, err);
+    for (size_t m = 0; m < layer_run.team.member_count; m++) {
+        lq_forward_destroy(layer_run.forwards[m]);
     }
-    if (status == LQ_OK && !done) {
-        layer_run.in = lq_device_states_find(&forward_run, "hidden");
-        layer_run.out =
-            layer_run.inputs_only ? NULL : lq_calibrate_hold(&layer_run.io, &forward_run);
-        struct lq_weight_source weights = lq_calibrate_weights(&layer_run.io);
-        struct lq_forward_env env = lq_forward_run_env(&forward_run, weights, LQ_EIMPORTANCE);
-        env.skip_first = layer->skip_first;
-        env.only_products = true;
-        env.watch = layer->ranges || layer->moments ? watch_input : NULL;
-        env.watch_user = &layer_run;
-        status = lq_forward_create(&layer_run.forward, &layer->hparams, &env,
-                                   layer_run.io.sequence_length, err);
-    }
-    if (status == LQ_OK && !done) {
-        status = stream_samples(&layer_run, err);
-    }
-    lq_forward_destroy(layer_run.forward);
-    lq_forward_run_close(&forward_run);
+    lq_forward_run_close(&layer_run.forward_run);
     for (int i = 0; i < LQ_LAYER_INPUT_COUNT; i++) {
         lq_moments_fini(&layer_run.moments[i]);
     }

@@ -15,16 +15,19 @@ struct lq_device_states;
 struct lq_device_states *lq_device_states_hold(struct lq_forward_run *forward_run,
                                                const char *output,
                                                const struct lq_hidden_shape *shape);
-/* The same in parts, on several devices of the run: device i has the samples before ends[i] that
- * devices before it have not. */
+/* The same on `count` devices of the run, which have batches of samples in turns (device_team.h).
+ */
 struct lq_device_states *lq_device_states_hold_parts(struct lq_forward_run *forward_run,
                                                      const char *output,
                                                      const struct lq_hidden_shape *shape,
-                                                     const size_t *ends, size_t count);
-/* What an input is on the devices of this run in just these parts; NULL where it must be read. */
+                                                     size_t batch_samples, size_t count);
+/* What an input is on the devices of this run in just this order; NULL where it must be read. */
 struct lq_device_states *lq_device_states_find_parts(const struct lq_forward_run *forward_run,
-                                                     const char *input, const size_t *ends,
+                                                     const char *input, size_t batch_samples,
                                                      size_t count);
+/* Whether an input is on some device: who has it then reads it on the thread that took the device,
+ * others would wait for that one. */
+bool lq_device_states_is_one(const struct lq_run *run, const char *input);
 /* What an input is on the device of this run; NULL where it must be read. */
 struct lq_device_states *lq_device_states_find(const struct lq_forward_run *forward_run,
                                                const char *input);

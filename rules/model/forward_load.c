@@ -1,5 +1,6 @@
 #include "rules/model/forward_parts.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -230,11 +231,10 @@ static enum lq_status load_raw(struct lq_forward *forward, const struct lq_model
     return status == LQ_OK && !finite ? refuse_nonfinite(forward, tensor, err) : status;
 }
 
-enum lq_status lq_forward_load_matrix(struct lq_forward *forward, const char *name, uint64_t cols,
-                                      uint64_t rows, uint64_t mats, uint64_t matrix, float *to,
-                                      struct lq_error *err)
+static enum lq_status load_matrix(struct lq_forward *forward, const char *name,
+                                  const uint64_t shape[3], uint64_t matrix, float *to,
+                                  struct lq_error *err)
 {
-    const uint64_t shape[3] = {cols, rows, mats};
     struct lq_model_tensor tensor;
     const void *data = NULL;
     enum lq_status status = find_matrix(forward, name, shape, matrix, &tensor, &data, err);
@@ -242,15 +242,26 @@ enum lq_status lq_forward_load_matrix(struct lq_forward *forward, const char *na
         return status;
     }
     if (!can_load(forward, &tensor)) {
-        status = load_floats(forward, &tensor, data, to, err);
-    } else {
-        if (mats == 1) {
-            claim(forward, &tensor);
-        }
-        status = tensor.permute_heads != 0 && forward->ops->claim != NULL
-                     ? load_to_order(forward, &tensor, data, to, err)
-                     : load_raw(forward, &tensor, data, to, err);
+        return load_floats(forward, &tensor, data, to, err);
     }
+    if (shape[2] == 1) {
+        claim(forward, &tensor);
+    }
+    return tensor.permute_heads != 0 && forward->ops->claim != NULL
+               ? load_to_order(forward, &tensor, data, to, err)
+               : load_raw(forward, &tensor, data, to, err);
+}
+
+enum lq_status lq_forward_load_matrix(struct lq_forward *forward, const char *name, uint64_t cols,
+                                      uint64_t rows, uint64_t mats, uint64_t matrix, float *to,
+                                      struct lq_error *err)
+{
+    /* Several devices read experts as their tokens want them, from a source that lends one. */
+    static pthread_mutex_t reading = PTHREAD_MUTEX_INITIALIZER;
+    const uint64_t shape[3] = {cols, rows, mats};
+    (void)pthread_mutex_lock(&reading);
+    enum lq_status status = load_matrix(forward, name, shape, matrix, to, err);
+    (void)pthread_mutex_unlock(&reading);
     if (status != LQ_OK && status != LQ_ENOMEM && mats > 1) {
         (void)lq_error_prefix(err, "expert %llu", (unsigned long long)matrix);
     }

@@ -68,9 +68,10 @@ static void settle(struct lq_device *device)
     }
 }
 
-void lq_forward_run_take_more(struct lq_forward_run *forward_run)
+void lq_forward_run_take_more(struct lq_forward_run *forward_run, size_t most)
 {
-    while (forward_run->is_gpu && forward_run->more_count < LQ_FORWARD_MORE_MAX) {
+    while (forward_run->is_gpu && forward_run->more_count < LQ_FORWARD_MORE_MAX &&
+           forward_run->more_count + 1 < most) {
         struct lq_forward_device *next = &forward_run->more[forward_run->more_count];
         next->device = lq_gpu_take_another(&next->memory_bytes);
         if (next->device == NULL) {
@@ -80,7 +81,7 @@ void lq_forward_run_take_more(struct lq_forward_run *forward_run)
     }
 }
 
-void lq_forward_run_give_more(struct lq_forward_run *forward_run)
+static void give_more(struct lq_forward_run *forward_run)
 {
     while (forward_run->more_count > 0) {
         struct lq_device *device = forward_run->more[--forward_run->more_count].device;
@@ -127,7 +128,7 @@ void lq_forward_run_close(struct lq_forward_run *forward_run)
     if (device == NULL) {
         return;
     }
-    lq_forward_run_give_more(forward_run);
+    give_more(forward_run);
     settle(device);
     const char *notice = device->ops->notice(device);
     if (notice != NULL && !atomic_flag_test_and_set(&said)) {

@@ -29,9 +29,9 @@ struct lq_forward_run {
 /* Finds the device and records its numerics for the step. */
 enum lq_status lq_forward_run_open(struct lq_forward_run *out, struct lq_run *run,
                                    struct lq_error *err);
-/* With a GPU: takes the others that are idle, too; gives them back (close does, too). */
-void lq_forward_run_take_more(struct lq_forward_run *forward_run);
-void lq_forward_run_give_more(struct lq_forward_run *forward_run);
+/* With a GPU: takes others that are idle, too, until there are `most` with the first one. Close
+ * gives them back. */
+void lq_forward_run_take_more(struct lq_forward_run *forward_run, size_t most);
 /* Device 0 is the first one, device i is more[i - 1]. */
 struct lq_forward_device lq_forward_run_device(const struct lq_forward_run *forward_run, size_t i);
 /* A transient output stays in memory when a GPU computes it (lq_run_hold). */

@@ -44,57 +44,86 @@ static enum lq_status write_text(struct lq_run *run, const struct lq_buffer *tex
                         : lq_run_write(run, "main", text->data, text->size_bytes, err);
 }
 
+/* Perplexity on all devices that are idle: each makes logits of batches of its own. */
+struct scoring {
+    struct lq_run *run;
+    struct lq_forward_run forward_run;
+    struct lq_pass_end ends[LQ_TEAM_MAX];
+    size_t lanes;
+};
+
 static enum lq_status end_read(void *user, size_t first_sample, size_t samples, float *rows,
                                struct lq_error *err)
 {
-    return lq_pass_end_read(user, first_sample, samples, rows, err);
+    return lq_pass_end_read(&((struct scoring *)user)->ends[0], first_sample, samples, rows, err);
 }
 
-static enum lq_status end_score(void *user, size_t first_row, size_t rows, const float *hidden,
-                                const int32_t *targets, double *nll, struct lq_error *err)
+static enum lq_status end_score(void *user, size_t lane, size_t first_row, size_t rows,
+                                const float *hidden, const int32_t *targets, double *nll,
+                                struct lq_error *err)
 {
-    struct lq_pass_end *end = user;
+    struct scoring *self = user;
     (void)first_row;
-    return lq_forward_score(end->forward, hidden, targets, rows, nll, err);
+    return lq_forward_score(self->ends[lane].forward, hidden, targets, rows, nll, err);
 }
 
 static void end_report(void *user, uint64_t done, uint64_t total)
 {
-    lq_run_progress(((struct lq_pass_end *)user)->run, done, total, "tokens");
+    lq_run_progress(((struct scoring *)user)->run, done, total, "tokens");
+}
+
+/* As many devices as there are batches to score. */
+static size_t take_lanes(struct lq_forward_run *forward_run, const struct lq_tokens *tokens)
+{
+    return lq_device_team_take(forward_run, tokens->sample_count,
+                               lq_perplexity_batch_samples(tokens), LQ_TEAM_MAX);
+}
+
+static enum lq_status score_text(struct scoring *self, const struct lq_model_part *part,
+                                 struct lq_perplexity *result, struct lq_error *err)
+{
+    struct lq_tokens tokens;
+    enum lq_status status = lq_pass_load_tokens(self->run, part->hparams.vocab_size, &tokens, err);
+    if (status == LQ_OK) {
+        status = lq_forward_run_open(&self->forward_run, self->run, err);
+    }
+    if (status == LQ_OK) {
+        self->lanes = take_lanes(&self->forward_run, &tokens);
+    }
+    for (size_t i = 0; status == LQ_OK && i < self->lanes; i++) {
+        status = lq_pass_end_open(&self->ends[i], self->run, "", part, &self->forward_run, i,
+                                  tokens.sequence_length, err);
+    }
+    if (status != LQ_OK) {
+        return status;
+    }
+    const struct lq_perplexity_source source = {.tokens = &tokens,
+                                                .width = part->hparams.width,
+                                                .read = end_read,
+                                                .score = end_score,
+                                                .report = end_report,
+                                                .user = self,
+                                                .lanes = self->lanes,
+                                                .pool = lq_run_pool(self->run)};
+    return lq_perplexity_measure(&source, result, err);
 }
 
 static enum lq_status run_perplexity(struct lq_run *run, struct lq_error *err)
 {
     const struct perplexity_state *state = lq_run_state(run);
-    const struct lq_model_part *part = &state->part;
-    struct lq_pass_end end = {.run = run};
-    struct lq_forward_run forward_run = {0};
-    struct lq_tokens tokens;
+    struct scoring self = {.run = run};
     struct lq_perplexity result;
     struct lq_buffer text;
     lq_buffer_init(&text);
-    enum lq_status status = lq_pass_load_tokens(run, part->hparams.vocab_size, &tokens, err);
-    if (status == LQ_OK) {
-        status = lq_forward_run_open(&forward_run, run, err);
-    }
-    if (status == LQ_OK) {
-        status = lq_pass_end_open(&end, run, "", part, &forward_run, tokens.sequence_length, err);
-    }
-    if (status == LQ_OK) {
-        const struct lq_perplexity_source source = {.tokens = &tokens,
-                                                    .width = end.reader.hparams.width,
-                                                    .read = end_read,
-                                                    .score = end_score,
-                                                    .report = end_report,
-                                                    .user = &end};
-        status = lq_perplexity_measure(&source, &result, err);
-    }
+    enum lq_status status = score_text(&self, &state->part, &result, err);
     if (status == LQ_OK) {
         lq_perplexity_format(&result, &text);
         status = write_text(run, &text, err);
     }
-    lq_pass_end_close(&end);
-    lq_forward_run_close(&forward_run);
+    for (size_t i = 0; i < LQ_TEAM_MAX; i++) {
+        lq_pass_end_close(&self.ends[i]);
+    }
+    lq_forward_run_close(&self.forward_run);
     lq_buffer_fini(&text);
     return name_model(status, state->model, err);
 }
@@ -113,14 +142,17 @@ struct comparison {
     struct lq_run *run;
     const struct compare_state *state;
     struct lq_forward_run forward_run;
-    struct lq_pass_end end;
-    struct lq_pass_end original; /* not with a file */
+    struct lq_pass_end ends[LQ_TEAM_MAX];      /* one for each device */
+    struct lq_pass_end originals[LQ_TEAM_MAX]; /* not with a file */
+    size_t lanes;
+    size_t first_row; /* of the rows that were read last */
+    size_t scored;    /* rows of a sample */
     size_t vocab;
     size_t width;
     size_t original_width;
     struct lq_divergence_row *rows; /* all scored positions */
     double *hidden_errors;          /* NULL: the layers cannot be compared */
-    float *original_hidden;         /* of a batch */
+    float *original_hidden;         /* of a round */
     float *original_logits;         /* of a tile */
     float *logits;
     size_t tile_rows;
@@ -246,20 +278,23 @@ static enum lq_status compare_read(void *user, size_t first_sample, size_t sampl
                                    struct lq_error *err)
 {
     struct comparison *self = user;
-    enum lq_status status = lq_pass_end_read(&self->end, first_sample, samples, rows, err);
+    enum lq_status status = lq_pass_end_read(&self->ends[0], first_sample, samples, rows, err);
+    self->first_row = first_sample * self->scored;
     return status == LQ_OK && !self->has_file
-               ? lq_pass_end_read(&self->original, first_sample, samples, self->original_hidden,
+               ? lq_pass_end_read(&self->originals[0], first_sample, samples, self->original_hidden,
                                   err)
                : status;
 }
 
 /* On the device, where logits of both can stay. */
-static enum lq_status compare_there(struct comparison *self, size_t first_row, size_t rows,
-                                    const float *hidden, const int32_t *targets,
+static enum lq_status compare_there(struct comparison *self, size_t lane, size_t first_row,
+                                    size_t rows, const float *hidden, const int32_t *targets,
                                     struct lq_error *err)
 {
-    const struct lq_forward_pair pair = {self->end.forward, self->original.forward, hidden,
-                                         self->original_hidden};
+    const float *original =
+        self->original_hidden + (first_row - self->first_row) * self->original_width;
+    const struct lq_forward_pair pair = {self->ends[lane].forward, self->originals[lane].forward,
+                                         hidden, original};
     struct lq_logits_difference *all = calloc(rows, sizeof *all);
     enum lq_status status = all == NULL ? lq_error_nomem(err, "a comparison of models")
                                         : lq_forward_compare(&pair, targets, rows, all, err);
@@ -273,7 +308,7 @@ static enum lq_status compare_there(struct comparison *self, size_t first_row, s
     return status;
 }
 
-/* Here, from logits that are fetched. */
+/* Here, from logits that are fetched; by one device. */
 static enum lq_status compare_here(struct comparison *self, size_t first_row, size_t rows,
                                    const float *hidden, const int32_t *targets,
                                    struct lq_error *err)
@@ -284,11 +319,11 @@ static enum lq_status compare_here(struct comparison *self, size_t first_row, si
         struct tile tile = {self, targets + r, self->rows + first_row + r};
         status = self->has_file
                      ? read_tile(self, first_row + r, count, err)
-                     : lq_forward_logits(self->original.forward,
+                     : lq_forward_logits(self->originals[0].forward,
                                          self->original_hidden + r * self->original_width, count,
                                          self->original_logits, err);
         if (status == LQ_OK) {
-            status = lq_forward_logits(self->end.forward, hidden + r * self->width, count,
+            status = lq_forward_logits(self->ends[0].forward, hidden + r * self->width, count,
                                        self->logits, err);
         }
         if (status == LQ_OK) {
@@ -298,13 +333,19 @@ static enum lq_status compare_here(struct comparison *self, size_t first_row, si
     return status;
 }
 
-static enum lq_status compare_score(void *user, size_t first_row, size_t rows, const float *hidden,
-                                    const int32_t *targets, double *nll, struct lq_error *err)
+static bool is_compared_there(const struct comparison *self)
+{
+    return !self->has_file && self->forward_run.device->ops->compare_logits != NULL;
+}
+
+static enum lq_status compare_score(void *user, size_t lane, size_t first_row, size_t rows,
+                                    const float *hidden, const int32_t *targets, double *nll,
+                                    struct lq_error *err)
 {
     struct comparison *self = user;
-    bool there = !self->has_file && lq_forward_can_compare(self->end.forward);
-    enum lq_status status =
-        (there ? compare_there : compare_here)(self, first_row, rows, hidden, targets, err);
+    enum lq_status status = is_compared_there(self)
+                                ? compare_there(self, lane, first_row, rows, hidden, targets, err)
+                                : compare_here(self, first_row, rows, hidden, targets, err);
     for (size_t r = 0; status == LQ_OK && r < rows; r++) {
         /* The divergence takes both models' logits, the likelihood one's. */
         const struct lq_divergence_row *row = &self->rows[first_row + r];
@@ -349,13 +390,13 @@ static enum lq_status get_memory(struct comparison *self, const struct lq_tokens
                                  struct lq_error *err)
 {
     size_t vocab = self->vocab;
-    size_t scored = lq_perplexity_scored(tokens->sequence_length);
+    size_t scored = self->scored;
     size_t batch = lq_perplexity_batch_samples(tokens) * scored;
     size_t rows = TILE_BYTES_MAX / (vocab * sizeof *self->logits);
     self->tile_rows = rows < TILE_ROWS_MIN ? TILE_ROWS_MIN : rows;
     self->tile_rows = self->tile_rows < batch ? self->tile_rows : batch;
     self->rows = calloc(tokens->sample_count * scored, sizeof *self->rows);
-    self->original_hidden = calloc(batch, (self->original_width + 1) * sizeof(float));
+    self->original_hidden = calloc(batch * self->lanes, (self->original_width + 1) * sizeof(float));
     self->original_logits = calloc(self->tile_rows, vocab * sizeof *self->original_logits);
     self->logits = calloc(self->tile_rows, vocab * sizeof *self->logits);
     if (self->has_file) {
@@ -367,6 +408,20 @@ static enum lq_status get_memory(struct comparison *self, const struct lq_tokens
     bool failed = self->rows == NULL || self->original_hidden == NULL ||
                   self->original_logits == NULL || self->logits == NULL;
     return failed ? lq_error_nomem(err, "a comparison of models") : LQ_OK;
+}
+
+static enum lq_status open_ends(struct comparison *self, uint32_t sequence, struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
+    for (size_t i = 0; status == LQ_OK && i < self->lanes; i++) {
+        status = lq_pass_end_open(&self->ends[i], self->run, "", &self->state->part,
+                                  &self->forward_run, i, sequence, err);
+        if (status == LQ_OK && !self->has_file) {
+            status = lq_pass_end_open(&self->originals[i], self->run, ORIGINAL,
+                                      &self->state->original, &self->forward_run, i, sequence, err);
+        }
+    }
+    return status;
 }
 
 static enum lq_status compare_models(struct comparison *self, struct lq_buffer *text,
@@ -382,15 +437,12 @@ static enum lq_status compare_models(struct comparison *self, struct lq_buffer *
         status = open_file(self, &tokens, err);
     }
     if (status == LQ_OK) {
+        self->scored = lq_perplexity_scored(tokens.sequence_length);
+        self->lanes = is_compared_there(self) ? take_lanes(&self->forward_run, &tokens) : 1;
         status = get_memory(self, &tokens, err);
     }
     if (status == LQ_OK) {
-        status = lq_pass_end_open(&self->end, self->run, "", &self->state->part, &self->forward_run,
-                                  tokens.sequence_length, err);
-    }
-    if (status == LQ_OK && !self->has_file) {
-        status = lq_pass_end_open(&self->original, self->run, ORIGINAL, &self->state->original,
-                                  &self->forward_run, tokens.sequence_length, err);
+        status = open_ends(self, tokens.sequence_length, err);
     }
     if (status == LQ_OK) {
         const struct lq_perplexity_source source = {.tokens = &tokens,
@@ -398,7 +450,9 @@ static enum lq_status compare_models(struct comparison *self, struct lq_buffer *
                                                     .read = compare_read,
                                                     .score = compare_score,
                                                     .report = compare_report,
-                                                    .user = self};
+                                                    .user = self,
+                                                    .lanes = self->lanes,
+                                                    .pool = lq_run_pool(self->run)};
         status = lq_perplexity_measure(&source, &result.perplexity, err);
     }
     if (status == LQ_OK) {
@@ -421,9 +475,7 @@ static enum lq_status run_compare(struct lq_run *run, struct lq_error *err)
                               .state = state,
                               .vocab = state->part.hparams.vocab_size,
                               .width = state->part.hparams.width,
-                              .original_width = state->original.hparams.width,
-                              .end = {.run = run},
-                              .original = {.run = run}};
+                              .original_width = state->original.hparams.width};
     struct lq_buffer text;
     lq_buffer_init(&text);
     enum lq_status status = lq_forward_run_open(&self.forward_run, run, err);
@@ -439,8 +491,10 @@ static enum lq_status run_compare(struct lq_run *run, struct lq_error *err)
     free(self.original_logits);
     free(self.logits);
     free(self.file_rows);
-    lq_pass_end_close(&self.original);
-    lq_pass_end_close(&self.end);
+    for (size_t i = 0; i < LQ_TEAM_MAX; i++) {
+        lq_pass_end_close(&self.originals[i]);
+        lq_pass_end_close(&self.ends[i]);
+    }
     lq_forward_run_close(&self.forward_run);
     lq_buffer_fini(&text);
     return name_model(status, state->model, err);

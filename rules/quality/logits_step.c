@@ -51,13 +51,15 @@ static enum lq_status read_rows(void *user, size_t first_sample, size_t samples,
     return lq_pass_end_read(&((struct writing *)user)->end, first_sample, samples, rows, err);
 }
 
-static enum lq_status write_rows(void *user, size_t first_row, size_t rows, const float *hidden,
-                                 const int32_t *targets, double *nll, struct lq_error *err)
+static enum lq_status write_rows(void *user, size_t lane, size_t first_row, size_t rows,
+                                 const float *hidden, const int32_t *targets, double *nll,
+                                 struct lq_error *err)
 {
     struct writing *self = user;
     struct lq_forward *forward = self->end.forward;
     size_t width = self->end.hidden.width;
     enum lq_status status = lq_forward_score(forward, hidden, targets, rows, nll, err);
+    (void)lane;
     (void)first_row;
     for (size_t r = 0; status == LQ_OK && r < rows; r += self->tile_rows) {
         size_t count = rows - r < self->tile_rows ? rows - r : self->tile_rows;
@@ -91,7 +93,7 @@ static enum lq_status write_file(struct writing *self, const struct lq_model_par
     struct lq_perplexity perplexity;
     enum lq_status status = lq_pass_load_tokens(self->run, self->vocab, &tokens, err);
     if (status == LQ_OK) {
-        status = lq_pass_end_open(&self->end, self->run, "", part, &self->forward_run,
+        status = lq_pass_end_open(&self->end, self->run, "", part, &self->forward_run, 0,
                                   tokens.sequence_length, err);
     }
     if (status == LQ_OK) {

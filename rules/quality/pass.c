@@ -8,6 +8,7 @@
 #include "engine/base/limits.h"
 #include "rules/model/batch_flow.h"
 #include "rules/model/device_states.h"
+#include "rules/model/device_team.h"
 #include "rules/quality/perplexity.h"
 
 enum {
@@ -35,10 +36,11 @@ struct layer_run {
     struct lq_tokens tokens; /* first layer */
     struct lq_hidden_shape in;
     struct lq_hidden_shape out;
-    struct lq_forward *forward;
-    const struct lq_forward_run *forward_run;
+    struct lq_forward_run forward_run;
+    struct lq_forward *forwards[LQ_TEAM_MAX]; /* one for each device */
+    struct lq_device_team team;
     bool is_last;
-    /* States that are on the device; or NULL. */
+    /* States that are on the devices; or NULL. */
     struct lq_device_states *from;
     struct lq_device_states *to;
 };
@@ -82,16 +84,27 @@ static enum lq_status open_states(struct layer_run *self, struct lq_error *err)
     return status;
 }
 
-/* A row of the batch that begins with `sample` comes to its place in `hidden`. */
-static enum lq_status fetch_row(struct layer_run *self, size_t sample, size_t row, float *hidden,
-                                struct lq_error *err)
+/* The rows that a sample of a round leaves, in host memory: those of a device's batch lie side by
+ * side, where the batch began. */
+static float *rows_of(const struct layer_run *self, size_t in_round, float *hidden)
 {
-    const float *rows = lq_device_states_at(self->to, sample);
-    size_t at = row * self->in.width;
-    return rows == NULL ? LQ_OK : lq_forward_fetch(self->forward, rows + at, 1, hidden + at, err);
+    size_t in_batch = in_round % self->team.batch_samples;
+    return hidden + (in_round - in_batch) * self->team.sample_values +
+           in_batch * self->out.sequence_length * self->out.width;
 }
 
-/* Every stride-th of the scored rows of the first samples, as far as they are in this batch. */
+/* A row of a sample of the round comes to its place in `rows`. */
+static enum lq_status fetch_row(struct layer_run *self, size_t sample, size_t row, float *rows,
+                                struct lq_error *err)
+{
+    const float *there = lq_device_states_at(self->to, sample);
+    size_t member = sample / self->team.batch_samples % self->team.member_count;
+    size_t at = row * self->in.width;
+    return there == NULL ? LQ_OK
+                         : lq_forward_fetch(self->forwards[member], there + at, 1, rows + at, err);
+}
+
+/* Every stride-th of the scored rows of the first samples, as far as they are in this round. */
 static enum lq_status write_kept(struct layer_run *self, size_t sample, size_t count, float *hidden,
                                  struct lq_error *err)
 {
@@ -102,17 +115,18 @@ static enum lq_status write_kept(struct layer_run *self, size_t sample, size_t c
     size_t first = lq_forward_first_samples(self->in.sequence_length);
     size_t samples = first < self->in.sample_count ? first : self->in.sample_count;
     size_t scored = lq_perplexity_scored(self->in.sequence_length);
-    size_t rows = samples * scored;
-    size_t stride = (rows + LQ_KEPT_ROWS_MAX - 1) / LQ_KEPT_ROWS_MAX;
+    size_t kept = samples * scored;
+    size_t stride = (kept + LQ_KEPT_ROWS_MAX - 1) / LQ_KEPT_ROWS_MAX;
     enum lq_status status = LQ_OK;
-    for (size_t i = 0; status == LQ_OK && i < rows; i += stride) {
+    for (size_t i = 0; status == LQ_OK && i < kept; i += stride) {
         size_t from = i / scored;
         if (from >= sample && from < sample + count) {
-            size_t row = (from - sample) * sequence + unscored + i % scored;
-            status = fetch_row(self, sample, row, hidden, err);
+            size_t row = unscored + i % scored;
+            float *rows = rows_of(self, from - sample, hidden);
+            status = fetch_row(self, from, row, rows, err);
             if (status == LQ_OK) {
-                status = lq_run_write(self->run, "kept", hidden + row * width,
-                                      width * sizeof *hidden, err);
+                status =
+                    lq_run_write(self->run, "kept", rows + row * width, width * sizeof *rows, err);
             }
         }
     }
@@ -130,29 +144,63 @@ static enum lq_status write_batch(void *user, size_t sample, size_t count, float
                                   struct lq_error *err)
 {
     struct layer_run *self = user;
+    size_t batch = self->team.batch_samples;
+    enum lq_status status = LQ_OK;
     (void)sample;
-    return lq_hidden_write(self->run, "hidden", &self->out, hidden,
-                           count * self->out.sequence_length, err);
+    for (size_t at = 0; status == LQ_OK && at < count; at += batch) {
+        size_t samples = count - at < batch ? count - at : batch;
+        status = lq_hidden_write(self->run, "hidden", &self->out, rows_of(self, at, hidden),
+                                 samples * self->out.sequence_length, err);
+    }
+    return status;
 }
 
-static enum lq_status pass_batch(void *user, size_t sample, size_t count, float *hidden,
+/* A part of a device's batch, as large as its memory makes it; what is left of it begins at `to`
+ * in host memory. */
+static enum lq_status pass_part(struct layer_run *self, struct lq_forward *forward, size_t sample,
+                                size_t count, float *rows, float *to, struct lq_error *err)
+{
+    size_t sequence = self->in.sequence_length;
+    const struct lq_forward_place place = {.host = rows,
+                                           .from = lq_device_states_at(self->from, sample),
+                                           .to = lq_device_states_at(self->to, sample)};
+    enum lq_status status = self->is_last
+                                ? lq_forward_layer_rows(forward, &place, count, sequence / 2,
+                                                        self->out.sequence_length, err)
+                                : lq_forward_layer_at(forward, &place, count, false, false, err);
+    if (status == LQ_OK && to != rows) {
+        memmove(to, rows, count * self->out.sequence_length * self->out.width * sizeof *to);
+    }
+    return status;
+}
+
+static enum lq_status pass_batch(void *user, size_t member, size_t sample, size_t count,
+                                 float *hidden, struct lq_error *err)
+{
+    struct layer_run *self = user;
+    struct lq_forward *forward = self->forwards[member];
+    size_t most = lq_forward_batch_samples(forward);
+    size_t left_values = (size_t)self->out.sequence_length * self->out.width;
+    enum lq_status status = LQ_OK;
+    for (size_t at = 0; status == LQ_OK && at < count; at += most) {
+        status = pass_part(self, forward, sample + at, count - at < most ? count - at : most,
+                           hidden + at * self->team.sample_values, hidden + at * left_values, err);
+    }
+    return status;
+}
+
+static enum lq_status pass_round(void *user, size_t sample, size_t count, float *hidden,
                                  struct lq_error *err)
 {
     struct layer_run *self = user;
     size_t sequence = self->in.sequence_length;
-    const struct lq_forward_place place = {.host = hidden,
-                                           .from = lq_device_states_at(self->from, sample),
-                                           .to = lq_device_states_at(self->to, sample)};
     enum lq_status status = LQ_OK;
     if (self->state->layer == 0) {
-        status = lq_forward_embed(self->forward, self->tokens.tokens + sample * sequence,
+        status = lq_forward_embed(self->forwards[0], self->tokens.tokens + sample * sequence,
                                   count * sequence, hidden, err);
     }
     if (status == LQ_OK) {
-        status = self->is_last
-                     ? lq_forward_layer_rows(self->forward, &place, count, sequence / 2,
-                                             self->out.sequence_length, err)
-                     : lq_forward_layer_at(self->forward, &place, count, false, false, err);
+        status = lq_device_team_run(&self->team, sample, count, hidden, err);
     }
     if (status == LQ_OK) {
         status = write_kept(self, sample, count, hidden, err);
@@ -164,18 +212,23 @@ static enum lq_status pass_batch(void *user, size_t sample, size_t count, float 
 
 static enum lq_status stream_samples(struct layer_run *self, struct lq_error *err)
 {
+    const struct lq_device_team *team = &self->team;
+    bool reads = self->state->layer != 0 && self->from == NULL;
     const struct lq_batch_flow flow = {
-        .pool = lq_run_pool(self->run),
+        .pool = reads && lq_device_states_is_one(self->run, "hidden") ? NULL : team->pool,
         .sample_count = self->in.sample_count,
-        .batch_samples = lq_forward_batch_samples(self->forward),
-        .sample_values = (size_t)self->in.sequence_length * self->in.width,
-        .read = self->state->layer == 0 || self->from != NULL ? NULL : read_batch,
-        .compute = pass_batch,
+        .batch_samples = team->batch_samples * team->member_count,
+        .sample_values = team->sample_values,
+        .read = reads ? read_batch : NULL,
+        .compute = pass_round,
         .write = self->to == NULL ? write_batch : NULL,
         .user = self};
-    enum lq_status status = lq_forward_load_layer(self->forward, self->state->layer, err);
+    enum lq_status status = LQ_OK;
+    for (size_t m = 0; status == LQ_OK && m < team->member_count; m++) {
+        status = lq_forward_load_layer(self->forwards[m], self->state->layer, err);
+    }
     if (status == LQ_OK) {
-        lq_forward_run_expect(self->forward_run, &self->reader.hparams);
+        lq_forward_run_expect(&self->forward_run, &self->reader.hparams);
     }
     if (status == LQ_OK && self->to == NULL) {
         status = lq_hidden_begin(self->run, "hidden", &self->out, err);
@@ -183,21 +236,54 @@ static enum lq_status stream_samples(struct layer_run *self, struct lq_error *er
     return status == LQ_OK ? lq_batch_flow_run(&flow, err) : status;
 }
 
-/* What goes out stays on the device or in memory where it can; behind the last layer it is a part
- * of the rows. */
-static void hold_states(struct layer_run *self, struct lq_forward_run *forward_run)
+static void take_devices(struct layer_run *self)
 {
-    self->from = lq_device_states_find(forward_run, "hidden");
-    self->to = self->is_last ? NULL : lq_device_states_hold(forward_run, "hidden", &self->out);
+    struct lq_device_team *team = &self->team;
+    team->pool = lq_run_pool(self->run);
+    team->body = pass_batch;
+    team->user = self;
+    team->sample_values = (size_t)self->in.sequence_length * self->in.width;
+    team->batch_samples =
+        lq_forward_wanted_samples(self->forward_run.device, self->in.sequence_length);
+    team->member_count = lq_device_team_take(&self->forward_run, self->in.sample_count,
+                                             team->batch_samples, LQ_TEAM_MAX);
+}
+
+/* What goes out stays on the devices or in memory where it can; behind the last layer it is a part
+ * of the rows. */
+static void hold_states(struct layer_run *self)
+{
+    const struct lq_device_team *team = &self->team;
+    self->from = lq_device_states_find_parts(&self->forward_run, "hidden", team->batch_samples,
+                                             team->member_count);
+    self->to = self->is_last ? NULL
+                             : lq_device_states_hold_parts(&self->forward_run, "hidden", &self->out,
+                                                           team->batch_samples, team->member_count);
     if (self->to == NULL) {
-        lq_forward_run_hold(forward_run, "hidden");
+        lq_forward_run_hold(&self->forward_run, "hidden");
     }
+}
+
+static enum lq_status make_passes(struct layer_run *self, struct lq_error *err)
+{
+    struct lq_device_team *team = &self->team;
+    enum lq_status status = LQ_OK;
+    for (size_t m = 0; status == LQ_OK && m < team->member_count; m++) {
+        struct lq_forward_env env = lq_forward_run_env_of(
+            &self->forward_run, m, lq_model_reader_weights(&self->reader), LQ_EFAIL);
+        env.only_products = true;
+        status = lq_forward_create(&self->forwards[m], &self->reader.hparams, &env,
+                                   self->in.sequence_length, err);
+    }
+    if (status == LQ_OK && team->member_count == 1) {
+        team->batch_samples = lq_forward_batch_samples(self->forwards[0]);
+    }
+    return status;
 }
 
 static enum lq_status run_layer(struct lq_run *run, struct lq_error *err)
 {
-    struct lq_forward_run forward_run = {0};
-    struct layer_run self = {.run = run, .state = lq_run_state(run), .forward_run = &forward_run};
+    struct layer_run self = {.run = run, .state = lq_run_state(run)};
     enum lq_status status =
         lq_model_reader_open_part(&self.reader, run, "", &self.state->part, err);
     self.is_last = self.state->layer + 1 == self.state->part.hparams.layer_count;
@@ -205,21 +291,20 @@ static enum lq_status run_layer(struct lq_run *run, struct lq_error *err)
         status = open_states(&self, err);
     }
     if (status == LQ_OK) {
-        status = lq_forward_run_open(&forward_run, run, err);
+        status = lq_forward_run_open(&self.forward_run, run, err);
     }
     if (status == LQ_OK) {
-        hold_states(&self, &forward_run);
-        struct lq_forward_env env =
-            lq_forward_run_env(&forward_run, lq_model_reader_weights(&self.reader), LQ_EFAIL);
-        env.only_products = true;
-        status = lq_forward_create(&self.forward, &self.reader.hparams, &env,
-                                   self.in.sequence_length, err);
+        take_devices(&self);
+        hold_states(&self);
+        status = make_passes(&self, err);
     }
     if (status == LQ_OK) {
         status = stream_samples(&self, err);
     }
-    lq_forward_destroy(self.forward);
-    lq_forward_run_close(&forward_run);
+    for (size_t m = 0; m < self.team.member_count; m++) {
+        lq_forward_destroy(self.forwards[m]);
+    }
+    lq_forward_run_close(&self.forward_run);
     lq_model_reader_close(&self.reader);
     return status == LQ_OK || status == LQ_ECANCELLED
                ? status
@@ -230,8 +315,8 @@ static enum lq_status run_layer(struct lq_run *run, struct lq_error *err)
 
 enum lq_status lq_pass_end_open(struct lq_pass_end *end, struct lq_run *run, const char *prefix,
                                 const struct lq_model_part *part,
-                                const struct lq_forward_run *forward_run, uint32_t sequence,
-                                struct lq_error *err)
+                                const struct lq_forward_run *forward_run, size_t device,
+                                uint32_t sequence, struct lq_error *err)
 {
     *end = (struct lq_pass_end){.run = run};
     (void)snprintf(end->input, sizeof end->input, "%shidden", prefix);
@@ -244,8 +329,8 @@ enum lq_status lq_pass_end_open(struct lq_pass_end *end, struct lq_run *run, con
         status = lq_error_set(err, LQ_EINTERNAL, "the hidden states are of another pass");
     }
     if (status == LQ_OK) {
-        struct lq_forward_env env =
-            lq_forward_run_env(forward_run, lq_model_reader_weights(&end->reader), LQ_EFAIL);
+        struct lq_forward_env env = lq_forward_run_env_of(
+            forward_run, device, lq_model_reader_weights(&end->reader), LQ_EFAIL);
         env.only_products = true;
         status = lq_forward_create(&end->forward, &end->reader.hparams, &env, sequence, err);
     }

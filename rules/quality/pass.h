@@ -59,11 +59,12 @@ struct lq_pass_end {
     char input[32]; /* that holds the hidden states */
 };
 
-/* `sequence` is that of the tokens. LQ_EFORMAT for a malformed model. */
+/* `device` is that of the run's which makes logits, `sequence` that of the tokens. LQ_EFORMAT for a
+ * malformed model. */
 enum lq_status lq_pass_end_open(struct lq_pass_end *end, struct lq_run *run, const char *prefix,
                                 const struct lq_model_part *part,
-                                const struct lq_forward_run *forward_run, uint32_t sequence,
-                                struct lq_error *err);
+                                const struct lq_forward_run *forward_run, size_t device,
+                                uint32_t sequence, struct lq_error *err);
 void lq_pass_end_close(struct lq_pass_end *end);
 /* Hidden states of all scored positions of some samples. */
 enum lq_status lq_pass_end_read(struct lq_pass_end *end, size_t first_sample, size_t sample_count,

@@ -111,30 +111,39 @@ size_t lq_perplexity_batch_samples(const struct lq_tokens *tokens)
 
 struct measurement {
     const struct lq_perplexity_source *source;
-    size_t batch;  /* samples at a time */
-    size_t scored; /* positions of a sample that are scored */
-    float *rows;   /* of one batch: hidden states of scored positions, side by side */
+    struct lq_device_team team; /* of lanes */
+    size_t scored;              /* positions of a sample that are scored */
+    float *rows;                /* of one round: hidden states of scored positions, side by side */
     int32_t *targets;
     double *nll;
     double sum;
     double sum_squares;
+    size_t first; /* sample of the round */
 };
 
-static enum lq_status score_batch(struct measurement *m, size_t first_sample, size_t samples,
-                                  struct lq_error *err)
+static enum lq_status score_batch(void *user, size_t lane, size_t first_sample, size_t samples,
+                                  float *rows, struct lq_error *err)
 {
+    struct measurement *m = user;
     const struct lq_perplexity_source *source = m->source;
     size_t sequence = source->tokens->sequence_length;
-    size_t count = samples * m->scored;
+    size_t at = (first_sample - m->first) * m->scored;
     for (size_t s = 0; s < samples; s++) {
-        memcpy(m->targets + s * m->scored,
+        memcpy(m->targets + at + s * m->scored,
                source->tokens->tokens + (first_sample + s) * sequence + sequence / 2 + 1,
                m->scored * sizeof *m->targets);
     }
-    enum lq_status status = source->read(source->user, first_sample, samples, m->rows, err);
+    return source->score(source->user, lane, first_sample * m->scored, samples * m->scored, rows,
+                         m->targets + at, m->nll + at, err);
+}
+
+static enum lq_status score_round(struct measurement *m, size_t samples, struct lq_error *err)
+{
+    const struct lq_perplexity_source *source = m->source;
+    size_t count = samples * m->scored;
+    enum lq_status status = source->read(source->user, m->first, samples, m->rows, err);
     if (status == LQ_OK) {
-        status = source->score(source->user, first_sample * m->scored, count, m->rows, m->targets,
-                               m->nll, err);
+        status = lq_device_team_run(&m->team, m->first, samples, m->rows, err);
     }
     for (size_t i = 0; status == LQ_OK && i < count; i++) {
         if (!isfinite(m->nll[i])) {
@@ -142,7 +151,7 @@ static enum lq_status score_batch(struct measurement *m, size_t first_sample, si
                 err, LQ_EFAIL,
                 "the model's logits are NaN or infinite in chunk %zu; its layers are not, so "
                 "the output norm or the output matrix holds values that are too large",
-                first_sample + i / m->scored);
+                m->first + i / m->scored);
         }
         m->sum += m->nll[i];
         m->sum_squares += m->nll[i] * m->nll[i];
@@ -153,9 +162,9 @@ static enum lq_status score_batch(struct measurement *m, size_t first_sample, si
 static enum lq_status measure_all(struct measurement *m, struct lq_error *err)
 {
     const struct lq_perplexity_source *source = m->source;
-    uint32_t samples = source->tokens->sample_count;
-    m->batch = lq_perplexity_batch_samples(source->tokens);
-    size_t rows = m->batch * m->scored;
+    size_t samples = source->tokens->sample_count;
+    size_t round = m->team.batch_samples * m->team.member_count;
+    size_t rows = (round < samples ? round : samples) * m->scored;
     m->rows = calloc(rows, source->width * sizeof *m->rows);
     m->targets = calloc(rows, sizeof *m->targets);
     m->nll = calloc(rows, sizeof *m->nll);
@@ -163,12 +172,12 @@ static enum lq_status measure_all(struct measurement *m, struct lq_error *err)
         return lq_error_nomem(err, "hidden states");
     }
     enum lq_status status = LQ_OK;
-    for (size_t s = 0; status == LQ_OK && s < samples; s += m->batch) {
-        size_t count = samples - s < m->batch ? samples - s : m->batch;
-        status = score_batch(m, s, count, err);
+    for (m->first = 0; status == LQ_OK && m->first < samples; m->first += round) {
+        size_t count = samples - m->first < round ? samples - m->first : round;
+        status = score_round(m, count, err);
         if (source->report != NULL) {
             uint64_t sequence = source->tokens->sequence_length;
-            source->report(source->user, (s + count) * sequence, samples * sequence);
+            source->report(source->user, (m->first + count) * sequence, samples * sequence);
         }
     }
     return status;
@@ -184,6 +193,12 @@ enum lq_status lq_perplexity_measure(const struct lq_perplexity_source *source,
     }
     struct measurement m = {.source = source,
                             .scored = lq_perplexity_scored(tokens->sequence_length)};
+    m.team = (struct lq_device_team){.pool = source->pool,
+                                     .member_count = source->lanes == 0 ? 1 : source->lanes,
+                                     .batch_samples = lq_perplexity_batch_samples(tokens),
+                                     .sample_values = m.scored * source->width,
+                                     .body = score_batch,
+                                     .user = &m};
     status = measure_all(&m, err);
     free(m.rows);
     free(m.targets);

@@ -13,6 +13,7 @@
 #include "engine/base/error.h"
 #include "engine/base/json.h"
 #include "engine/rule.h"
+#include "rules/model/device_team.h"
 #include "rules/model/forward.h"
 #include "rules/model/hparams.h"
 #include "rules/model/tokens.h"
@@ -51,12 +52,16 @@ struct lq_perplexity_source {
     /* Hidden states behind the last layer at all scored positions of some samples. */
     enum lq_status (*read)(void *user, size_t first_sample, size_t samples, float *rows,
                            struct lq_error *err);
-    /* nll[rows] of scored positions from number `first_row` on, in the order of the text. */
-    enum lq_status (*score)(void *user, size_t first_row, size_t rows, const float *hidden,
-                            const int32_t *targets, double *nll, struct lq_error *err);
+    /* nll[rows] of scored positions from number `first_row` on, in the order of the text. With
+     * `lanes` several batches are scored at once, each by a lane of its own. */
+    enum lq_status (*score)(void *user, size_t lane, size_t first_row, size_t rows,
+                            const float *hidden, const int32_t *targets, double *nll,
+                            struct lq_error *err);
     /* Tokens done and in total; may be NULL. */
     void (*report)(void *user, uint64_t done, uint64_t total);
     void *user;
+    size_t lanes; /* at most LQ_TEAM_MAX; 0: one */
+    struct lq_pool *pool;
 };
 
 /* Scored positions of a sample: from context / 2 on. */
