@@ -8,6 +8,7 @@
  *   none        has no device
  *   two         has two devices
  *   three       has three
+ *   narrow      all but the first have next to no memory free
  *   tiny        has no memory for a lease
  *   small       has memory for one lease
  *   fails       fails at its fourth encode
@@ -121,6 +122,9 @@ static const char *fake_describe(struct lq_gpu_context *context, struct lq_gpu_i
 {
     (void)snprintf(info->name, sizeof info->name, "fake %d", context->device);
     info->memory_bytes = info->memory_free_bytes = LEASE_BYTES;
+    if (is_told("narrow") && context->device > 0) {
+        info->memory_free_bytes = 1024;
+    }
     return NULL;
 }
 

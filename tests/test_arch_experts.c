@@ -248,7 +248,7 @@ Test(experts, gradients_are_the_same_when_no_expert_is_kept)
 {
     static const enum lq_layer_weight weights[] = {LQ_WEIGHT_FFN_GATE_EXPS, LQ_WEIGHT_FFN_UP_EXPS,
                                                    LQ_WEIGHT_FFN_DOWN_EXPS};
-    const struct lq_gradient_options options = {LQ_GRADIENT_PRODUCT, false, false};
+    const struct lq_gradient_options options = {.method = LQ_GRADIENT_PRODUCT};
     struct lq_hparams hparams;
     struct source source;
     struct lq_map tokens;

@@ -261,7 +261,6 @@ static void build_on_fakes(const char *cache_name, const char *gpus, size_t take
     }
     cr_assert_eq(build_again(cache_name, target, artifacts), LQ_OK, "%s", err.message);
     cr_expect_eq(warnings, 0, "%s", warning);
-    cr_expect_not_null(strstr(numerics, "cuda-bf16"), "%s", numerics);
     for (size_t i = 0; i < taken; i++) {
         lq_gpu_give_device(devices[i]);
     }
@@ -317,6 +316,80 @@ static const char *make_small_model(const char *arch)
     cr_assert_eq(make_arch_write(arch_config_find(arch)->text, path, NULL, NULL, &err), LQ_OK, "%s",
                  err.message);
     return path;
+}
+
+static void expect_shared_gradients(const char *artifacts, const char *gpus, size_t count)
+{
+    char line[512];
+    snprintf(line, sizeof line,
+             "model small { source = \"%s\" }\n"
+             "calibration short { model = small  text = eval  samples = 128  sequence = 6 }\n%s",
+             make_small_model("qwen2"), artifacts);
+    expect_shared(line, gpus, count);
+}
+
+Test(gpu_model, two_gpus_share_gradients)
+{
+    expect_shared_gradients("imatrix x { model = small  calibration = short  method = \"fisher\""
+                            "  path = \"%s\" }\n",
+                            "two", 2);
+}
+
+/* Scores of weights, of which the mask takes the best. Two of three share a layer, three the loss.
+ */
+Test(gpu_model, three_gpus_share_gradients)
+{
+    expect_shared_gradients(
+        "imatrix im { model = small  calibration = short  method = \"gradient\" }\n"
+        "mask x { model = small  imatrix = im  coverage = 0.005  path = \"%s\" }\n",
+        "three", 3);
+}
+
+/* One of two is not up to it: the CPU's bytes, and why. */
+static void expect_shared_fallback(const char *gpus, const char *artifacts, const char *why)
+{
+    char text[1024];
+    char why_not[LQ_GPU_WHY_BYTES];
+    snprintf(text, sizeof text,
+             "model small { source = \"%s\" }\n"
+             "calibration short { model = small  text = eval  samples = 128  sequence = 6 }\n%s",
+             make_small_model("qwen2"), artifacts);
+    cr_assert_eq(build(false, "cpu", "x", text), LQ_OK, "%s", err.message);
+    move_output("x", "x.cpu");
+    cr_assert_eq(setenv("LQ_FAKE_GPU", gpus, 1), 0);
+    cr_assert_eq(setenv("LQBUILD_CUDA_MODULE", LQ_BINARY_DIR "/tests/libgpu_fake.so", 1), 0);
+    used_module = lq_gpu_load(why_not);
+    used_make = make_small;
+    cr_assert_not_null(used_module, "%s", why_not);
+    cr_assert_eq(build(true, "gpu", "x", text), LQ_OK, "%s", err.message);
+    cr_expect_eq(warnings, 1, "%u: %s", warnings, warning);
+    cr_expect_not_null(strstr(warning, why), "%s", warning);
+    cr_expect_not_null(strstr(warning, "; computing on the CPU"), "%s", warning);
+    expect_same_file("x.cpu", "x");
+}
+
+#define GRADIENT                                                                                   \
+    "imatrix x { model = small  calibration = short  method = \"fisher\"  path = \"x\" }\n"
+#define LOGITS "logits x { model = small  text = eval  context = 16  chunks = 60  path = \"x\" }\n"
+
+Test(gpu_model, one_of_two_that_fails_is_made_good_by_the_cpu)
+{
+    expect_shared_fallback("two breaks", GRADIENT, "the GPU failed: it fell off the bus");
+}
+
+Test(gpu_model, one_of_two_that_fails_in_an_evaluation_is_made_good_by_the_cpu)
+{
+    expect_shared_fallback("two breaks", LOGITS, "the GPU failed: it fell off the bus");
+}
+
+Test(gpu_model, one_of_two_with_too_little_memory_is_made_good_by_the_cpu)
+{
+    expect_shared_fallback("two narrow", GRADIENT, "a sample of 6 tokens needs");
+}
+
+Test(gpu_model, one_of_two_with_too_little_memory_for_an_evaluation_is_made_good_by_the_cpu)
+{
+    expect_shared_fallback("two narrow", LOGITS, "a sample of 16 tokens needs");
 }
 
 /* Each reads the experts that its samples want. */

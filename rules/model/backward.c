@@ -96,6 +96,21 @@ static enum lq_status make_rope(struct lq_backward *backward, struct lq_error *e
     return status;
 }
 
+static size_t lane_count(const struct lq_backward *backward)
+{
+    return backward->options.lanes == 0 ? 1 : backward->options.lanes;
+}
+
+/* Memory for the lanes behind the first. */
+static uint64_t lane_bytes(const struct lq_hparams *hparams, size_t lanes)
+{
+    uint64_t elems = 0;
+    for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
+        elems += weight_elems(hparams, (enum lq_layer_weight)w);
+    }
+    return lanes < 2 ? 0 : (lanes - 1) * elems * sizeof(float);
+}
+
 /* Sums of a matrix's columns, for each expert; 0 for what is not a matrix of the model. */
 static size_t sum_count(const struct lq_hparams *hparams, enum lq_layer_weight weight)
 {
@@ -103,6 +118,14 @@ static size_t sum_count(const struct lq_hparams *hparams, enum lq_layer_weight w
     return lq_hparams_has_matrix(hparams, weight)
                ? lq_layer_input_cols(hparams, input) * lq_layer_input_mats(hparams, input)
                : 0;
+}
+
+/* Those of all samples of a batch where they are apart. */
+static size_t all_sums(const struct lq_backward *backward, enum lq_layer_weight weight)
+{
+    const struct lq_forward *forward = backward->forward;
+    return sum_count(&forward->hparams, weight) *
+           (backward->options.apart ? forward->batch_samples : 1);
 }
 
 static enum lq_status take_scratch(struct lq_backward *backward, struct lq_error *err)
@@ -142,7 +165,7 @@ static enum lq_status take_scratch(struct lq_backward *backward, struct lq_error
             all[i].count == 0 ? NULL : lq_forward_take(forward, all[i].count, sizeof(float));
     }
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
-        size_t count = sum_count(hparams, (enum lq_layer_weight)w);
+        size_t count = all_sums(backward, (enum lq_layer_weight)w);
         backward->sums[w] = count == 0 ? NULL : lq_forward_take(forward, count, sizeof(double));
     }
     if (hparams->expert_count != 0) {
@@ -174,6 +197,10 @@ enum lq_status lq_backward_create(struct lq_backward **out, const struct lq_hpar
     struct lq_forward_env own = *env;
     if (own.batch_rows == 0 && env->device->ops->arrange != NULL) {
         own.batch_rows = OWN_BATCH_ROWS;
+    }
+    uint64_t lanes = lane_bytes(hparams, options->lanes);
+    if (own.memory_bytes != 0) {
+        own.memory_bytes = own.memory_bytes > lanes ? own.memory_bytes - lanes : 1;
     }
     enum lq_status status =
         lq_forward_create_within(&backward->forward, hparams, &own, sequence, pass_bytes, err);
@@ -343,6 +370,7 @@ static void point_into_fused(struct lq_backward *backward)
         if (lq_hparams_has(&backward->forward->hparams, whole)) {
             float *scores = backward->scores[whole];
             backward->sums[part] = backward->sums[whole];
+            backward->lane_elems[part] = backward->lane_elems[whole];
             backward->scores[part] =
                 scores == NULL ? NULL : scores + (weights[part] - weights[whole]);
         }
@@ -358,18 +386,21 @@ enum lq_status lq_backward_load_layer(struct lq_backward *backward, uint32_t lay
         return status;
     }
     backward->sample_count = 0;
+    backward->lane = 0;
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
         uint64_t elems = weight_elems(&forward->hparams, (enum lq_layer_weight)w);
         if (!lq_hparams_has_matrix(&forward->hparams, (enum lq_layer_weight)w)) {
             continue;
         }
+        uint64_t all = elems * lane_count(backward);
+        backward->lane_elems[w] = (size_t)elems;
         if (backward->options.scores && backward->scores[w] == NULL) {
-            backward->scores[w] = lq_forward_take(forward, elems, sizeof(float));
+            backward->scores[w] = lq_forward_take(forward, all, sizeof(float));
         }
         if (backward->scores[w] != NULL) {
-            forward->ops->zero(forward->device, backward->scores[w], elems * sizeof(float));
+            forward->ops->zero(forward->device, backward->scores[w], all * sizeof(float));
         }
-        size_t count = sum_count(&forward->hparams, (enum lq_layer_weight)w);
+        size_t count = all_sums(backward, (enum lq_layer_weight)w);
         forward->ops->zero(forward->device, backward->sums[w], count * sizeof(double));
     }
     if (backward->expert_samples != NULL) {
@@ -380,22 +411,58 @@ enum lq_status lq_backward_load_layer(struct lq_backward *backward, uint32_t lay
     return lq_forward_check_device(forward, err);
 }
 
+void lq_backward_use_lane(struct lq_backward *backward, size_t lane)
+{
+    backward->lane = lane;
+}
+
+static enum lq_status check_sums(const struct lq_backward *backward, enum lq_layer_weight weight,
+                                 const double *sums, size_t count, struct lq_error *err)
+{
+    const struct lq_forward *forward = backward->forward;
+    size_t cols = lq_layer_input_cols(&forward->hparams, lq_layer_weight_input(weight));
+    for (size_t i = 0; i < count; i++) {
+        if (!isfinite(sums[i])) {
+            char name[LQ_WEIGHT_NAME_BYTES];
+            return lq_error_set(err, forward->env.nonfinite_status,
+                                "the gradient of '%s' is NaN or infinite in column %zu",
+                                lq_layer_weight_path(forward->layer, weight, name), i % cols);
+        }
+    }
+    return LQ_OK;
+}
+
+static enum lq_status fetch_sums(struct lq_backward *backward, enum lq_layer_weight weight,
+                                 double *sums, size_t count, struct lq_error *err)
+{
+    struct lq_forward *forward = backward->forward;
+    forward->ops->download(forward->device, sums, backward->sums[weight], count * sizeof *sums);
+    enum lq_status status = lq_forward_check_device(forward, err);
+    return status == LQ_OK ? check_sums(backward, weight, sums, count, err) : status;
+}
+
 enum lq_status lq_backward_sums(struct lq_backward *backward, enum lq_layer_weight weight,
                                 double *sums, struct lq_error *err)
 {
+    return fetch_sums(backward, weight, sums, sum_count(&backward->forward->hparams, weight), err);
+}
+
+enum lq_status lq_backward_add_sums(struct lq_backward *backward, enum lq_layer_weight weight,
+                                    double *sums, struct lq_error *err)
+{
     struct lq_forward *forward = backward->forward;
-    size_t cols = lq_layer_input_cols(&forward->hparams, lq_layer_weight_input(weight));
-    size_t count = sum_count(&forward->hparams, weight);
-    forward->ops->download(forward->device, sums, backward->sums[weight], count * sizeof *sums);
-    enum lq_status status = lq_forward_check_device(forward, err);
-    for (size_t i = 0; status == LQ_OK && i < count; i++) {
-        if (!isfinite(sums[i])) {
-            char name[LQ_WEIGHT_NAME_BYTES];
-            status = lq_error_set(err, forward->env.nonfinite_status,
-                                  "the gradient of '%s' is NaN or infinite in column %zu",
-                                  lq_layer_weight_path(forward->layer, weight, name), i % cols);
-        }
+    size_t cols = sum_count(&forward->hparams, weight);
+    size_t count = cols * backward->newest_samples;
+    double *all = malloc(count * sizeof *all + 1);
+    if (all == NULL) {
+        return lq_error_nomem(err, "sums of gradients");
     }
+    enum lq_status status = fetch_sums(backward, weight, all, count, err);
+    for (size_t i = 0; status == LQ_OK && i < count; i++) {
+        sums[i % cols] += all[i];
+    }
+    free(all);
+    forward->ops->zero(forward->device, backward->sums[weight], count * sizeof *all);
     return status;
 }
 
@@ -464,6 +531,11 @@ enum lq_status lq_backward_scores(struct lq_backward *backward, enum lq_layer_we
 {
     struct lq_forward *forward = backward->forward;
     *scores = backward->scores[weight];
+    for (size_t half = lane_count(backward) / 2; half > 0 && *scores != NULL; half /= 2) {
+        size_t elems = half * backward->lane_elems[weight];
+        forward->ops->add(forward->device, backward->scores[weight],
+                          backward->scores[weight] + elems, elems);
+    }
     if (*scores == NULL || forward->ops->host_visible) {
         return lq_forward_check_device(forward, err);
     }

@@ -33,6 +33,10 @@ struct lq_gradient_options {
     enum lq_gradient_method method;
     bool skip_first; /* leave the first token of each sample out of weight gradients */
     bool scores;     /* keep a score for every weight, besides the sums of columns */
+    /* For several devices, which add up what each has, in an order that does not depend on their
+     * number. A weight has so many scores, a power of two; 0: one. */
+    size_t lanes;
+    bool apart; /* sums are those of each sample of the newest batch; not for experts */
 };
 
 struct lq_backward;
@@ -62,6 +66,12 @@ enum lq_status lq_backward_load_layer(struct lq_backward *backward, uint32_t lay
  * to what it took. Values that are not finite are errors of env.nonfinite_status. */
 enum lq_status lq_backward_layer(struct lq_backward *backward, const float *hidden, float *grad,
                                  size_t sample_count, struct lq_error *err);
+/* Batches from now on add to the scores of this lane. */
+void lq_backward_use_lane(struct lq_backward *backward, size_t lane);
+/* With options.apart: adds the sums of a matrix's columns to those in `sums`, sample by sample of
+ * the newest batch. Once a batch for each matrix; errors as those of lq_backward_sums. */
+enum lq_status lq_backward_add_sums(struct lq_backward *backward, enum lq_layer_weight weight,
+                                    double *sums, struct lq_error *err);
 /* The sums of a matrix's columns so far, for experts [matrices x columns]; an error when one is not
  * finite. */
 enum lq_status lq_backward_sums(struct lq_backward *backward, enum lq_layer_weight weight,
@@ -70,8 +80,9 @@ enum lq_status lq_backward_sums(struct lq_backward *backward, enum lq_layer_weig
  * which a token reached it. */
 void lq_backward_counts(const struct lq_backward *backward, enum lq_layer_weight weight,
                         uint64_t *counts);
-/* The scores of a matrix's weights so far; NULL without options.scores. Host memory: borrowed until
- * the next call. */
+/* The scores of a matrix's weights so far; NULL without options.scores. Of `lanes` lanes lane i is
+ * the sum of lanes i and i + lanes / 2, and so on with half as many, until one is left. Once for
+ * each matrix. Host memory: borrowed until the next call. */
 enum lq_status lq_backward_scores(struct lq_backward *backward, enum lq_layer_weight weight,
                                   const float **scores, struct lq_error *err);
 

@@ -3,9 +3,11 @@
 /* ---- matrices ---- */
 
 /* The gradient that `count` rows from `row` on give a matrix, from what came out of it and what
- * went in, and its scores. `expert` is 0 for a weight of one matrix. */
+ * went in, and its scores. `expert` is 0 for a weight of one matrix; sums are the `group`-th ones.
+ */
 static void score_rows(struct lq_backward *backward, enum lq_layer_weight weight, size_t expert,
-                       const float *out_grad, const float *in, size_t row, size_t count)
+                       size_t group, const float *out_grad, const float *in, size_t row,
+                       size_t count)
 {
     struct lq_forward *forward = backward->forward;
     uint64_t cols = 0;
@@ -13,7 +15,7 @@ static void score_rows(struct lq_backward *backward, enum lq_layer_weight weight
     lq_layer_weight_shape(&forward->hparams, weight, &cols, &rows);
     const struct lq_score_shape shape = {(size_t)rows, (size_t)cols,
                                          backward->options.method == LQ_GRADIENT_FISHER};
-    size_t at = expert * shape.rows * shape.cols;
+    size_t at = backward->lane * backward->lane_elems[weight] + expert * shape.rows * shape.cols;
     float *scores = backward->scores[weight];
     forward->ops->matmul_outer(forward->device, out_grad + row * shape.rows, in + row * shape.cols,
                                backward->weight_grad, count, shape.rows, shape.cols);
@@ -22,7 +24,7 @@ static void score_rows(struct lq_backward *backward, enum lq_layer_weight weight
                               : forward->weights[weight];
     if (matrix != NULL) {
         forward->ops->add_scores(forward->device, backward->weight_grad, matrix, &shape,
-                                 backward->sums[weight] + expert * shape.cols,
+                                 backward->sums[weight] + group * shape.cols,
                                  scores == NULL ? NULL : scores + at);
     }
 }
@@ -32,8 +34,8 @@ static void score_weight(struct lq_backward *backward, enum lq_layer_weight weig
 {
     size_t skipped = backward->options.skip_first ? 1 : 0;
     for (size_t s = 0; s < sample_count && !lq_forward_is_cancelled(backward->forward); s++) {
-        score_rows(backward, weight, 0, out_grad, in, s * backward->sequence + skipped,
-                   backward->sequence - skipped);
+        score_rows(backward, weight, 0, backward->options.apart ? s : 0, out_grad, in,
+                   s * backward->sequence + skipped, backward->sequence - skipped);
     }
 }
 
@@ -55,7 +57,7 @@ static void score_experts(struct lq_backward *backward, enum lq_layer_weight wei
                 slot++;
             }
             if (slot > first) {
-                score_rows(backward, weight, e, out_grad, in, first, slot - first);
+                score_rows(backward, weight, e, e, out_grad, in, first, slot - first);
                 backward->expert_samples[e] += weight == LQ_WEIGHT_FFN_DOWN_EXPS ? 1 : 0;
             }
         }
@@ -301,6 +303,7 @@ void lq_backward_run_layer(struct lq_backward *backward, size_t sample_count)
     struct lq_forward *forward = backward->forward;
     size_t elems = sample_count * backward->sequence * forward->hparams.width;
     forward->ops->copy(forward->device, backward->part, backward->in, elems);
+    backward->newest_samples = sample_count;
     forward->tape = backward->tape;
     lq_forward_run_layer(forward, backward->part, sample_count, false, true);
     forward->tape = (struct lq_forward_tape){0};

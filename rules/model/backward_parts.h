@@ -29,9 +29,13 @@ struct lq_backward {
     float *rope_windowed;
     /* Those of matrices that the model has are owned. Those of the parts of fused ones point into
      * them, as the forward pass's weights do. */
-    double *sums[LQ_LAYER_WEIGHT_COUNT];  /* [matrices x columns] */
-    float *scores[LQ_LAYER_WEIGHT_COUNT]; /* [matrices x rows x columns] */
-    float *host_scores;                   /* for devices whose memory is not the host's */
+    double
+        *sums[LQ_LAYER_WEIGHT_COUNT]; /* [matrices x columns], of each sample if they are apart */
+    float *scores[LQ_LAYER_WEIGHT_COUNT];     /* [lanes x matrices x rows x columns] */
+    size_t lane_elems[LQ_LAYER_WEIGHT_COUNT]; /* from one lane to the next */
+    size_t lane;
+    size_t newest_samples; /* of the newest batch */
+    float *host_scores;    /* for devices whose memory is not the host's */
     uint64_t sample_count;
     uint64_t *expert_samples; /* host memory: samples of which a scored token reached the expert */
 };

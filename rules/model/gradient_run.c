@@ -7,66 +7,151 @@
 #include "rules/format/imatrix.h"
 #include "rules/model/backward.h"
 #include "rules/model/calibrate_parts.h"
+#include "rules/model/device_team.h"
 #include "rules/model/forward_run.h"
 #include "rules/model/gradient.h"
 #include "rules/model/weight_stats.h"
 #include "rules/quant/super_weights.h"
 
+/* Lanes of scores where a GPU computes them: up to so many share a step. */
+enum { LANES = 4 };
+
+/* Of a GPU's free memory what lanes may take. */
+enum { LANES_SHARE = 4 };
+
 /* What the loss and a layer's backward step share. */
 struct gradient_run {
     struct lq_calibrate_io io;
     struct lq_forward_run forward_run;
-    struct lq_backward *backward;
-    struct lq_forward *embedder; /* first layer only */
-    float *hidden;               /* one batch */
-    float *grad;                 /* one batch */
+    struct lq_backward *backwards[LQ_TEAM_MAX]; /* one for each device */
+    struct lq_device_team team;
+    size_t lanes;  /* of all devices; each has lanes / member_count */
+    size_t round;  /* its number */
+    size_t first;  /* its first sample */
+    float *hidden; /* of a round */
+    float *grad;
+    /* With several devices: of all samples so far. */
+    double *sums[LQ_LAYER_WEIGHT_COUNT];
 };
 
-static enum lq_status gradient_open(struct gradient_run *gradient, struct lq_error *err)
+/* The memory of the lanes behind the first. */
+static uint64_t lane_bytes(const struct lq_hparams *hparams)
+{
+    uint64_t elems = 0;
+    for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
+        enum lq_layer_weight weight = (enum lq_layer_weight)w;
+        if (lq_hparams_has_matrix(hparams, weight)) {
+            uint64_t cols = 0;
+            uint64_t rows = 0;
+            lq_layer_weight_shape(hparams, weight, &cols, &rows);
+            elems += cols * rows;
+        }
+    }
+    return (LANES - 1) * elems * sizeof(float);
+}
+
+/* Scores are in lanes, batches in turns, whether there are several GPUs or one, so that their
+ * number changes no bit. Not for experts, which would take all memory, nor for matrices in one,
+ * whose sums are those of parts, batch by batch. */
+static bool has_lanes(const struct gradient_run *gradient)
+{
+    const struct lq_hparams *hparams = &gradient->io.layer->hparams;
+    return gradient->forward_run.is_gpu && hparams->expert_count == 0 &&
+           !lq_hparams_has(hparams, LQ_WEIGHT_ATTN_QKV) &&
+           !lq_hparams_has(hparams, LQ_WEIGHT_FFN_GATE_UP) &&
+           lane_bytes(hparams) <= gradient->forward_run.memory_bytes / LANES_SHARE;
+}
+
+/* `keeps_scores`: a layer, whose devices must be a power of two; the loss of a batch is its own. */
+static void take_devices(struct gradient_run *gradient, bool keeps_scores)
 {
     struct lq_calibrate_io *io = &gradient->io;
-    const struct lq_calibrate_layer *layer = io->layer;
+    struct lq_device_team *team = &gradient->team;
+    gradient->lanes = keeps_scores && has_lanes(gradient) ? LANES : 1;
+    team->pool = lq_run_pool(io->run);
+    team->user = gradient;
+    team->sample_values = (size_t)io->sequence_length * io->layer->hparams.width;
+    size_t wanted = lq_forward_wanted_samples(gradient->forward_run.device, io->sequence_length);
+    size_t count = lq_device_team_take(&gradient->forward_run, io->sample_count, wanted,
+                                       keeps_scores ? gradient->lanes : LQ_TEAM_MAX);
+    team->member_count = count;
+    while (keeps_scores && gradient->lanes % team->member_count != 0) {
+        team->member_count--;
+    }
+}
+
+static enum lq_status make_passes(struct gradient_run *gradient, struct lq_error *err)
+{
+    struct lq_calibrate_io *io = &gradient->io;
+    struct lq_device_team *team = &gradient->team;
+    struct lq_gradient_options options = io->layer->options;
+    enum lq_status status = LQ_OK;
+    options.lanes = (gradient->lanes + team->member_count - 1) / team->member_count;
+    options.apart = gradient->lanes > 1 && team->member_count > 1;
+    for (size_t m = 0; status == LQ_OK && m < team->member_count; m++) {
+        struct lq_forward_env env = lq_forward_run_env_of(&gradient->forward_run, m,
+                                                          lq_calibrate_weights(io), LQ_EIMPORTANCE);
+        status = lq_backward_create(&gradient->backwards[m], &io->layer->hparams, &env,
+                                    io->sequence_length, &options, err);
+        if (status == LQ_OK) {
+            size_t most = lq_backward_batch_samples(gradient->backwards[m]);
+            team->batch_samples = m == 0 || most < team->batch_samples ? most : team->batch_samples;
+        }
+    }
+    return status;
+}
+
+static enum lq_status gradient_open(struct gradient_run *gradient, bool keeps_scores,
+                                    struct lq_error *err)
+{
+    struct lq_calibrate_io *io = &gradient->io;
     enum lq_status status = lq_forward_run_open(&gradient->forward_run, io->run, err);
     if (status != LQ_OK) {
         return status;
     }
     lq_forward_run_hold(&gradient->forward_run, "grad");
-    struct lq_weight_source weights = lq_calibrate_weights(io);
-    struct lq_forward_env env = lq_forward_run_env(&gradient->forward_run, weights, LQ_EIMPORTANCE);
-    status = lq_backward_create(&gradient->backward, &layer->hparams, &env, io->sequence_length,
-                                &layer->options, err);
+    take_devices(gradient, keeps_scores);
+    status = make_passes(gradient, err);
     if (status != LQ_OK) {
         return status;
     }
-    size_t rows = lq_backward_batch_samples(gradient->backward) * io->sequence_length;
-    gradient->hidden = calloc(rows, layer->hparams.width * sizeof(float));
-    gradient->grad = calloc(rows, layer->hparams.width * sizeof(float));
+    const struct lq_device_team *team = &gradient->team;
+    size_t samples = team->batch_samples * team->member_count;
+    gradient->hidden = calloc(samples, team->sample_values * sizeof(float));
+    gradient->grad = calloc(samples, team->sample_values * sizeof(float));
     return gradient->hidden == NULL || gradient->grad == NULL ? lq_error_nomem(err, "gradients")
                                                               : LQ_OK;
 }
 
 static void gradient_close(struct gradient_run *gradient)
 {
-    lq_backward_destroy(gradient->backward);
+    for (size_t m = 0; m < gradient->team.member_count; m++) {
+        lq_backward_destroy(gradient->backwards[m]);
+    }
     lq_forward_run_close(&gradient->forward_run);
     free(gradient->hidden);
     free(gradient->grad);
+    for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
+        free(gradient->sums[w]);
+    }
 }
 
-/* Calls `body` for every batch of samples. */
-static enum lq_status each_batch(struct gradient_run *gradient,
+/* Calls `body` for every round of samples. */
+static enum lq_status each_round(struct gradient_run *gradient,
                                  enum lq_status (*body)(struct gradient_run *gradient,
                                                         size_t sample, size_t count,
                                                         struct lq_error *err),
                                  struct lq_error *err)
 {
     const struct lq_calibrate_io *io = &gradient->io;
-    size_t batch = lq_backward_batch_samples(gradient->backward);
+    size_t round = gradient->team.batch_samples * gradient->team.member_count;
     uint64_t total = (uint64_t)io->sample_count * io->sequence_length;
     enum lq_status status = LQ_OK;
-    for (size_t s = 0; status == LQ_OK && s < io->sample_count; s += batch) {
+    for (size_t s = 0; status == LQ_OK && s < io->sample_count; s += round) {
         size_t left = io->sample_count - s;
-        size_t count = left < batch ? left : batch;
+        size_t count = left < round ? left : round;
+        gradient->first = s;
+        gradient->round = s / round;
         status = body(gradient, s, count, err);
         lq_run_progress(io->run, (uint64_t)(s + count) * io->sequence_length, total, "tokens");
     }
@@ -76,45 +161,58 @@ static enum lq_status each_batch(struct gradient_run *gradient,
 static enum lq_status write_grad(struct gradient_run *gradient, size_t count, struct lq_error *err)
 {
     const struct lq_calibrate_io *io = &gradient->io;
-    size_t row_bytes = io->layer->hparams.width * sizeof(float);
-    return lq_run_write(io->run, "grad", gradient->grad, count * io->sequence_length * row_bytes,
-                        err);
+    return lq_run_write(io->run, "grad", gradient->grad,
+                        count * gradient->team.sample_values * sizeof(float), err);
+}
+
+/* The gradients of a batch. */
+static float *grad_of(const struct gradient_run *gradient, size_t sample)
+{
+    return gradient->grad + (sample - gradient->first) * gradient->team.sample_values;
 }
 
 /* ---- the loss ---- */
 
-static enum lq_status loss_batch(struct gradient_run *gradient, size_t sample, size_t count,
+static enum lq_status loss_batch(void *user, size_t member, size_t sample, size_t count,
+                                 float *hidden, struct lq_error *err)
+{
+    struct gradient_run *gradient = user;
+    const struct lq_calibrate_io *io = &gradient->io;
+    return lq_backward_output(gradient->backwards[member], hidden,
+                              io->tokens.tokens + sample * io->sequence_length, count,
+                              grad_of(gradient, sample), err);
+}
+
+static enum lq_status loss_round(struct gradient_run *gradient, size_t sample, size_t count,
                                  struct lq_error *err)
 {
-    struct lq_calibrate_io *io = &gradient->io;
     enum lq_status status =
-        lq_calibrate_read_rows(io, "hidden", sample, count, gradient->hidden, err);
+        lq_calibrate_read_rows(&gradient->io, "hidden", sample, count, gradient->hidden, err);
     if (status == LQ_OK) {
-        status = lq_backward_output(gradient->backward, gradient->hidden,
-                                    io->tokens.tokens + sample * io->sequence_length, count,
-                                    gradient->grad, err);
+        status = lq_device_team_run(&gradient->team, sample, count, gradient->hidden, err);
     }
     return status == LQ_OK ? write_grad(gradient, count, err) : status;
 }
 
 enum lq_status lq_gradient_run_loss(struct lq_run *run, struct lq_error *err)
 {
-    struct gradient_run gradient = {.io = {.run = run, .layer = lq_run_state(run)}};
+    struct gradient_run gradient = {.io = {.run = run, .layer = lq_run_state(run)},
+                                    .team = {.body = loss_batch}};
     enum lq_status status = lq_calibrate_open_tokens(&gradient.io, err);
     if (status == LQ_OK) {
         status = lq_calibrate_open_rows(&gradient.io, "hidden", err);
     }
     if (status == LQ_OK) {
-        status = gradient_open(&gradient, err);
+        status = gradient_open(&gradient, false, err);
     }
-    if (status == LQ_OK) {
-        status = lq_backward_load_output(gradient.backward, err);
+    for (size_t m = 0; status == LQ_OK && m < gradient.team.member_count; m++) {
+        status = lq_backward_load_output(gradient.backwards[m], err);
     }
     if (status == LQ_OK) {
         status = lq_calibrate_write_header(&gradient.io, "grad", err);
     }
     if (status == LQ_OK) {
-        status = each_batch(&gradient, loss_batch, err);
+        status = each_round(&gradient, loss_round, err);
     }
     gradient_close(&gradient);
     return status;
@@ -122,13 +220,51 @@ enum lq_status lq_gradient_run_loss(struct lq_run *run, struct lq_error *err)
 
 /* ---- one layer ---- */
 
-static enum lq_status layer_batch(struct gradient_run *gradient, size_t sample, size_t count,
+static bool is_apart(const struct gradient_run *gradient)
+{
+    return gradient->team.member_count > 1;
+}
+
+static enum lq_status layer_batch(void *user, size_t member, size_t sample, size_t count,
+                                  float *hidden, struct lq_error *err)
+{
+    struct gradient_run *gradient = user;
+    struct lq_backward *backward = gradient->backwards[member];
+    size_t lanes = gradient->lanes / gradient->team.member_count;
+    lq_backward_use_lane(backward, gradient->round % lanes);
+    return lq_backward_layer(backward, hidden, grad_of(gradient, sample), count, err);
+}
+
+/* Sums of each sample, in the order of samples. */
+static enum lq_status collect_sums(struct gradient_run *gradient, size_t count,
+                                   struct lq_error *err)
+{
+    const struct lq_hparams *hparams = &gradient->io.layer->hparams;
+    size_t batches = (count + gradient->team.batch_samples - 1) / gradient->team.batch_samples;
+    enum lq_status status = LQ_OK;
+    for (int w = 0; status == LQ_OK && w < LQ_LAYER_WEIGHT_COUNT; w++) {
+        enum lq_layer_weight weight = (enum lq_layer_weight)w;
+        size_t cols = lq_hparams_has_matrix(hparams, weight)
+                          ? lq_layer_input_cols(hparams, lq_layer_weight_input(weight))
+                          : 0;
+        if (cols != 0 && gradient->sums[w] == NULL) {
+            gradient->sums[w] = calloc(cols, sizeof *gradient->sums[w]);
+            status = gradient->sums[w] == NULL ? lq_error_nomem(err, "sums of gradients") : LQ_OK;
+        }
+        for (size_t m = 0; status == LQ_OK && cols != 0 && m < batches; m++) {
+            status = lq_backward_add_sums(gradient->backwards[m], weight, gradient->sums[w], err);
+        }
+    }
+    return status;
+}
+
+static enum lq_status layer_round(struct gradient_run *gradient, size_t sample, size_t count,
                                   struct lq_error *err)
 {
     struct lq_calibrate_io *io = &gradient->io;
     bool is_first = io->layer->layer == 0;
     enum lq_status status =
-        is_first ? lq_backward_embed(gradient->backward,
+        is_first ? lq_backward_embed(gradient->backwards[0],
                                      io->tokens.tokens + sample * io->sequence_length,
                                      count * io->sequence_length, gradient->hidden, err)
                  : lq_calibrate_read_rows(io, "hidden", sample, count, gradient->hidden, err);
@@ -136,19 +272,52 @@ static enum lq_status layer_batch(struct gradient_run *gradient, size_t sample, 
         status = lq_calibrate_read_rows(io, "grad", sample, count, gradient->grad, err);
     }
     if (status == LQ_OK) {
-        status =
-            lq_backward_layer(gradient->backward, gradient->hidden, gradient->grad, count, err);
+        status = lq_device_team_run(&gradient->team, sample, count, gradient->hidden, err);
+    }
+    if (status == LQ_OK && is_apart(gradient)) {
+        status = collect_sums(gradient, count, err);
     }
     return status == LQ_OK && !is_first ? write_grad(gradient, count, err) : status;
+}
+
+/* Lanes that are apart are added as one device adds its own (lq_backward_scores): the first half of
+ * the devices get what the second half has, and so on. One device has them all: nothing is copied.
+ */
+static enum lq_status join_scores(struct gradient_run *gradient, enum lq_layer_weight weight,
+                                  size_t elems, float **parts, const float **scores,
+                                  struct lq_error *err)
+{
+    size_t members = gradient->team.member_count;
+    enum lq_status status = LQ_OK;
+    for (size_t m = 0; status == LQ_OK && m < members; m++) {
+        status = lq_backward_scores(gradient->backwards[m], weight, scores, err);
+        if (status == LQ_OK && members > 1) {
+            parts[m] = malloc(elems * sizeof(float) + 1);
+            status = parts[m] == NULL ? lq_error_nomem(err, "scores of weights") : LQ_OK;
+        }
+        if (status == LQ_OK && members > 1) {
+            memcpy(parts[m], *scores, elems * sizeof(float));
+        }
+    }
+    for (size_t half = members / 2; status == LQ_OK && half > 0; half /= 2) {
+        for (size_t m = 0; m < half; m++) {
+            for (size_t i = 0; i < elems; i++) {
+                parts[m][i] += parts[m + half][i];
+            }
+        }
+    }
+    *scores = members > 1 ? parts[0] : *scores;
+    return status;
 }
 
 static enum lq_status write_ranks(struct gradient_run *gradient, enum lq_layer_weight weight,
                                   uint64_t elems, struct lq_error *err)
 {
+    float *parts[LQ_TEAM_MAX] = {NULL};
     const float *scores = NULL;
     struct lq_buffer out;
     lq_buffer_init(&out);
-    enum lq_status status = lq_backward_scores(gradient->backward, weight, &scores, err);
+    enum lq_status status = join_scores(gradient, weight, (size_t)elems, parts, &scores, err);
     if (status == LQ_OK) {
         status = lq_super_rank_scores(scores, elems, 1.0 / (double)gradient->io.sample_count,
                                       lq_gradient_rank_count(elems), &out, err);
@@ -156,8 +325,23 @@ static enum lq_status write_ranks(struct gradient_run *gradient, enum lq_layer_w
     if (status == LQ_OK) {
         status = lq_run_write(gradient->io.run, "ranks", out.data, out.size_bytes, err);
     }
+    for (size_t m = 0; m < LQ_TEAM_MAX; m++) {
+        free(parts[m]);
+    }
     lq_buffer_fini(&out);
     return status;
+}
+
+static enum lq_status take_sums(struct gradient_run *gradient, enum lq_layer_weight weight,
+                                struct lq_weight_stats_matrix *matrix, struct lq_error *err)
+{
+    if (!is_apart(gradient)) {
+        lq_backward_counts(gradient->backwards[0], weight, matrix->counts);
+        return lq_backward_sums(gradient->backwards[0], weight, matrix->sums, err);
+    }
+    matrix->counts[0] = gradient->io.sample_count;
+    memcpy(matrix->sums, gradient->sums[weight], matrix->cols * sizeof *matrix->sums);
+    return LQ_OK;
 }
 
 /* Sums become means over the rows of a matrix. */
@@ -176,8 +360,7 @@ static enum lq_status add_matrix(struct gradient_run *gradient, enum lq_layer_we
         return status;
     }
     struct lq_weight_stats_matrix *matrix = &stats->matrices[stats->matrix_count - 1];
-    lq_backward_counts(gradient->backward, weight, matrix->counts);
-    status = lq_backward_sums(gradient->backward, weight, matrix->sums, err);
+    status = take_sums(gradient, weight, matrix, err);
     for (size_t j = 0; j < mats * cols; j++) {
         matrix->sums[j] /= (double)rows;
     }
@@ -209,7 +392,8 @@ static enum lq_status write_stats(struct gradient_run *gradient, struct lq_error
 
 enum lq_status lq_gradient_run_layer(struct lq_run *run, struct lq_error *err)
 {
-    struct gradient_run gradient = {.io = {.run = run, .layer = lq_run_state(run)}};
+    struct gradient_run gradient = {.io = {.run = run, .layer = lq_run_state(run)},
+                                    .team = {.body = layer_batch}};
     bool is_first = gradient.io.layer->layer == 0;
     enum lq_status status = is_first ? lq_calibrate_open_tokens(&gradient.io, err) : LQ_OK;
     if (status == LQ_OK && !is_first) {
@@ -219,16 +403,19 @@ enum lq_status lq_gradient_run_layer(struct lq_run *run, struct lq_error *err)
         status = lq_calibrate_open_rows(&gradient.io, "grad", err);
     }
     if (status == LQ_OK) {
-        status = gradient_open(&gradient, err);
+        status = gradient_open(&gradient, true, err);
+    }
+    for (size_t m = 0; status == LQ_OK && m < gradient.team.member_count; m++) {
+        status = lq_backward_load_layer(gradient.backwards[m], gradient.io.layer->layer, err);
     }
     if (status == LQ_OK) {
-        status = lq_backward_load_layer(gradient.backward, gradient.io.layer->layer, err);
+        lq_forward_run_expect(&gradient.forward_run, &gradient.io.layer->hparams);
     }
     if (status == LQ_OK && !is_first) {
         status = lq_calibrate_write_header(&gradient.io, "grad", err);
     }
     if (status == LQ_OK) {
-        status = each_batch(&gradient, layer_batch, err);
+        status = each_round(&gradient, layer_round, err);
     }
     if (status == LQ_OK) {
         status = write_stats(&gradient, err);
