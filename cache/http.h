@@ -32,8 +32,9 @@ struct lq_http_request {
 /* LQ_EUNSUPPORTED when libcurl is not there; LQ_ENOMEM. */
 enum lq_status lq_http_open(struct lq_http **out, struct lq_error *err);
 void lq_http_close(struct lq_http *http);
-/* Performs one request. What went wrong is in response->err for every outcome but OK and MISSING.
- */
+/* Performs one request; of a GET only the bytes from response->range_from on. Redirects are
+ * followed, five at most, never from https to http, and the token goes to no other host, port or
+ * scheme. What went wrong is in response->err for every outcome but OK and MISSING. */
 enum lq_http_outcome lq_http_perform(struct lq_http *http, const struct lq_http_request *request,
                                      struct lq_http_response *response);
 

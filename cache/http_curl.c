@@ -184,7 +184,7 @@ static void set_common(struct lq_http *http)
     lib.setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
     lib.setopt(curl, CURLOPT_REDIR_PROTOCOLS_STR, encrypted ? "https" : "http,https");
     lib.setopt(curl, CURLOPT_FOLLOWLOCATION, follows ? 1L : 0L);
-    lib.setopt(curl, CURLOPT_MAXREDIRS, 3L);
+    lib.setopt(curl, CURLOPT_MAXREDIRS, 5L);
     lib.setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, connect_ms);
     if (request->ca_file != NULL) {
         lib.setopt(curl, CURLOPT_CAINFO, request->ca_file);
@@ -216,6 +216,10 @@ static struct curl_slist *set_method(struct lq_http *http)
     struct curl_slist *headers = NULL;
     if (request->method == LQ_HTTP_HEAD) {
         lib.setopt(curl, CURLOPT_NOBODY, 1L);
+    }
+    if (request->method == LQ_HTTP_GET && http->response->range_from > 0) {
+        (void)snprintf(line, sizeof line, "%llu-", (unsigned long long)http->response->range_from);
+        lib.setopt(curl, CURLOPT_RANGE, line);
     }
     if (request->method == LQ_HTTP_GET && request->takes_zstd && lib.decodes_zstd) {
         lib.setopt(curl, CURLOPT_ACCEPT_ENCODING, "zstd");
@@ -280,6 +284,9 @@ static void explain(struct lq_http *http, CURLcode code, enum lq_http_outcome ou
         (void)lq_error_set(&response->err, LQ_EFORMAT, "sent bytes that do not have their digest");
     } else if (outcome == LQ_HTTP_TRUNCATED) {
         (void)lq_error_set(&response->err, LQ_EFORMAT, "stopped in the middle of an answer");
+    } else if (code == CURLE_UNSUPPORTED_PROTOCOL) {
+        (void)lq_error_set(&response->err, LQ_EFAIL, "redirects to where it is not followed: %s",
+                           http->message);
     } else if (http->stalled) {
         (void)lq_error_set(&response->err, LQ_EFAIL, "nothing moved for %u s",
                            http->request->timeout_seconds);

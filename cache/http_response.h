@@ -1,8 +1,9 @@
 /* What a server answers, judged while it arrives: status lines, the few headers that matter, and
  * the body, which goes to memory or into a blob of the cache. Lines and bytes come from
  * http_curl.c, or from a fuzzer. Nothing the server says is believed: sizes have limits, a body for
- * a digest is hashed on its way, and a body longer than expected ends the transfer. Thread rule:
- * one response belongs to one thread. */
+ * a digest is hashed on its way, and a body longer than expected ends the transfer. A body may also
+ * go to a function of the caller's, and be the rest of a file that was asked for from some byte on.
+ * Thread rule: one response belongs to one thread. Limits: LQ_HTTP_NEXT_BYTES. */
 #ifndef LQ_CACHE_HTTP_RESPONSE_H
 #define LQ_CACHE_HTTP_RESPONSE_H
 
@@ -26,19 +27,33 @@ enum lq_http_outcome {
     LQ_HTTP_LOCAL, /* our own disk or memory: see the error */
 };
 
+enum { LQ_HTTP_NEXT_BYTES = 2048, LQ_HTTP_CODE_BYTES = 48 };
+
+/* Takes the next piece of a body. False, with the reason in err, ends the transfer. */
+typedef bool (*lq_http_take_fn)(void *user, const void *data, size_t size_bytes,
+                                struct lq_error *err);
+
 struct lq_http_response {
     /* What the caller wants. */
     bool wants_body;
-    uint64_t size_max;              /* of a body in memory */
+    uint64_t size_max;              /* of a body in memory or for `take` */
     const struct lq_digest *digest; /* into a blob: what it must be; NULL: into `body` */
     uint64_t size_bytes;            /* into a blob: its size */
     struct lq_cache *cache;         /* into a blob */
+    lq_http_take_fn take;           /* instead of `body`; may be NULL */
+    void *take_user;
+    uint64_t range_from; /* only the bytes from here on are asked for */
     /* What came. */
     unsigned status; /* of the newest block of headers; 0: none yet */
     bool has_length;
     uint64_t content_length;
-    bool encoded;    /* Content-Encoding is set: the length is not that of the body */
-    bool takes_zstd; /* it said so, in this answer or an earlier one */
+    bool encoded;          /* Content-Encoding is set: the length is not that of the body */
+    bool takes_zstd;       /* it said so, in this answer or an earlier one */
+    bool range_fits;       /* the answer is a part, and begins at range_from */
+    bool lacks_range;      /* a part was asked for, and something else came: LQ_HTTP_REFUSED */
+    unsigned wait_seconds; /* before asking again; 0: it does not say */
+    char code[LQ_HTTP_CODE_BYTES]; /* X-Error-Code, as the Hugging Face hub says what is wrong */
+    char next[LQ_HTTP_NEXT_BYTES]; /* the URL of the next page of a list; "": the last page */
     uint64_t received;
     struct lq_buffer body;
     struct lq_blob_writer *writer;

@@ -7,6 +7,15 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static bool take(void *user, const void *data, size_t size, struct lq_error *err)
+{
+    size_t *taken = user;
+    (void)data;
+    (void)err;
+    *taken += size;
+    return true;
+}
+
 static void play(struct lq_http_response *response, const char *at, size_t size, bool complete)
 {
     bool goes_on = true;
@@ -32,6 +41,13 @@ static void play(struct lq_http_response *response, const char *at, size_t size,
     }
     enum lq_http_outcome outcome = lq_http_response_end(response, complete && goes_on);
     bool is_success = response->status >= 200 && response->status < 300;
+    if (memchr(response->next, '\0', sizeof response->next) == NULL ||
+        memchr(response->code, '\0', sizeof response->code) == NULL ||
+        (response->take != NULL && *(size_t *)response->take_user > 2 * response->size_max) ||
+        (outcome == LQ_HTTP_OK && response->wants_body && response->range_from > 0 &&
+         (response->status != 206 || !response->range_fits))) {
+        abort();
+    }
     if ((outcome == LQ_HTTP_OK) != (outcome == LQ_HTTP_OK && is_success && goes_on && complete) ||
         (response->wants_body && outcome == LQ_HTTP_OK && response->digest == NULL &&
          response->body.size_bytes > response->size_max) ||
@@ -55,6 +71,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     if (response.digest != NULL && size > 1 && memchr(data, '2', size) != NULL) {
         response.digest = NULL;
+    }
+    size_t taken = 0;
+    if ((data[0] & 8) != 0 && response.digest == NULL) {
+        /* The rest of a file. */
+        response.wants_body = true;
+        response.take = take;
+        response.take_user = &taken;
+        response.range_from = 7;
     }
     play(&response, (const char *)data + 1, size - 1, (data[0] & 4) != 0);
     play(&response, (const char *)data + 1, size - 1, true);
