@@ -27,7 +27,7 @@ static const struct lq_attr_spec attrs[] = {
      .type = LQ_ATTR_PATH,
      .required = true,
      .help = "a Hugging Face model folder (config.json, tokenizer.json or tokenizer.model, "
-             "safetensors), a .gguf file, or org/name in the Hugging Face cache"},
+             "safetensors), a .gguf file, or org/name in the Hugging Face cache (lqbuild fetch)"},
 };
 
 /* All shards that the index names; it is read here because it decides what the sources are. */
@@ -128,11 +128,11 @@ static enum lq_status add_sources(const struct lq_artifact *artifact,
                                   const struct lq_hub_place *place, struct lq_sources *sources,
                                   struct lq_arena *arena, struct lq_error *err)
 {
-    if (!lq_path_is_dir(place->path)) {
-        return lq_sources_add(sources, place->path, &lq_tensor_source, LQ_EMODEL, err);
-    }
-    enum lq_status status = add_tensor_files(artifact, sources, arena, place->path, err);
-    if (status == LQ_OK) {
+    bool is_folder = lq_path_is_dir(place->path);
+    enum lq_status status =
+        is_folder ? add_tensor_files(artifact, sources, arena, place->path, err)
+                  : lq_sources_add(sources, place->path, &lq_tensor_source, LQ_EMODEL, err);
+    if (status == LQ_OK && is_folder) {
         status = add_plain_files(artifact, sources, arena, place->path, err);
     }
     /* Last, so that it is not taken for one of the model's files: when it changes, so does which

@@ -15,7 +15,7 @@ static const struct lq_attr_spec attrs[] = {
      .type = LQ_ATTR_PATH,
      .required = true,
      .help = "a text file (.txt, .md), a JSON list (.json) or JSON lines (.jsonl, .ndjson), or "
-             "hf:datasets/org/name/file in the Hugging Face cache"},
+             "hf:datasets/org/name/file in the Hugging Face cache (lqbuild fetch)"},
     {.name = "field",
      .type = LQ_ATTR_STRING,
      .help = "member of JSON objects that holds the text (default: text, content or prompt)"},

@@ -50,7 +50,7 @@ Test(hub_cache, commands_take_a_name)
                  e2e_stderr());
     cr_expect_eq(e2e_run("inspect org/tiny.1 hf:org/tiny.1"), 0, "%s", e2e_stderr());
     cr_expect_not_null(strstr(e2e_stdout(), "LlamaForCausalLM"), "%s", e2e_stdout());
-    expect_said(3, "inspect hf:org/tiny.2", "`hf download org/tiny.2`");
+    expect_said(3, "inspect hf:org/tiny.2", "`lqbuild fetch hf:org/tiny.2`");
     cr_expect_eq(e2e_run("init org/tiny.1"), 0, "%s", e2e_stderr());
     cr_expect_eq(e2e_run("check"), 0, "%s", e2e_stderr());
 }
@@ -68,7 +68,7 @@ Test(hub_cache, a_recipe_follows_the_branch)
     cr_assert_eq(e2e_run("--json"), 0, "%s", e2e_stderr());
     cr_expect_eq(e2e_summary("ran"), 0);
     cr_assert_eq(system("printf ffff >" HUB "/refs/main"), 0);
-    expect_said(3, "", "`hf download org/tiny.1`");
+    expect_said(3, "", "`lqbuild fetch hf:org/tiny.1`");
     cr_assert_eq(system("printf '../x' >" HUB "/refs/main"), 0);
     expect_said(3, "", "does not hold the name of a commit");
 }
@@ -84,9 +84,8 @@ Test(hub_cache, what_is_not_there_says_how_to_get_it)
 {
     expect_said(3, "analyze org/none --calibration-data x.txt",
                 "model 'org/none' is neither a file or folder nor in the Hugging Face cache "
-                "home/hub; download it with `hf download org/none`");
-    expect_said(3, "analyze hf:gpt2@v1 --calibration-data x.txt",
-                "`hf download gpt2 --revision v1`");
+                "home/hub; download it with `lqbuild fetch org/none`");
+    expect_said(3, "analyze hf:gpt2@v1 --calibration-data x.txt", "`lqbuild fetch hf:gpt2@v1`");
     expect_said(2, "analyze hf:../x --calibration-data x.txt", "'hf:../x' is no name of a model");
     expect_said(2, "analyze hf:org/tiny.1@../main --calibration-data x.txt", "no name of a model");
     expect_said(3, "analyze folder --calibration-data x.txt", "folder: no such model");
@@ -95,6 +94,30 @@ Test(hub_cache, what_is_not_there_says_how_to_get_it)
     expect_said(7, "base", "recipe.lq:1:23: ");
     e2e_write("recipe.lq", "model base { source = \"org/none\" }\n");
     expect_said(3, "base", "recipe.lq:1:23: model 'org/none' is neither");
+}
+
+Test(hub_cache, a_gguf_file_may_be_named_within_a_repository)
+{
+    cr_assert_eq(e2e_run("quantize model gguf -q F16 -o tiny.gguf"), 0, "%s", e2e_stderr());
+    cr_assert_eq(system("mv tiny.gguf " HUB "/blobs/g && mkdir " HUB "/snapshots/" COMMIT
+                        "/sub && ln -s ../../../blobs/g " HUB "/snapshots/" COMMIT
+                        "/sub/tiny-F16.gguf"),
+                 0);
+    cr_expect_eq(e2e_run("inspect hf:org/tiny.1/sub/tiny-F16.gguf"), 0, "%s", e2e_stderr());
+    cr_assert_eq(e2e_run("quantize hf:org/tiny.1@main/sub/tiny-F16.gguf gguf -q Q8_0"), 0, "%s",
+                 e2e_stderr());
+    cr_expect_eq(access("tiny-F16-Q8_0.gguf", F_OK), 0, "%s", e2e_stdout());
+    e2e_write("recipe.lq", "model base { source = \"hf:org/tiny.1/sub/tiny-F16.gguf\" }\n"
+                           "gguf g { model = base  level = \"Q4_0\"  path = \"g.gguf\" }\n");
+    cr_assert_eq(e2e_run("--json"), 0, "%s", e2e_stdout());
+    cr_assert_eq(e2e_run("--json"), 0, "%s", e2e_stdout());
+    cr_expect_eq(e2e_summary("ran"), 0);
+    /* The branch moves to a commit that lacks the file. */
+    put_revision(OTHER, "main");
+    expect_said(3, "", "`lqbuild fetch hf:org/tiny.1/sub/tiny-F16.gguf`");
+    expect_said(2, "tokenize hf:org/tiny.1/../x.gguf", "hf:org/name/file.gguf");
+    expect_said(2, "tokenize hf:tiny.1/x.gguf/", "hf:org/name/file.gguf");
+    expect_said(2, "tokenize hf:org/tiny.1/model.safetensors", "hf:org/name/file.gguf");
 }
 
 Test(hub_cache, the_environment_says_where)
@@ -134,8 +157,9 @@ Test(hub_cache, a_text_may_be_a_file_of_a_data_set)
         int code;
         const char *said;
     } bad[] = {
-        {"hf:datasets/org/words/b.txt", 15, "`hf download --repo-type dataset org/words b.txt`"},
-        {"hf:datasets/org/words@v2/a/words.txt", 15, "a/words.txt --revision v2`"},
+        {"hf:datasets/org/words/b.txt", 15, "`lqbuild fetch hf:datasets/org/words/b.txt`"},
+        {"hf:datasets/org/words@v2/a/words.txt", 15,
+         "`lqbuild fetch hf:datasets/org/words@v2/a/words.txt`"},
         {"hf:datasets/org/none/b.txt", 15, "home/hub"},
         {"hf:org/words/a/words.txt", 2, "expected hf:datasets/org/name/file.txt"},
         {"hf:datasets/org/words", 2, "expected hf:datasets/"},
@@ -153,7 +177,7 @@ Test(hub_cache, a_text_may_be_a_file_of_a_data_set)
     /* The branch moves to a commit that lacks the file. */
     cr_assert_eq(system("printf " OTHER " >" DATA "/refs/main"), 0);
     (void)snprintf(arguments, sizeof arguments, "%s hf:datasets/org/words/a/words.txt", command);
-    expect_said(15, arguments, "`hf download --repo-type dataset org/words a/words.txt`");
+    expect_said(15, arguments, "`lqbuild fetch hf:datasets/org/words/a/words.txt`");
     cr_assert_eq(system("printf '../x' >" DATA "/refs/main"), 0);
     expect_said(15, arguments, "does not hold the name of a commit");
 }

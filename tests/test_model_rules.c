@@ -249,7 +249,7 @@ Test(model_rules, models_that_are_not_there_are_refused_by_name)
 {
     expect_refused("model m { source = \"nowhere\" }\n", LQ_EMODEL, "does not exist");
     expect_refused("model m { source = \"hf:org/name@main\" }\n", LQ_EMODEL,
-                   "hf download org/name --revision main");
+                   "`lqbuild fetch hf:org/name@main`");
     char path[256];
     (void)snprintf(path, sizeof path, "%s/dir", folder);
     cr_assert_eq(mkdir(path, 0777), 0);

@@ -19,7 +19,10 @@ enum lq_status lq_quick_base_name(struct lq_cli *cli, const char *model, const c
                                   struct lq_error *err)
 {
     model += lq_text_starts_with(model, "hf:") ? strlen("hf:") : 0;
-    size_t length = lq_path_exists(model) ? strlen(model) : strcspn(model, "@");
+    /* Without the revision behind a name of the hub; a file may follow it. */
+    const char *at = strchr(model, '@');
+    bool cuts = at != NULL && strchr(at, '/') == NULL && !lq_path_exists(model);
+    size_t length = cuts ? (size_t)(at - model) : strlen(model);
     while (length > 1 && model[length - 1] == '/') {
         length--;
     }

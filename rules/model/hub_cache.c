@@ -24,36 +24,76 @@ static bool is_part(const char *text, size_t length)
     return length > 0 && length <= LQ_NAME_BYTES_MAX && text[0] != '.' && text[0] != '-';
 }
 
-/* The name before "@", and what is behind it; NULL: the branch "main". */
-struct hub_name {
-    const char *name;
-    size_t length;
-    const char *slash; /* within the name; NULL: a name without an organisation */
-    const char *revision;
-};
-
-static bool parse_name(const char *text, struct hub_name *out)
+/* A path of plain names. */
+static bool is_file(const char *text)
 {
-    const char *at = strchr(text, '@');
-    out->name = text;
-    out->length = at == NULL ? strlen(text) : (size_t)(at - text);
-    out->revision = at == NULL ? NULL : at + 1;
-    out->slash = memchr(text, '/', out->length);
-    size_t head = out->slash == NULL ? out->length : (size_t)(out->slash - text);
+    for (const char *at = text;; at++) {
+        size_t length = strcspn(at, "/");
+        if (!is_part(at, length)) {
+            return false;
+        }
+        at += length;
+        if (*at == '\0') {
+            return true;
+        }
+    }
+}
+
+/* "org/name" or, where that is allowed, "name"; `length` bytes of it. */
+static bool is_repository(const char *text, size_t length, bool needs_organisation)
+{
+    const char *slash = memchr(text, '/', length);
+    size_t head = slash == NULL ? length : (size_t)(slash - text);
     return is_part(text, head) &&
-           (out->slash == NULL || is_part(out->slash + 1, out->length - head - 1)) &&
-           (at == NULL || is_part(at + 1, strlen(at + 1)));
+           (slash == NULL ? !needs_organisation : is_part(slash + 1, length - head - 1));
+}
+
+/* Where "org/name@revision" ends: at the second slash, or at the end of the text. */
+static size_t head_length(const char *text)
+{
+    size_t organisation = strcspn(text, "/@");
+    if (text[organisation] != '/') {
+        return strlen(text);
+    }
+    return organisation + 1 + strcspn(text + organisation + 1, "/");
+}
+
+bool lq_hub_name_parse(const char *text, struct lq_arena *arena, struct lq_hub_name *out)
+{
+    static const char datasets[] = "datasets/";
+    text += lq_text_starts_with(text, SCHEME) ? strlen(SCHEME) : 0;
+    bool is_dataset = lq_text_starts_with(text, datasets) && text[head_length(text)] == '/';
+    text += is_dataset ? strlen(datasets) : 0;
+    size_t head = head_length(text);
+    size_t name = strcspn(text, "@") < head ? strcspn(text, "@") : head;
+    const char *file = text[head] == '/' ? text + head + 1 : NULL;
+    bool has_revision = name < head;
+    bool good = is_repository(text, name, is_dataset || file != NULL) &&
+                (!has_revision || is_part(text + name + 1, head - name - 1)) &&
+                (file == NULL ? !is_dataset
+                              : is_file(file) && (is_dataset || lq_text_ends_with(file, ".gguf")));
+    if (!good) {
+        return false;
+    }
+    *out = (struct lq_hub_name){
+        .is_dataset = is_dataset,
+        .repository = lq_arena_dup(arena, text, name),
+        .revision = has_revision ? lq_arena_dup(arena, text + name + 1, head - name - 1) : "main",
+        .file = file == NULL ? NULL : lq_arena_dup_string(arena, file),
+    };
+    return out->repository != NULL && out->revision != NULL && (out->file != NULL || file == NULL);
 }
 
 bool lq_hub_is_name(const char *text)
 {
-    struct hub_name name;
+    size_t name = strcspn(text, "@");
+    const char *revision = text[name] == '@' ? text + name + 1 : NULL;
     return lq_text_starts_with(text, SCHEME) ||
-           (parse_name(text, &name) && name.slash != NULL && !lq_text_ends_with(text, ".gguf"));
+           (is_repository(text, name, true) && !lq_text_ends_with(text, ".gguf") &&
+            (revision == NULL || is_part(revision, strlen(revision))));
 }
 
-/* *out NULL: the environment names no folder. */
-static enum lq_status find_cache(struct lq_arena *arena, const char **out, struct lq_error *err)
+enum lq_status lq_hub_cache_folder(struct lq_arena *arena, const char **out, struct lq_error *err)
 {
     static const struct {
         const char *variable;
@@ -74,18 +114,6 @@ static enum lq_status find_cache(struct lq_arena *arena, const char **out, struc
         }
     }
     return LQ_OK;
-}
-
-static enum lq_status missing(const struct hub_name *name, const char *text, const char *cache,
-                              struct lq_error *err)
-{
-    bool other = name->revision != NULL;
-    return lq_error_set(
-        err, LQ_EMODEL,
-        "model '%s' is neither a file or folder nor in the Hugging Face cache %s; download it with "
-        "`hf download %.*s%s%s`, or give a folder or a .gguf file",
-        text, cache == NULL ? "(HOME is not set)" : cache, (int)name->length, name->name,
-        other ? " --revision " : "", other ? name->revision : "");
 }
 
 /* The commit that a branch stands for, or the revision itself when it is a commit. */
@@ -119,23 +147,49 @@ static enum lq_status find_snapshot(const char *folder, const char *revision,
     return path == NULL ? lq_error_nomem(err, "a path") : LQ_OK;
 }
 
-/* "models--org--name" in the cache. */
-static const char *repository_folder(const char *cache, const char *kind,
-                                     const struct hub_name *name, struct lq_arena *arena)
+const char *lq_hub_repository_folder(const struct lq_hub_name *name, struct lq_arena *arena)
 {
-    if (name->slash == NULL) {
-        return lq_arena_printf(arena, "%s/%s--%.*s", cache, kind, (int)name->length, name->name);
+    const char *kind = name->is_dataset ? "datasets" : "models";
+    const char *slash = strchr(name->repository, '/');
+    if (slash == NULL) {
+        return lq_arena_printf(arena, "%s--%s", kind, name->repository);
     }
-    size_t head = (size_t)(name->slash - name->name);
-    return lq_arena_printf(arena, "%s/%s--%.*s--%.*s", cache, kind, (int)head, name->name,
-                           (int)(name->length - head - 1), name->slash + 1);
+    return lq_arena_printf(arena, "%s--%.*s--%s", kind, (int)(slash - name->repository),
+                           name->repository, slash + 1);
+}
+
+/* out->path NULL: it is not in the cache, whose folder goes to *cache. */
+static enum lq_status look_up(const struct lq_hub_name *name, struct lq_arena *arena,
+                              const char **cache, struct lq_hub_place *out, struct lq_error *err)
+{
+    *out = (struct lq_hub_place){0};
+    enum lq_status status = lq_hub_cache_folder(arena, cache, err);
+    if (status != LQ_OK || *cache == NULL) {
+        *cache = "(HOME is not set)";
+        return status;
+    }
+    const char *folder = lq_hub_repository_folder(name, arena);
+    folder = folder == NULL ? NULL : lq_path_join(arena, *cache, folder);
+    if (folder == NULL) {
+        return lq_error_nomem(err, "a path");
+    }
+    status = find_snapshot(folder, name->revision, arena, out, err);
+    if (status != LQ_OK || out->path == NULL || name->file == NULL) {
+        return status;
+    }
+    out->path = lq_path_join(arena, out->path, name->file);
+    if (out->path == NULL) {
+        return lq_error_nomem(err, "a path");
+    }
+    out->path = lq_path_exists(out->path) ? out->path : NULL;
+    return LQ_OK;
 }
 
 enum lq_status lq_hub_resolve(const char *text, const char *path, struct lq_arena *arena,
                               struct lq_hub_place *out, struct lq_error *err)
 {
     bool scheme = lq_text_starts_with(text, SCHEME);
-    struct hub_name name;
+    struct lq_hub_name name;
     const char *cache = NULL;
     *out = (struct lq_hub_place){.path = path};
     if (!scheme && (lq_path_exists(path) || !lq_hub_is_name(text))) {
@@ -145,23 +199,20 @@ enum lq_status lq_hub_resolve(const char *text, const char *path, struct lq_aren
                                   "%s: no such model; give a Hugging Face folder or a .gguf file",
                                   path);
     }
-    if (!parse_name(scheme ? text + strlen(SCHEME) : text, &name)) {
+    if (!lq_hub_name_parse(text, arena, &name) || name.is_dataset) {
         return lq_error_set(err, LQ_EUSAGE,
-                            "'%s' is no name of a model, expected hf:org/name or "
-                            "hf:org/name@revision",
+                            "'%s' is no name of a model, expected hf:org/name, "
+                            "hf:org/name@revision or hf:org/name/file.gguf",
                             text);
     }
-    enum lq_status status = find_cache(arena, &cache, err);
-    if (status != LQ_OK || cache == NULL) {
-        return status == LQ_OK ? missing(&name, text, cache, err) : status;
+    enum lq_status status = look_up(&name, arena, &cache, out, err);
+    if (status != LQ_OK || out->path != NULL) {
+        return status;
     }
-    const char *folder = repository_folder(cache, "models", &name, arena);
-    if (folder == NULL) {
-        return lq_error_nomem(err, "a path");
-    }
-    *out = (struct lq_hub_place){0};
-    status = find_snapshot(folder, name.revision == NULL ? "main" : name.revision, arena, out, err);
-    return status == LQ_OK && out->path == NULL ? missing(&name, text, cache, err) : status;
+    return lq_error_set(err, LQ_EMODEL,
+                        "model '%s' is neither a file or folder nor in the Hugging Face cache %s; "
+                        "download it with `lqbuild fetch %s`, or give a folder or a .gguf file",
+                        text, cache, text);
 }
 
 bool lq_hub_is_text(const char *text)
@@ -169,65 +220,28 @@ bool lq_hub_is_text(const char *text)
     return lq_text_starts_with(text, SCHEME);
 }
 
-/* "org/name[@revision]/file" of which every part of the file's path is a plain name. */
-static bool parse_text_name(const char *text, struct lq_arena *arena, struct hub_name *name,
-                            const char **file)
-{
-    const char *organisation_end = strchr(text, '/');
-    const char *end = organisation_end == NULL ? NULL : strchr(organisation_end + 1, '/');
-    const char *head = end == NULL ? NULL : lq_arena_dup(arena, text, (size_t)(end - text));
-    if (head == NULL || !parse_name(head, name) || name->slash == NULL) {
-        return false;
-    }
-    *file = end + 1;
-    for (const char *at = *file;; at++) {
-        size_t length = strcspn(at, "/");
-        if (!is_part(at, length)) {
-            return false;
-        }
-        at += length;
-        if (*at == '\0') {
-            return true;
-        }
-    }
-}
-
 enum lq_status lq_hub_resolve_text(const char *text, struct lq_arena *arena,
                                    struct lq_hub_place *out, struct lq_error *err)
 {
-    static const char scheme[] = SCHEME "datasets/";
-    struct hub_name name;
-    const char *file = NULL;
+    struct lq_hub_name name;
     const char *cache = NULL;
     *out = (struct lq_hub_place){0};
-    if (!lq_text_starts_with(text, scheme) ||
-        !parse_text_name(text + strlen(scheme), arena, &name, &file)) {
+    if (!lq_text_starts_with(text, SCHEME) || !lq_hub_name_parse(text, arena, &name) ||
+        !name.is_dataset) {
         return lq_error_set(err, LQ_EUSAGE,
                             "'%s' is no name of a text, expected hf:datasets/org/name/file.txt or "
                             "hf:datasets/org/name@revision/file.txt",
                             text);
     }
-    enum lq_status status = find_cache(arena, &cache, err);
-    const char *path = NULL;
-    if (status == LQ_OK && cache != NULL) {
-        const char *folder = repository_folder(cache, "datasets", &name, arena);
-        status = folder == NULL
-                     ? lq_error_nomem(err, "a path")
-                     : find_snapshot(folder, name.revision == NULL ? "main" : name.revision, arena,
-                                     out, err);
-        path = out->path == NULL ? NULL : lq_path_join(arena, out->path, file);
+    enum lq_status status = look_up(&name, arena, &cache, out, err);
+    if (status == LQ_EMODEL) {
+        return lq_error_set(err, LQ_ECALIBRATION, "%s", err == NULL ? "" : err->message);
     }
-    if (status == LQ_EMODEL && err != NULL) {
-        err->status = LQ_ECALIBRATION;
+    if (status != LQ_OK || out->path != NULL) {
+        return status;
     }
-    if (status != LQ_OK || (path != NULL && lq_path_exists(path))) {
-        out->path = path;
-        return status == LQ_EMODEL ? LQ_ECALIBRATION : status;
-    }
-    bool other = name.revision != NULL;
     return lq_error_set(err, LQ_ECALIBRATION,
-                        "'%s' is not in the Hugging Face cache %s; download it with `hf download "
-                        "--repo-type dataset %.*s %s%s%s`, or give a file",
-                        text, cache == NULL ? "(HOME is not set)" : cache, (int)name.length,
-                        name.name, file, other ? " --revision " : "", other ? name.revision : "");
+                        "'%s' is not in the Hugging Face cache %s; download it with `lqbuild fetch "
+                        "%s`, or give a file",
+                        text, cache, text);
 }
