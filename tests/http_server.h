@@ -60,6 +60,8 @@ struct server_shared {
 };
 
 struct test_server {
+    /* Answers one request, its headers as text; false when the connection is over. */
+    bool (*answer)(struct test_server *server, int fd, char *request);
     struct server_shared *shared;
     const char *root;
     int listener;
@@ -344,7 +346,7 @@ static void *server_connection(void *user)
             }
             continue;
         }
-        if (!server_answer(request.server, request.fd, text)) {
+        if (!request.server->answer(request.server, request.fd, text)) {
             break;
         }
     }
@@ -365,9 +367,11 @@ static int server_listen(int *port)
     return fd;
 }
 
-static void server_start(struct test_server *server, const char *root)
+/* A server of another kind: `answer` says which. */
+static void server_start_as(struct test_server *server, const char *root,
+                            bool (*answer)(struct test_server *, int, char *))
 {
-    *server = (struct test_server){.root = root};
+    *server = (struct test_server){.answer = answer, .root = root};
     server->shared = mmap(NULL, sizeof *server->shared, PROT_READ | PROT_WRITE,
                           MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     cr_assert_neq(server->shared, MAP_FAILED);
@@ -392,6 +396,11 @@ static void server_start(struct test_server *server, const char *root)
             pthread_detach(thread);
         }
     }
+}
+
+static inline void server_start(struct test_server *server, const char *root)
+{
+    server_start_as(server, root, server_answer);
 }
 
 static void server_stop(struct test_server *server)

@@ -381,6 +381,18 @@ static enum lq_status end_stream(struct lq_atomic_file *file, struct lq_error *e
     return stream == NULL ? LQ_OK : lq_file_stream_close(stream, err);
 }
 
+enum lq_status lq_folder_sync(const char *path, struct lq_error *err)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    bool good = fd >= 0 && fsync(fd) == 0;
+    enum lq_status status =
+        good ? LQ_OK : lq_error_errno(err, LQ_EIO, "%s: cannot be written to the disk", path);
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    return status;
+}
+
 static void sync_parent(const char *path)
 {
     struct lq_arena arena;

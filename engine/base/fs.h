@@ -77,6 +77,8 @@ void lq_atomic_file_abort(struct lq_atomic_file *file);
 enum lq_status lq_file_write(const char *path, const void *data, size_t size_bytes,
                              struct lq_error *err);
 
+/* Names that were made, changed or removed in a folder are on the disk when it returns. LQ_EIO. */
+enum lq_status lq_folder_sync(const char *path, struct lq_error *err);
 /* mkdir -p. */
 enum lq_status lq_make_dirs(const char *path, struct lq_error *err);
 bool lq_path_is_dir(const char *path);

@@ -56,10 +56,15 @@ enum {
     LQ_OBJECT_BYTES_MAX = 16 << 20,  /* a larger blob is sent in pieces of this size */
     LQ_BUNDLE_HEAD_BYTES_MAX = 512 << 20,
     LQ_BUNDLE_ENTRIES_MAX = 1 << 22, /* results, or blobs, or objects */
+    LQ_HUB_FILES_MAX = 100000,       /* in one folder of a repository of the Hugging Face hub */
+    LQ_HUB_PAGES_MAX = 200,          /* of its list */
+    LQ_HUB_PAGE_BYTES_MAX = 16 << 20,
+    LQ_HUB_PATH_BYTES_MAX = 1024,
 };
 
 #define LQ_JSON_BYTES_MAX ((uint64_t)512 * 1024 * 1024)
 #define LQ_SAFETENSORS_HEADER_BYTES_MAX ((uint64_t)100 * 1024 * 1024)
+#define LQ_HUB_FILE_BYTES_MAX ((uint64_t)1 << 46)
 #define LQ_GGUF_STRING_BYTES_MAX ((uint64_t)1 << 30)
 #define LQ_TEXT_BYTES_MAX ((uint64_t)16 << 30)
 

@@ -5,6 +5,7 @@
 #ifndef LQ_ENGINE_CLI_COMMAND_H
 #define LQ_ENGINE_CLI_COMMAND_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -108,6 +109,11 @@ void lq_cli_cache_is_damaged(const char *message);
 /* At the end of a build: when the cache is larger than its budget, removes what was not used for
  * longest, for a short while. Failing is a warning. */
 void lq_cli_collect_garbage(struct lq_cli *cli);
+
+/* From here on SIGINT and SIGTERM set the flag that is returned, once; the second signal ends the
+ * process as it would without this. Release restores what was before. */
+atomic_bool *lq_cli_catch_signals(void);
+void lq_cli_release_signals(void);
 
 /* One build with progress, signals, cache and thread pool. Failures have been shown when it
  * returns (cli->error_shown). `result` may be NULL. */

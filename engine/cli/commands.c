@@ -409,6 +409,19 @@ const struct lq_command lq_commands[] = {
      .operand_max = LQ_OPERANDS_ANY,
      .run = lq_command_pull,
      .builds = true},
+    {.name = "fetch",
+     .operands = "[NAME...]",
+     .help = "download models and texts of the Hugging Face hub, for recipes that name them",
+     .details =
+         "NAME is org/name, org/name@revision, org/name/file.gguf or datasets/org/name/file, with\n"
+         "or without hf: in front. Without names it is what models and texts of the recipe name\n"
+         "and the hub's cache lacks. Of a model the files that lqbuild reads are loaded. What was\n"
+         "broken off goes on where it stopped. --force reads what is there and loads again what\n"
+         "is damaged; -n says what would be loaded.",
+     .options = format_options,
+     .option_count = LQ_COUNT_OF(format_options),
+     .operand_max = LQ_OPERANDS_ANY,
+     .run = lq_command_fetch},
     {.name = "key",
      .operands = "COMMAND",
      .help = "keys that sign what is shared",

@@ -34,6 +34,7 @@ enum lq_status lq_command_cache_export(struct lq_cli *cli, struct lq_error *err)
 enum lq_status lq_command_cache_import(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_push(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_pull(struct lq_cli *cli, struct lq_error *err);
+enum lq_status lq_command_fetch(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_key_generate(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_key_trust(struct lq_cli *cli, struct lq_error *err);
 enum lq_status lq_command_key_list(struct lq_cli *cli, struct lq_error *err);

@@ -77,21 +77,24 @@ static void handle_signal(int number)
     }
 }
 
-static void catch_signals(struct sigaction before[2])
+static struct sigaction actions_before[2];
+
+atomic_bool *lq_cli_catch_signals(void)
 {
     struct sigaction action;
     memset(&action, 0, sizeof action);
     action.sa_handler = handle_signal;
     (void)sigemptyset(&action.sa_mask);
     atomic_store(&cancel_flag, false);
-    (void)sigaction(SIGINT, &action, &before[0]);
-    (void)sigaction(SIGTERM, &action, &before[1]);
+    (void)sigaction(SIGINT, &action, &actions_before[0]);
+    (void)sigaction(SIGTERM, &action, &actions_before[1]);
+    return &cancel_flag;
 }
 
-static void release_signals(const struct sigaction before[2])
+void lq_cli_release_signals(void)
 {
-    (void)sigaction(SIGINT, &before[0], NULL);
-    (void)sigaction(SIGTERM, &before[1], NULL);
+    (void)sigaction(SIGINT, &actions_before[0], NULL);
+    (void)sigaction(SIGTERM, &actions_before[1], NULL);
 }
 
 /* ---- events ---- */
@@ -201,11 +204,10 @@ static enum lq_status run_build(struct lq_cli *cli, const struct lq_cli_build *b
         .on_event = filter_event,
         .event_user = &filter,
     };
-    struct sigaction before[2];
-    catch_signals(before);
+    (void)lq_cli_catch_signals();
     status = lq_build_run(build->recipe, cli->program->registry, cli->cache, pool, &options, result,
                           err);
-    release_signals(before);
+    lq_cli_release_signals();
     lq_remote_close(remote);
     lq_pool_destroy(pool);
     if (!build->scratch) {
