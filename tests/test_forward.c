@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "rules/model/moments.h"
 #include "tests/tiny_llama.h"
 
 /* Against a double-precision reference. Each of the 6 layers adds two products whose sums of up to
@@ -257,6 +258,69 @@ Test(forward, bits_depend_neither_on_the_order_of_matrices_nor_on_rows_that_are_
     free(passed);
 }
 
+static void fill_hidden(float *hidden, size_t count, float factor)
+{
+    for (size_t i = 0; i < count; i++) {
+        hidden[i] = (float)(i % 7) * factor;
+    }
+}
+
+static void add_moments(void *user, enum lq_layer_input input, size_t col, const float *values,
+                        size_t count)
+{
+    (void)input;
+    (void)col;
+    lq_moments_add(user, NULL, values, count);
+}
+
+/* A layer in parts: the same rows, and each shows what flows into the matrices that it ends at. */
+Test(forward, parts_of_a_layer_make_the_layer)
+{
+    enum { SAMPLES = 32, TOKENS = 16 };
+    static const enum lq_forward_stage stages[] = {LQ_STAGE_ATTN, LQ_STAGE_ATTN_OUTPUT,
+                                                   LQ_STAGE_FFN, LQ_STAGE_FFN_DOWN, LQ_STAGE_END};
+    static float whole[SAMPLES * TOKENS * 256];
+    static float parts[SAMPLES * TOKENS * 256];
+    struct engine engine;
+    engine_open(&engine, 2, TOKENS, LQ_CPU_BLAS_AUTO);
+    fill_hidden(whole, SAMPLES * TOKENS * 256, 1.0F);
+    memcpy(parts, whole, sizeof parts);
+    cr_assert_eq(lq_forward_load_layer(engine.forward, 2, &err), LQ_OK);
+    cr_assert_eq(lq_forward_layer(engine.forward, whole, SAMPLES, true, false, &err), LQ_OK);
+    for (size_t s = 0; s < 5; s++) {
+        struct lq_forward *part = NULL;
+        struct lq_forward_env env = make_env(&engine);
+        double squares[768];
+        struct lq_moments moments;
+        enum lq_layer_input input = lq_forward_stage_input(stages[s]);
+        bool is_end = stages[s] == LQ_STAGE_END;
+        size_t cols = is_end ? 0 : lq_layer_input_cols(&tiny.hparams, input);
+        cr_assert_eq(lq_moments_init(&moments, cols, &err), LQ_OK);
+        env.watch = add_moments;
+        env.watch_user = &moments;
+        env.stage = stages[s];
+        env.only_products = true;
+        cr_assert_eq(lq_forward_create(&part, &tiny.hparams, &env, TOKENS, &err), LQ_OK);
+        cr_assert_eq(lq_forward_load_layer(part, 2, &err), LQ_OK, "%s", err.message);
+        cr_assert_eq(lq_forward_layer(part, parts, SAMPLES, true, false, &err), LQ_OK, "%s",
+                     err.message);
+        cr_expect_eq(input == LQ_LAYER_INPUT_COUNT, is_end);
+        if (cols != 0) {
+            cr_assert_eq(lq_moments_finish(&moments, NULL, &err), LQ_OK);
+            cr_assert_eq(lq_forward_sums(engine.forward, input, squares, &err), LQ_OK);
+            cr_expect_eq(moments.row_count, SAMPLES * TOKENS);
+        }
+        for (size_t j = 0; j < cols; j++) {
+            /* 512 products summed up in floats. */
+            cr_expect_float_eq((double)moments.sums[j * cols + j], squares[j], squares[j] * 1e-5);
+        }
+        lq_moments_fini(&moments);
+        lq_forward_destroy(part);
+    }
+    cr_expect_eq(memcmp(whole, parts, sizeof parts), 0);
+    engine_close(&engine);
+}
+
 /* Each sample sees only itself: its hidden states are those it has alone. */
 Test(forward, samples_do_not_see_each_other)
 {
@@ -329,13 +393,6 @@ static bool always(void *user)
 {
     (void)user;
     return true;
-}
-
-static void fill_hidden(float *hidden, size_t count, float factor)
-{
-    for (size_t i = 0; i < count; i++) {
-        hidden[i] = (float)(i % 7) * factor;
-    }
 }
 
 /* A row that is left out has no query where the device picks them, but it has a key. Queries that

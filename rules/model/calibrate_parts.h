@@ -1,8 +1,8 @@
 /* What the expansions behind importance matrices and masks share, and what their steps share when
  * they run: a layer's inputs and parameters, its weights, and rows of hidden states as inputs and
- * outputs. Internal to calibrate*.c, gradient*.c and spike_steps.c. Thread rule: what an expansion
- * makes is immutable once expanded; the rest belongs to the step that runs. Limits: none of its
- * own. */
+ * outputs. Internal to calibrate*.c, gradient*.c, spike_steps.c and stage_steps.c. Thread rule:
+ * what an expansion makes is immutable once expanded; the rest belongs to the step that runs.
+ * Limits: none of its own. */
 #ifndef LQ_RULES_MODEL_CALIBRATE_PARTS_H
 #define LQ_RULES_MODEL_CALIBRATE_PARTS_H
 

@@ -269,6 +269,7 @@ enum lq_status lq_forward_create_within(struct lq_forward **out, const struct lq
 
 void lq_forward_give_layer(struct lq_forward *forward)
 {
+    forward->has_layer = false;
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
         if (lq_hparams_has(&forward->hparams, (enum lq_layer_weight)w)) {
             lq_forward_give(forward, forward->weights[w]);

@@ -37,6 +37,17 @@ struct lq_weight_source {
 /* Decoded experts of a layer that are kept from one batch to the next, in bytes. */
 #define LQ_FORWARD_EXPERT_BYTES ((uint64_t)512 << 20)
 
+/* A layer, or a part of it: for who replaces its weights one after the other and wants to know what
+ * flows into the next ones. Only the weights of the part are read. */
+enum lq_forward_stage {
+    LQ_STAGE_WHOLE,
+    LQ_STAGE_ATTN,        /* up to LQ_INPUT_ATTN; rows stay */
+    LQ_STAGE_ATTN_OUTPUT, /* up to LQ_INPUT_ATTN_OUTPUT; rows stay */
+    LQ_STAGE_FFN,         /* up to LQ_INPUT_FFN; rows become what attention leaves */
+    LQ_STAGE_FFN_DOWN,    /* from there up to LQ_INPUT_FFN_DOWN; rows stay */
+    LQ_STAGE_END,         /* from there to the end; rows become the next layer's */
+};
+
 struct lq_forward_env {
     struct lq_device *device;
     struct lq_pool *pool; /* decodes weights; may be NULL */
@@ -56,7 +67,15 @@ struct lq_forward_env {
                   size_t count);
     void *watch_user;
     enum lq_status nonfinite_status; /* status for NaN or infinity in weights or activations */
+    /* Not LQ_STAGE_WHOLE: what a call runs, not for mixtures. Where it collects, the input that it
+     * ends at is shown to `watch`, and nothing is summed up. */
+    enum lq_forward_stage stage;
 };
+
+/* The input that a part of a layer ends at; LQ_LAYER_INPUT_COUNT: none. */
+enum lq_layer_input lq_forward_stage_input(enum lq_forward_stage stage);
+/* Whether a part of a layer reads a weight, if the model has it. */
+bool lq_forward_stage_reads(enum lq_forward_stage stage, enum lq_layer_weight weight);
 
 struct lq_forward;
 

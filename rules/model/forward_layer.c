@@ -88,8 +88,15 @@ static void show_input(struct lq_forward *forward, enum lq_layer_input input, co
 static void collect_input(struct lq_forward *forward, bool collect, enum lq_layer_input input,
                           const float *x, size_t rows)
 {
+    bool is_part = forward->env.stage != LQ_STAGE_WHOLE;
+    if (is_part && lq_forward_stage_input(forward->env.stage) != input) {
+        return;
+    }
     if (collect && forward->env.watch != NULL && !lq_forward_is_cancelled(forward)) {
         show_input(forward, input, x, rows);
+    }
+    if (is_part) {
+        return;
     }
     size_t cols = lq_layer_input_cols(&forward->hparams, input);
     size_t step = forward->env.skip_first ? forward->sequence : rows;
@@ -435,6 +442,40 @@ static void run_layer(struct lq_forward *forward, float *x, size_t sample_count,
     run_ffn(forward, x, rows, collect, inputs_only);
 }
 
+/* The part env.stage of a layer, see forward.h. */
+static void run_stage(struct lq_forward *forward, float *x, size_t sample_count, bool collect)
+{
+    enum lq_forward_stage stage = forward->env.stage;
+    const struct wanted all = {0, forward->sequence};
+    size_t rows = sample_count * forward->sequence;
+    size_t width = forward->hparams.width;
+    if (stage == LQ_STAGE_ATTN) {
+        normalize(forward, x, LQ_WEIGHT_ATTN_NORM, forward->normed, rows, width);
+        collect_input(forward, collect, LQ_INPUT_ATTN, forward->normed, rows);
+        return;
+    }
+    if (stage == LQ_STAGE_ATTN_OUTPUT || stage == LQ_STAGE_FFN) {
+        attend(forward, x, sample_count, &all, collect);
+    }
+    if (stage == LQ_STAGE_ATTN_OUTPUT) {
+        return;
+    }
+    if (stage == LQ_STAGE_FFN) {
+        add_attention(forward, x, rows);
+    }
+    if (lq_forward_is_cancelled(forward)) {
+        return;
+    }
+    normalize(forward, x, LQ_WEIGHT_FFN_NORM, forward->normed, rows, width);
+    collect_input(forward, collect, LQ_INPUT_FFN, forward->normed, rows);
+    if (stage != LQ_STAGE_FFN) {
+        run_dense(forward, rows, collect);
+    }
+    if (stage == LQ_STAGE_END && !lq_forward_is_cancelled(forward)) {
+        lq_forward_run_down(forward, x, rows);
+    }
+}
+
 void lq_forward_run_layer(struct lq_forward *forward, float *x, size_t sample_count, bool collect,
                           bool inputs_only)
 {
@@ -471,6 +512,10 @@ static enum lq_status name_nonfinite(struct lq_forward *forward, size_t all_rows
     };
     for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
         size_t count = places[i].count;
+        if (places[i].values != NULL &&
+            !lq_forward_stage_reads(forward->env.stage, places[i].weight)) {
+            continue;
+        }
         float *host = malloc((count + 1) * sizeof *host);
         if (host == NULL) {
             return lq_error_nomem(err, "activations");
@@ -524,7 +569,7 @@ static enum lq_status run_samples(struct lq_forward *forward, const struct lq_fo
                                   size_t sample_count, const struct wanted *wanted, bool collect,
                                   bool inputs_only, struct lq_error *err)
 {
-    if (sample_count > forward->batch_samples || forward->weights[0] == NULL) {
+    if (sample_count > forward->batch_samples || !forward->has_layer) {
         return lq_error_set(err, LQ_EINTERNAL, "a batch of %zu samples for a layer that takes %zu",
                             sample_count, forward->batch_samples);
     }
@@ -538,7 +583,11 @@ static enum lq_status run_samples(struct lq_forward *forward, const struct lq_fo
     } else if (x != place->host) {
         ops->upload(forward->device, x, place->host, all_rows * width * sizeof(float));
     }
-    run_layer(forward, x, sample_count, wanted, collect, inputs_only);
+    if (forward->env.stage == LQ_STAGE_WHOLE) {
+        run_layer(forward, x, sample_count, wanted, collect, inputs_only);
+    } else {
+        run_stage(forward, x, sample_count, collect);
+    }
     enum lq_status status = lq_forward_check_cancelled(forward, err);
     if (status == LQ_OK) {
         status = lq_forward_check_device(forward, err);

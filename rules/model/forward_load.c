@@ -340,17 +340,17 @@ static void point_into_fused(struct lq_forward *forward)
     size_t q = lq_forward_q_width(hparams);
     size_t kv = lq_forward_kv_width(hparams);
     float **weights = forward->weights;
-    if (lq_hparams_has(hparams, LQ_WEIGHT_ATTN_QKV)) {
+    if (weights[LQ_WEIGHT_ATTN_QKV] != NULL) {
         weights[LQ_WEIGHT_ATTN_Q] = weights[LQ_WEIGHT_ATTN_QKV];
         weights[LQ_WEIGHT_ATTN_K] = weights[LQ_WEIGHT_ATTN_Q] + q * hparams->width;
         weights[LQ_WEIGHT_ATTN_V] = weights[LQ_WEIGHT_ATTN_K] + kv * hparams->width;
     }
-    if (lq_hparams_has(hparams, LQ_WEIGHT_ATTN_QKV_BIAS)) {
+    if (weights[LQ_WEIGHT_ATTN_QKV_BIAS] != NULL) {
         weights[LQ_WEIGHT_ATTN_Q_BIAS] = weights[LQ_WEIGHT_ATTN_QKV_BIAS];
         weights[LQ_WEIGHT_ATTN_K_BIAS] = weights[LQ_WEIGHT_ATTN_Q_BIAS] + q;
         weights[LQ_WEIGHT_ATTN_V_BIAS] = weights[LQ_WEIGHT_ATTN_K_BIAS] + kv;
     }
-    if (lq_hparams_has(hparams, LQ_WEIGHT_FFN_GATE_UP)) {
+    if (weights[LQ_WEIGHT_FFN_GATE_UP] != NULL) {
         size_t elems = (size_t)hparams->ffn_width * hparams->width;
         weights[LQ_WEIGHT_FFN_GATE] = weights[LQ_WEIGHT_FFN_GATE_UP];
         weights[LQ_WEIGHT_FFN_UP] = weights[LQ_WEIGHT_FFN_GATE_UP] + elems;
@@ -375,7 +375,8 @@ enum lq_status lq_forward_load_layer(struct lq_forward *forward, uint32_t layer,
     forward->layer = layer;
     for (int w = 0; w < LQ_LAYER_WEIGHT_COUNT; w++) {
         enum lq_layer_weight weight = (enum lq_layer_weight)w;
-        if (lq_hparams_has(hparams, weight) && !lq_layer_weight_is_expert(weight)) {
+        if (lq_hparams_has(hparams, weight) && !lq_layer_weight_is_expert(weight) &&
+            lq_forward_stage_reads(forward->env.stage, weight)) {
             enum lq_status status = load_layer_weight(forward, weight, err);
             if (status != LQ_OK) {
                 return status;
@@ -383,6 +384,7 @@ enum lq_status lq_forward_load_layer(struct lq_forward *forward, uint32_t layer,
         }
     }
     point_into_fused(forward);
+    forward->has_layer = true;
     lq_forward_restart_sums(forward);
     forward->row_count = 0;
     lq_forward_reset_experts(forward);

@@ -1,7 +1,8 @@
 /* What the files of the forward pass share: the object and the helpers around its device memory.
  * forward.c owns the object's life, forward_load.c the weights of a layer (read, decode, check),
  * forward_embed.c the embedding, forward_rope.c the rotary positions, forward_experts.c the
- * experts of a layer, forward_layer.c its graph, forward_output.c the final norm, logits and
+ * experts of a layer, forward_layer.c its graph, forward_stage.c
+ * what is special about parts of it, forward_output.c the final norm, logits and
  * scores. Internal to forward*.c and backward*.c. Thread rule: that of forward.h. Limits: those of
  * hparams.h. */
 #ifndef LQ_RULES_MODEL_FORWARD_PARTS_H
@@ -33,6 +34,7 @@ struct lq_forward {
     size_t batch_rows;
     size_t logit_rows;
     uint32_t layer;
+    bool has_layer;
     bool arranges; /* matrices of layers and of the output lie in the device's own order */
     /* Device memory. Weights that the model has are owned; ATTN_Q, _K and _V of a fused ATTN_QKV
      * (and so on) point into it, so nobody but the loader asks whether weights are fused. NULL:
