@@ -15,6 +15,7 @@ extern const struct lq_rule lq_rule_mask;        /* rules/rule_mask.c */
 extern const struct lq_rule lq_rule_model;       /* rules/rule_model.c */
 extern const struct lq_rule lq_rule_profile;     /* rules/rule_profile.c */
 extern const struct lq_rule lq_rule_report;      /* rules/rule_report.c */
+extern const struct lq_rule lq_rule_gptq;        /* rules/rule_gptq.c */
 extern const struct lq_rule lq_rule_smoothquant; /* rules/rule_smoothquant.c */
 extern const struct lq_rule lq_rule_tasks;
 extern const struct lq_rule lq_rule_text; /* rules/rule_text.c */

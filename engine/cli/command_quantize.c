@@ -8,6 +8,7 @@
 #include "engine/cli/quality_job.h"
 #include "engine/cli/quality_result.h"
 #include "engine/cli/quantize_folder.h"
+#include "engine/cli/quantize_gptq.h"
 #include "engine/cli/quantize_result.h"
 #include "engine/cli/quantize_w8a8.h"
 #include "engine/cli/quick_recipe.h"
@@ -44,7 +45,8 @@ static enum lq_status check_format(const struct lq_args *args, struct lq_error *
     }
     if (strcmp(format, "gguf") != 0) {
         return lq_error_set(err, LQ_EUNSUPPORTED,
-                            "output format '%s' is not supported; there are gguf and smoothquant",
+                            "output format '%s' is not supported; there are gguf, gptq and "
+                            "smoothquant",
                             format);
     }
     if (lq_args_has(args, "smoothquant")) {
@@ -422,6 +424,9 @@ enum lq_status lq_command_quantize(struct lq_cli *cli, struct lq_error *err)
     struct lq_recipe_text text;
     if (strcmp(cli->args.operands[1], "smoothquant") == 0) {
         return lq_quantize_w8a8(cli, err);
+    }
+    if (strcmp(cli->args.operands[1], "gptq") == 0) {
+        return lq_quantize_gptq(cli, err);
     }
     lq_recipe_text_init(&text);
     enum lq_status status = prepare(&job, err);

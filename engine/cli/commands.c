@@ -88,6 +88,12 @@ static const struct lq_option quantize_options[] = {
      "such a report that also fails when what it writes makes no sense to the original"},
     {0, "smoothquant", NULL, NULL, false, "for the format smoothquant, which implies it"},
     {0, "alpha", "X", NULL, false, "how much SmoothQuant moves into the weights, 0 to 1 (0.5)"},
+    {0, "bits", "N", "2 3 4 8", false, "bits of a weight for the format gptq (4)"},
+    {0, "group-size", "N", "32 64 128 256 -1", false,
+     "weights that share a scale, -1 for a whole row (128)"},
+    {0, "asymmetric", NULL, NULL, false, "give each group of weights a zero point"},
+    {0, "desc-act", NULL, NULL, false, "take columns in the order of their activations"},
+    {0, "damp", "X", NULL, false, "part of the mean activation that is added to each (0.05)"},
     {0, "format", "FORMAT", "human json", false, "language of the result (human)"},
 };
 
@@ -432,8 +438,9 @@ const struct lq_command lq_commands[] = {
      .help = "quantize a model without writing a recipe",
      .details =
          "MODEL is a Hugging Face folder or a GGUF file. The work is cached as in any build.\n"
-         "FORMAT is gguf, or smoothquant: that writes a folder, MODEL-W8A8, with weights and\n"
-         "activations of 8 bits, and takes a Hugging Face folder and --calibration-data.",
+         "FORMAT is gguf, or one that writes a folder and takes a Hugging Face folder and\n"
+         "--calibration-data: smoothquant (MODEL-W8A8, weights and activations of 8 bits) or\n"
+         "gptq (MODEL-GPTQ-4bit-g128, weights of 2 to 8 bits in groups).",
      .options = quantize_options,
      .option_count = LQ_COUNT_OF(quantize_options),
      .operand_min = 2,

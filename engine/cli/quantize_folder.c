@@ -31,6 +31,11 @@ static const struct {
     {"protection-coverage", "gguf"},
     {"smoothquant", "smoothquant"},
     {"alpha", "smoothquant"},
+    {"bits", "gptq"},
+    {"group-size", "gptq"},
+    {"asymmetric", "gptq"},
+    {"desc-act", "gptq"},
+    {"damp", "gptq"},
 };
 
 enum lq_status lq_quantize_check_options(const struct lq_args *args, const char *format,

@@ -27,22 +27,28 @@ static float tiny_scale(enum lq_dtype type)
     return type == LQ_DTYPE_F16 ? TINY_F16 : type == LQ_DTYPE_BF16 ? TINY_BF16 : TINY_F32;
 }
 
-bool lq_group_fit_range(float low, float high, bool symmetric, enum lq_dtype scale_type,
-                        struct lq_group *out)
+bool lq_group_fit_levels(float low, float high, bool symmetric, unsigned level_max,
+                         enum lq_dtype scale_type, struct lq_group *out)
 {
     /* Halves first: the sum of two finite floats need not be one. */
     float half = symmetric ? fmaxf(-low, high) : high / 2.0F - low / 2.0F;
     if (!(low <= 0.0F && high >= 0.0F && isfinite(half))) {
         return false;
     }
-    float scale = lq_group_round_scale(half / (LQ_GROUP_LEVEL_MAX / 2.0F), scale_type);
+    float scale = lq_group_round_scale(half / ((float)level_max / 2.0F), scale_type);
     if (!isfinite(scale)) {
         return false;
     }
     out->scale = half == 0.0F ? 1.0F : scale > 0.0F ? scale : tiny_scale(scale_type);
-    float zero = symmetric ? (float)LQ_GROUP_ZERO_MIDDLE : rintf(-low / out->scale);
-    out->zero = (uint8_t)fminf(zero, (float)LQ_GROUP_LEVEL_MAX);
+    float zero = symmetric ? (float)((level_max + 1) / 2) : rintf(-low / out->scale);
+    out->zero = (uint8_t)fminf(zero, (float)level_max);
     return true;
+}
+
+bool lq_group_fit_range(float low, float high, bool symmetric, enum lq_dtype scale_type,
+                        struct lq_group *out)
+{
+    return lq_group_fit_levels(low, high, symmetric, LQ_GROUP_LEVEL_MAX, scale_type, out);
 }
 
 bool lq_group_fit(const float *values, size_t count, bool symmetric, enum lq_dtype scale_type,

@@ -34,6 +34,9 @@ bool lq_group_fit(const float *values, size_t count, bool symmetric, enum lq_dty
 /* As if the values reached from `low` (at most 0) to `high` (at least 0). */
 bool lq_group_fit_range(float low, float high, bool symmetric, enum lq_dtype scale_type,
                         struct lq_group *out);
+/* The same for levels from 0 to `level_max`, 1 to 255; the middle is (level_max + 1) / 2. */
+bool lq_group_fit_levels(float low, float high, bool symmetric, unsigned level_max,
+                         enum lq_dtype scale_type, struct lq_group *out);
 /* The nearest levels; values beyond them get the last one. */
 void lq_group_round(const float *values, size_t count, struct lq_group group, uint8_t *levels);
 /* What levels are worth. */
