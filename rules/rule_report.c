@@ -435,9 +435,10 @@ struct report_plan {
     struct lq_pass_options options;
     const struct lq_artifact *logits; /* NULL: none */
     bool has_coherence;
-    struct lq_coherence_request coherence;
-    size_t continued;             /* step in which the original continues the prompts */
-    struct lq_step_input *inputs; /* of the last step */
+    struct lq_coherence_plan coherence;
+    struct lq_accuracy_request *tasks; /* state->task_count */
+    size_t continued;                  /* step in which the original continues the prompts */
+    struct lq_step_input *inputs;      /* of the last step */
     size_t input_count;
     struct write_state *state;
 };
@@ -493,7 +494,7 @@ static enum lq_status add_coherence(struct report_plan *plan, size_t number,
         return lq_error_nomem(err, "a report");
     }
     enum lq_status status =
-        lq_coherence_add_step(plan->expand, &plan->coherence, model, plan->continued, &step, err);
+        lq_coherence_add_step(plan->expand, &plan->coherence, model, &step, err);
     if (status == LQ_OK) {
         add_input(plan, name, step);
     }
@@ -510,13 +511,13 @@ static enum lq_status add_prompts(struct report_plan *plan, struct lq_error *err
     for (size_t i = 0; i < count; i++) {
         prompts[i] = lq_attr_item(plan->artifact, "prompts", i);
     }
-    plan->coherence = (struct lq_coherence_request){
+    const struct lq_coherence_request request = {
         .original = plan->original,
         .prompts = count > 0 ? prompts : lq_coherence_prompts,
         .prompt_count = count > 0 ? count : lq_coherence_prompt_count,
         .text = lq_attr_ref(plan->artifact, "prompts_from", 0),
         .length = (uint32_t)lq_attr_int(plan->artifact, "continuation")};
-    return lq_coherence_add_reference(plan->expand, &plan->coherence, &plan->continued, err);
+    return lq_coherence_add_reference(plan->expand, &request, &plan->coherence, err);
 }
 
 /* `number` SIZE_MAX stands for the original. */
@@ -524,20 +525,32 @@ static enum lq_status add_tasks(struct report_plan *plan, size_t number,
                                 const struct lq_artifact *model, struct lq_error *err)
 {
     for (size_t i = 0; i < plan->state->task_count; i++) {
-        const struct lq_artifact *tasks = lq_attr_ref(plan->artifact, "tasks", i);
         const char *name = number == SIZE_MAX
                                ? lq_arena_printf(plan->arena, "accuracy.%zu", i)
                                : lq_arena_printf(plan->arena, "accuracy%zu.%zu", number, i);
         size_t step = 0;
-        enum lq_status status = name == NULL ? lq_error_nomem(err, "a report")
-                                             : lq_accuracy_add_step(plan->expand, plan->original,
-                                                                    model, tasks, &step, err);
+        enum lq_status status =
+            name == NULL ? lq_error_nomem(err, "a report")
+                         : lq_accuracy_add_step(plan->expand, &plan->tasks[i], model, &step, err);
         if (status != LQ_OK) {
             return status;
         }
         add_input(plan, name, step);
     }
     return LQ_OK;
+}
+
+static enum lq_status add_questions(struct report_plan *plan, struct lq_error *err)
+{
+    size_t count = plan->state->task_count;
+    plan->tasks = lq_arena_get_array(plan->arena, count + 1, sizeof *plan->tasks);
+    enum lq_status status = plan->tasks == NULL ? lq_error_nomem(err, "a report") : LQ_OK;
+    for (size_t i = 0; status == LQ_OK && i < count; i++) {
+        status = lq_accuracy_add_questions(plan->expand, plan->original,
+                                           lq_attr_ref(plan->artifact, "tasks", i), &plan->tasks[i],
+                                           err);
+    }
+    return status;
 }
 
 /* The steps that look at one model. */
@@ -577,6 +590,7 @@ static enum lq_status add_models(struct report_plan *plan, const char **names, s
                                                       &original, &reference, err);
     if (status == LQ_OK) {
         add_input(plan, "perplexity", reference);
+        status = add_questions(plan, err);
     }
     if (status == LQ_OK) {
         status = add_tasks(plan, SIZE_MAX, plan->original, err);
@@ -723,7 +737,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 const struct lq_rule lq_rule_report = {
     .kind = "report",
-    .version = 8,
+    .version = 9,
     .help = "perplexity, divergence and errors of quantized models against the original",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),

@@ -119,6 +119,43 @@ Test(resume, killed_evaluation_repeats_at_most_the_layer_it_was_in)
     e2e_expect_same_file("r.qreport", "whole.qreport");
 }
 
+/* Tasks go batch by batch, continuations pass by pass. */
+Test(resume, killed_tasks_and_coherence_repeat_at_most_one_batch_or_pass)
+{
+    struct lq_buffer tasks;
+    lq_buffer_init(&tasks);
+    for (unsigned i = 0; i < 900; i++) {
+        lq_buffer_append_string(&tasks, "{\"context\":\"");
+        for (unsigned k = 0; k < 1 + i * 7 % 11; k++) {
+            lq_buffer_printf(&tasks, "%u words ", i + k);
+        }
+        lq_buffer_printf(&tasks, "\",\"choices\":[\"left %u\",\"right\"],\"answer\":0}\n", i);
+    }
+    e2e_write("tasks.jsonl", "%s", lq_buffer_text(&tasks));
+    lq_buffer_fini(&tasks);
+    cr_assert_eq(system(LQ_BINARY_DIR "/tests/make_model --layers 3 --width 64 --ffn 64 tiny "
+                                      "small.gguf"),
+                 0);
+    e2e_write("recipe.lq", "model base { source = \"small.gguf\" }\n"
+                           "text words { path = \"words.txt\" }\n"
+                           "gguf q8 { model = base  level = \"Q8_0\"  path = \"q8.gguf\" }\n"
+                           "tasks known { path = \"tasks.jsonl\" }\n"
+                           "report r { original = base  quantized = [q8]  text = words  "
+                           "context = 16  chunks = 2  tasks = [known]  coherence = true  "
+                           "continuation = 8  path = \"r.qreport\" }\n");
+    cr_assert_eq(e2e_run("--json --cache-dir whole r"), 0, "%s", e2e_stdout());
+    unsigned steps = e2e_count_events("step-started", "\"op\":\"quality.");
+    cr_expect_geq(e2e_count_events("step-started", "quality.answers"), 6);
+    cr_expect_gt(e2e_count_events("step-started", "quality.continue"), 10);
+    cr_assert_eq(rename("r.qreport", "whole.qreport"), 0);
+    cr_assert_eq(e2e_run("-q q8"), 0, "%s", e2e_stderr());
+    struct kills kills = kill_until_done("r", "quality.");
+    cr_expect_geq(kills.kills, 2);
+    cr_expect_leq(kills.started, steps + kills.kills);
+    cr_expect_leq(kills.finished, steps);
+    e2e_expect_same_file("r.qreport", "whole.qreport");
+}
+
 /* Cancellation is asked for between tiles of work: it does not wait for a layer. */
 Test(resume, interrupt_ends_soon_and_the_next_run_goes_on)
 {

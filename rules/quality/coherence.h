@@ -24,6 +24,8 @@
 #include "engine/base/buffer.h"
 #include "engine/base/error.h"
 #include "engine/rule.h"
+#include "rules/model/hparams.h"
+#include "rules/quality/prompts.h"
 
 /* The parts of a score, as above; of a set of prompts their means. */
 struct lq_coherence {
@@ -52,16 +54,28 @@ struct lq_coherence_request {
     uint32_t length;                /* tokens to write */
 };
 
-/* Adds the step "quality.continue", in which the original writes. */
+/* The original's part, which all models share; in the expansion's arena. */
+struct lq_coherence_plan {
+    struct lq_coherence_request request;
+    struct lq_hparams hparams; /* the original's */
+    struct lq_prompts prompts;
+    size_t *written;   /* the step behind which a group is continued by the original */
+    uint32_t passes;   /* in a step */
+    uint32_t sequence; /* the longest prompt and what is written behind it, at most */
+};
+
+/* Adds a step "quality.prompts" for each group of prompts, and the steps "quality.continue" in
+ * which the original writes, one for each pass, so that a killed run repeats one pass. When nothing
+ * changes any more the rest of the passes hand on what they got. */
 enum lq_status lq_coherence_add_reference(struct lq_expand *expand,
-                                          const struct lq_coherence_request *request, size_t *step,
-                                          struct lq_error *err);
-/* Adds the step "quality.coherence" for a model (kind "model" or "gguf"), whose output "main" is
- * what lq_coherence_parse reads. `reference` is the number of the original's step. */
-enum lq_status lq_coherence_add_step(struct lq_expand *expand,
-                                     const struct lq_coherence_request *request,
-                                     const struct lq_artifact *model, size_t reference,
-                                     size_t *step, struct lq_error *err);
+                                          const struct lq_coherence_request *request,
+                                          struct lq_coherence_plan *plan, struct lq_error *err);
+/* Adds the same passes for a model (kind "model" or "gguf"), "quality.read", in which the original
+ * reads what it wrote, and "quality.coherence", whose output "main" is what lq_coherence_parse
+ * reads. */
+enum lq_status lq_coherence_add_step(struct lq_expand *expand, const struct lq_coherence_plan *plan,
+                                     const struct lq_artifact *model, size_t *step,
+                                     struct lq_error *err);
 
 enum lq_status lq_coherence_parse(const void *data, uint64_t size_bytes, struct lq_coherence *out,
                                   struct lq_error *err);
