@@ -8,6 +8,7 @@ enum {
     TILE_ROWS = 128,     /* queries of a head in a tile */
     TILE_ROWS_MIN = 16,  /* when scores of long sequences would not fit */
     FLASH_QUERIES = 128, /* as in gpu_flash.h */
+    STATS = 3,           /* as in gpu_flash_back.h */
     BANDS_MAX = 32768, /* of a product: some kernels number a batch along a side of their grid that
                         * has 65535 places */
 };
@@ -36,6 +37,7 @@ struct attention {
     float *weight_grads;
     uint16_t *slopes;
     float *k_grad, *v_grad; /* [bands x sequence x head_dim] */
+    float *stats;           /* as in struct lq_gpu_flash_back */
 };
 
 /* The most keys that a tile of queries sees together, padded to 16 bytes of bf16. */
@@ -119,7 +121,8 @@ static void give_scratch(struct attention *job)
 {
     void *const all[] = {job->q,       job->k,        job->v,      job->scores,
                          job->weights, job->sums,     job->rows,   job->k_grad,
-                         job->v_grad,  job->out_grad, job->slopes, job->weight_grads};
+                         job->v_grad,  job->out_grad, job->slopes, job->weight_grads,
+                         job->stats};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         lq_gpu_give_memory(job->gpu, all[i]);
     }
@@ -252,16 +255,24 @@ static enum lq_gpu_operation flash_operation(size_t head_dim)
                              : LQ_GPU_OP_FLASH_256;
 }
 
-static void flash(struct attention *job, const float *q, const float *k, const float *v, float *out,
-                  struct lq_gpu_twin twin)
+/* Rows of heads, and of key-value heads, as whole sequences. */
+static void split_heads(struct attention *job, const float *q, const float *k, const float *v)
 {
-    const struct lq_attention_shape *shape = job->shape;
     struct lq_gpu_heads queries = job->keys;
-    queries.kv_head_count = (uint32_t)shape->head_count;
+    queries.kv_head_count = (uint32_t)job->shape->head_count;
     job->q = split(job, &queries, q);
     job->k = split(job, &job->keys, k);
     job->v = split(job, &job->keys, v);
-    const struct lq_gpu_flash op = {
+    if (job->grad != NULL) {
+        job->out_grad = split(job, &queries, job->grad->out_grad);
+    }
+}
+
+static struct lq_gpu_flash flash_of(const struct attention *job, float *out,
+                                    struct lq_gpu_twin twin)
+{
+    const struct lq_attention_shape *shape = job->shape;
+    return (struct lq_gpu_flash){
         .q = job->q,
         .k = job->k,
         .v = job->v,
@@ -276,9 +287,22 @@ static void flash(struct attention *job, const float *q, const float *k, const f
         .scale = job->scale,
         .cap = shape->cap,
     };
+}
+
+/* A block for each FLASH_QUERIES rows of a head. */
+static size_t flash_blocks(const struct lq_attention_shape *shape, size_t head_count)
+{
+    return shape->sample_count * head_count * lq_gpu_divide_up(shape->sequence, FLASH_QUERIES);
+}
+
+static void flash(struct attention *job, const float *q, const float *k, const float *v, float *out,
+                  struct lq_gpu_twin twin)
+{
+    const struct lq_attention_shape *shape = job->shape;
+    split_heads(job, q, k, v);
+    const struct lq_gpu_flash op = flash_of(job, out, twin);
     lq_gpu_run(job->gpu, flash_operation(shape->head_dim), &op,
-               shape->sample_count * shape->head_count *
-                   lq_gpu_divide_up(shape->sequence, FLASH_QUERIES));
+               flash_blocks(shape, shape->head_count));
     give_scratch(job);
 }
 
@@ -398,6 +422,39 @@ static float *zeroed_keys(const struct attention *job)
     return keys;
 }
 
+/* Without scores in memory: three operations, of which the first one leaves what the others need to
+ * know of each row. */
+static void flash_back(struct attention *job)
+{
+    const struct lq_attention_shape *shape = job->shape;
+    const struct lq_attention_grad *grad = job->grad;
+    const struct lq_gpu_twin no_twin = {NULL, 0};
+    enum { SIZES = 3 };
+    static const enum lq_gpu_operation operations[][SIZES] = {
+        {LQ_GPU_OP_QUERIES_64, LQ_GPU_OP_QUERIES_128, LQ_GPU_OP_QUERIES_256},
+        {LQ_GPU_OP_KEYS_64, LQ_GPU_OP_KEYS_128, LQ_GPU_OP_KEYS_256},
+        {LQ_GPU_OP_VALUES_64, LQ_GPU_OP_VALUES_128, LQ_GPU_OP_VALUES_256},
+    };
+    float *const to[] = {grad->q_grad, grad->k_grad, grad->v_grad};
+    size_t size = shape->head_dim <= 64 ? 0 : shape->head_dim <= 128 ? 1 : 2;
+    split_heads(job, grad->q, grad->k, grad->v);
+    job->stats = lq_gpu_take_memory(
+        job->gpu, shape->sample_count * shape->head_count * shape->sequence * STATS,
+        sizeof *job->stats);
+    for (size_t i = 0; i < sizeof to / sizeof to[0]; i++) {
+        const struct lq_gpu_flash_back op = {
+            .flash = flash_of(job, to[i], no_twin),
+            .out_grad = job->out_grad,
+            .rows = grad->out,
+            .grad_rows = grad->out_grad,
+            .stats = job->stats,
+        };
+        lq_gpu_run(job->gpu, operations[i][size], &op,
+                   flash_blocks(shape, i == 0 ? shape->head_count : shape->kv_head_count));
+    }
+    give_scratch(job);
+}
+
 void lq_gpu_attention_back(struct lq_device *device, const struct lq_attention_grad *grad,
                            const struct lq_attention_shape *shape)
 {
@@ -407,6 +464,10 @@ void lq_gpu_attention_back(struct lq_device *device, const struct lq_attention_g
     lq_gpu_written(job.gpu, grad->k_grad, rows * shape->kv_head_count * sizeof(float));
     lq_gpu_written(job.gpu, grad->v_grad, rows * shape->kv_head_count * sizeof(float));
     if (!plan(&job)) {
+        return;
+    }
+    if (can_flash(&job)) {
+        flash_back(&job);
         return;
     }
     size_t scores = job.part * job.queries.group * job.queries.tile_rows * job.stride;

@@ -61,6 +61,11 @@ struct lq_gpu_flash_lane {
     float part[2];                         /* of rows g and g + 8: the largest score of this lane */
     float best[2];                         /* of all lanes so far */
     float sum[2];                          /* of this lane's weights */
+    /* Of gpu_flash_back.h alone. */
+    uint32_t g[LQ_GPU_FLASH_DEPTH][4]; /* a second left side */
+    float d[LQ_GPU_FLASH_KEYS / 8][4]; /* gradients of weights */
+    float factor[2];                   /* one through the sum of a row */
+    float mean[2];                     /* of the gradients of its weights */
 };
 
 /* ---- what a GPU has instructions for ---- */

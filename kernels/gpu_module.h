@@ -17,7 +17,7 @@
 #include "kernels/gpu_work.h"
 
 /* Raised with every change of the structures here, in gpu_work.h and in gpu_operations.h. */
-#define LQ_GPU_MODULE_VERSION 6
+#define LQ_GPU_MODULE_VERSION 7
 #define LQ_GPU_NAME_BYTES 64
 /* Points of a stream's work that can be waited for. */
 #define LQ_GPU_MARKS 5

@@ -1,8 +1,9 @@
 /* The operations of a GPU besides products: what the program tells a module to launch, and what
  * each of them takes. Bodies are in gpu_rows.h (rows of floats), gpu_experts.h (mixtures),
- * gpu_heads.h (attention) and gpu_flash.h (attention in one go). All pointers are device memory;
- * sizes are never 0 unless it is said. Internal to the kernels and their modules. Thread rule:
- * plain data. Limits: columns, threads of a row and what they multiply to fit 32 bits. */
+ * gpu_heads.h (attention), gpu_flash.h and gpu_flash_back.h (attention in one go, and its
+ * gradients). All pointers are device memory; sizes are never 0 unless it is said. Internal to the
+ * kernels and their modules. Thread rule: plain data. Limits: columns, threads of a row and what
+ * they multiply to fit 32 bits. */
 #ifndef LQ_KERNELS_GPU_OPERATIONS_H
 #define LQ_KERNELS_GPU_OPERATIONS_H
 
@@ -39,6 +40,15 @@
     X(FLASH_128, flash_128)                                                                        \
     X(FLASH_192, flash_192)                                                                        \
     X(FLASH_256, flash_256)                                                                        \
+    X(QUERIES_64, queries_64)                                                                      \
+    X(QUERIES_128, queries_128)                                                                    \
+    X(QUERIES_256, queries_256)                                                                    \
+    X(KEYS_64, keys_64)                                                                            \
+    X(KEYS_128, keys_128)                                                                          \
+    X(KEYS_256, keys_256)                                                                          \
+    X(VALUES_64, values_64)                                                                        \
+    X(VALUES_128, values_128)                                                                      \
+    X(VALUES_256, values_256)                                                                      \
     X(SPLIT, split)                                                                                \
     X(SOFTMAX, softmax)                                                                            \
     X(SPREAD, spread)                                                                              \
@@ -358,6 +368,46 @@ struct lq_gpu_flash_192 {
 };
 struct lq_gpu_flash_256 {
     struct lq_gpu_flash flash;
+};
+
+/* The gradients of queries, keys or values of attention, which go to flash.out as rows of heads.
+ * `rows` and `grad_rows` are rows of heads: what came out, and its gradient, which is `out_grad` as
+ * bf16, laid like q. The operation on queries leaves 3 floats for each of them in `stats`, [samples
+ * x heads x sequence]; those on keys and values read them. */
+struct lq_gpu_flash_back {
+    struct lq_gpu_flash flash;
+    const uint16_t *out_grad;
+    const float *rows;
+    const float *grad_rows;
+    float *stats;
+};
+
+struct lq_gpu_queries_64 {
+    struct lq_gpu_flash_back back;
+};
+struct lq_gpu_queries_128 {
+    struct lq_gpu_flash_back back;
+};
+struct lq_gpu_queries_256 {
+    struct lq_gpu_flash_back back;
+};
+struct lq_gpu_keys_64 {
+    struct lq_gpu_flash_back back;
+};
+struct lq_gpu_keys_128 {
+    struct lq_gpu_flash_back back;
+};
+struct lq_gpu_keys_256 {
+    struct lq_gpu_flash_back back;
+};
+struct lq_gpu_values_64 {
+    struct lq_gpu_flash_back back;
+};
+struct lq_gpu_values_128 {
+    struct lq_gpu_flash_back back;
+};
+struct lq_gpu_values_256 {
+    struct lq_gpu_flash_back back;
 };
 
 /* c[m x n] = a * b, or c += a * b, in bf16 with sums in 32-bit floats; `batch` of them. Matrices

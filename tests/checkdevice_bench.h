@@ -127,6 +127,29 @@ static inline void bench_attention_tiles(struct bench *bench)
     lq_gpu_of(gpu)->has_no_flash = false;
 }
 
+static inline void bench_attention_back(struct bench *bench)
+{
+    const struct bench_layer *l = &bench->layer;
+    const struct lq_attention_grad grad = {
+        .q = device_of(&l->qs),
+        .k = device_of(&l->ks),
+        .v = device_of(&l->vs),
+        .out = device_of(&l->attended),
+        .out_grad = device_of(&l->x),
+        .q_grad = device_of(&l->normed),
+        .k_grad = device_of(&l->gates),
+        .v_grad = device_of(&l->ups),
+    };
+    gpu->ops->attention_back(gpu, &grad, &l->shape);
+}
+
+static inline void bench_attention_back_tiles(struct bench *bench)
+{
+    lq_gpu_of(gpu)->has_no_flash = true;
+    bench_attention_back(bench);
+    lq_gpu_of(gpu)->has_no_flash = false;
+}
+
 static inline void bench_norm(struct bench *bench)
 {
     const struct bench_layer *l = &bench->layer;
@@ -266,7 +289,7 @@ static inline void bench_all(void)
     const double inner = (double)BENCH_ROWS * BENCH_FFN;
     const double square = 2.0 * mega * BENCH_WIDTH;
     const double ffn = 2.0 * mega * BENCH_FFN;
-    /* Half of all pairs of a query and a key, two products. */
+    /* Half of all pairs of a query and a key, two products; five for gradients. */
     const double heads = 2.0 * mega * BENCH_ROWS;
     struct bench bench = {0};
     const double raw = (double)lq_dtype_row_bytes(LQ_DTYPE_Q4_K, BENCH_WIDTH) * BENCH_FFN;
@@ -283,6 +306,8 @@ static inline void bench_all(void)
         {"product 2048 x 11008 x 4096", bench_ffn, ffn, 0},
         {"attention, 2048 x 32 x 128", bench_attention, heads, 0},
         {"the same in tiles", bench_attention_tiles, heads, 0},
+        {"its gradients", bench_attention_back, 2.5 * heads, 0},
+        {"the same in tiles", bench_attention_back_tiles, 2.5 * heads, 0},
         {"rms_norm", bench_norm, 0, 10.0 * mega},
         {"rope", bench_rope, 0, 8.0 * mega},
         {"silu_mul", bench_gate, 0, 14.0 * inner},

@@ -34,6 +34,7 @@
 
 #include "kernels/gpu_experts.h"
 #include "kernels/gpu_flash.h"
+#include "kernels/gpu_flash_back.h"
 #include "kernels/gpu_heads.h"
 #include "kernels/gpu_rows.h"
 #include "tests/gpu_races.h"
