@@ -6,6 +6,7 @@
 
 #include "engine/rule.h"
 
+extern const struct lq_rule lq_rule_awq;         /* rules/rule_awq.c */
 extern const struct lq_rule lq_rule_calibration; /* rules/rule_calibration.c */
 extern const struct lq_rule lq_rule_command;     /* rules/rule_command.c */
 extern const struct lq_rule lq_rule_gguf;        /* rules/rule_gguf.c */

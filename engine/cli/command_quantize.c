@@ -7,6 +7,7 @@
 #include "engine/cli/profile_place.h"
 #include "engine/cli/quality_job.h"
 #include "engine/cli/quality_result.h"
+#include "engine/cli/quantize_awq.h"
 #include "engine/cli/quantize_folder.h"
 #include "engine/cli/quantize_gptq.h"
 #include "engine/cli/quantize_result.h"
@@ -45,7 +46,7 @@ static enum lq_status check_format(const struct lq_args *args, struct lq_error *
     }
     if (strcmp(format, "gguf") != 0) {
         return lq_error_set(err, LQ_EUNSUPPORTED,
-                            "output format '%s' is not supported; there are gguf, gptq and "
+                            "output format '%s' is not supported; there are gguf, gptq, awq and "
                             "smoothquant",
                             format);
     }
@@ -427,6 +428,9 @@ enum lq_status lq_command_quantize(struct lq_cli *cli, struct lq_error *err)
     }
     if (strcmp(cli->args.operands[1], "gptq") == 0) {
         return lq_quantize_gptq(cli, err);
+    }
+    if (strcmp(cli->args.operands[1], "awq") == 0) {
+        return lq_quantize_awq(cli, err);
     }
     lq_recipe_text_init(&text);
     enum lq_status status = prepare(&job, err);

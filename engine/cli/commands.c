@@ -94,6 +94,10 @@ static const struct lq_option quantize_options[] = {
     {0, "asymmetric", NULL, NULL, false, "give each group of weights a zero point"},
     {0, "desc-act", NULL, NULL, false, "take columns in the order of their activations"},
     {0, "damp", "X", NULL, false, "part of the mean activation that is added to each (0.05)"},
+    {0, "symmetric", NULL, NULL, false, "give groups of weights no zero point, for the format awq"},
+    {0, "no-clip", NULL, NULL, false, "keep the whole range of each group, for the format awq"},
+    {0, "packing", "FILES", "awq compressed-tensors", false,
+     "how the format awq stores weights (awq)"},
     {0, "format", "FORMAT", "human json", false, "language of the result (human)"},
 };
 
@@ -439,8 +443,9 @@ const struct lq_command lq_commands[] = {
      .details =
          "MODEL is a Hugging Face folder or a GGUF file. The work is cached as in any build.\n"
          "FORMAT is gguf, or one that writes a folder and takes a Hugging Face folder and\n"
-         "--calibration-data: smoothquant (MODEL-W8A8, weights and activations of 8 bits) or\n"
-         "gptq (MODEL-GPTQ-4bit-g128, weights of 2 to 8 bits in groups).",
+         "--calibration-data: smoothquant (MODEL-W8A8, weights and activations of 8 bits),\n"
+         "gptq (MODEL-GPTQ-4bit-g128, weights of 2 to 8 bits in groups) or awq\n"
+         "(MODEL-AWQ-4bit-g128, weights of 4 bits in groups).",
      .options = quantize_options,
      .option_count = LQ_COUNT_OF(quantize_options),
      .operand_min = 2,

@@ -32,10 +32,13 @@ static const struct {
     {"smoothquant", "smoothquant"},
     {"alpha", "smoothquant"},
     {"bits", "gptq"},
-    {"group-size", "gptq"},
+    {"group-size", "gptq awq"},
     {"asymmetric", "gptq"},
     {"desc-act", "gptq"},
     {"damp", "gptq"},
+    {"symmetric", "awq"},
+    {"no-clip", "awq"},
+    {"packing", "awq"},
 };
 
 enum lq_status lq_quantize_check_options(const struct lq_args *args, const char *format,

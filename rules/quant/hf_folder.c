@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/base/buffer.h"
+#include "engine/base/compiler.h"
 #include "engine/base/text.h"
 #include "kernels/dtype.h"
 #include "rules/model/tensor_ref.h"
@@ -174,8 +175,26 @@ static enum lq_status read_config(struct lq_expand *expand, const struct lq_arti
                : status;
 }
 
-enum lq_status lq_hf_folder_bind_config(struct lq_expand *expand, const struct lq_artifact *model,
-                                        cJSON *quantization, struct lq_error *err)
+/* "torch_dtype" was the name before "dtype". */
+static bool say_halves(cJSON *config)
+{
+    static const char *const names[] = {"torch_dtype", "dtype"};
+    bool said = false;
+    bool good = true;
+    for (size_t i = 0; i < LQ_COUNT_OF(names); i++) {
+        bool is_there = cJSON_HasObjectItem(config, names[i]);
+        if (is_there || (i == LQ_COUNT_OF(names) - 1 && !said)) {
+            cJSON *value = cJSON_CreateString("float16");
+            said = true;
+            good = is_there ? cJSON_ReplaceItemInObjectCaseSensitive(config, names[i], value)
+                            : cJSON_AddItemToObject(config, names[i], value);
+        }
+    }
+    return good;
+}
+
+static enum lq_status bind_config(struct lq_expand *expand, const struct lq_artifact *model,
+                                  cJSON *quantization, bool halves, struct lq_error *err)
 {
     cJSON *config = NULL;
     enum lq_status status = quantization == NULL ? lq_error_nomem(err, "config.json")
@@ -190,7 +209,24 @@ enum lq_status lq_hf_folder_bind_config(struct lq_expand *expand, const struct l
         cJSON_Delete(config);
         return lq_error_nomem(err, "config.json");
     }
+    if (halves && !say_halves(config)) {
+        cJSON_Delete(config);
+        return lq_error_nomem(err, "config.json");
+    }
     return lq_hf_folder_bind_json(expand, "config", config, err);
+}
+
+enum lq_status lq_hf_folder_bind_config(struct lq_expand *expand, const struct lq_artifact *model,
+                                        cJSON *quantization, struct lq_error *err)
+{
+    return bind_config(expand, model, quantization, false, err);
+}
+
+enum lq_status lq_hf_folder_bind_half_config(struct lq_expand *expand,
+                                             const struct lq_artifact *model, cJSON *quantization,
+                                             struct lq_error *err)
+{
+    return bind_config(expand, model, quantization, true, err);
 }
 
 const char *lq_hf_folder_name(struct lq_arena *arena, const struct lq_model_tensor *tensor,

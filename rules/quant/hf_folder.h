@@ -50,6 +50,11 @@ enum lq_status lq_hf_folder_end(struct lq_hf_folder *folder, const char *op, uns
  * on failure; NULL stands for no memory. LQ_EUNSUPPORTED when the model has no config.json. */
 enum lq_status lq_hf_folder_bind_config(struct lq_expand *expand, const struct lq_artifact *model,
                                         cJSON *quantization, struct lq_error *err);
+/* The same for a format whose scales are halves: config.json says that the model is one of halves,
+ * too, because its readers compute with them. */
+enum lq_status lq_hf_folder_bind_half_config(struct lq_expand *expand,
+                                             const struct lq_artifact *model, cJSON *quantization,
+                                             struct lq_error *err);
 /* Binds an output to a JSON document, printed as config.json is; takes it likewise. */
 enum lq_status lq_hf_folder_bind_json(struct lq_expand *expand, const char *output, cJSON *document,
                                       struct lq_error *err);
