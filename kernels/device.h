@@ -186,6 +186,10 @@ struct lq_device_ops {
     void (*gelu_mul)(struct lq_device *device, float *gate, const float *up, size_t count);
     /* x = cap * tanh(x / cap). */
     void (*soft_cap)(struct lq_device *device, float *x, size_t count, float cap);
+    /* Each row of `out`, which may be x, is that of x rounded to whole multiples of its largest
+     * magnitude / 127, halves to even: what 8 bits hold of it. NULL: the caller does it. */
+    void (*round_rows)(struct lq_device *device, const float *x, float *out, size_t rows,
+                       size_t cols);
     /* x[r][j] += bias[j]. */
     void (*add_bias)(struct lq_device *device, float *x, const float *bias, size_t rows,
                      size_t cols);

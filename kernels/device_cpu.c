@@ -359,6 +359,7 @@ static const struct lq_device_ops cpu_ops = {
     .silu_mul = cpu_silu_mul,
     .gelu_mul = lq_cpu_gelu_mul,
     .soft_cap = lq_cpu_soft_cap,
+    .round_rows = lq_cpu_round_rows,
     .add_bias = lq_cpu_add_bias,
     .add = cpu_add,
     .add_squares = cpu_add_squares,

@@ -80,6 +80,23 @@ void lq_cpu_add_bias(struct lq_device *device, float *x, const float *bias, size
     lq_cpu_run_tiles(cpu, lq_divide_up(rows, ROW_GROUP), bias_tile, &job);
 }
 
+static void round_tile(void *user, size_t index)
+{
+    const struct row_job *job = user;
+    size_t end = lq_min_size((index + 1) * ROW_GROUP, job->rows);
+    for (size_t r = index * ROW_GROUP; r < end; r++) {
+        job->fn->round_levels(job->x + r * job->cols, job->out + r * job->cols, job->cols);
+    }
+}
+
+void lq_cpu_round_rows(struct lq_device *device, const float *x, float *out, size_t rows,
+                       size_t cols)
+{
+    struct lq_cpu_device *cpu = lq_cpu_of(device);
+    struct row_job job = {.fn = cpu->rows, .x = x, .out = out, .rows = rows, .cols = cols};
+    lq_cpu_run_tiles(cpu, lq_divide_up(rows, ROW_GROUP), round_tile, &job);
+}
+
 static void gather_tile(void *user, size_t index)
 {
     const struct row_job *job = user;

@@ -134,6 +134,8 @@ void lq_cpu_attention(struct lq_device *device, const float *q, const float *k, 
 /* Operations that only some architectures need, for the table; see device.h. */
 void lq_cpu_gelu_mul(struct lq_device *device, float *gate, const float *up, size_t count);
 void lq_cpu_soft_cap(struct lq_device *device, float *x, size_t count, float cap);
+void lq_cpu_round_rows(struct lq_device *device, const float *x, float *out, size_t rows,
+                       size_t cols);
 void lq_cpu_add_bias(struct lq_device *device, float *x, const float *bias, size_t rows,
                      size_t cols);
 void lq_cpu_route(struct lq_device *device, const float *logits, size_t rows, size_t expert_count,

@@ -28,6 +28,9 @@ struct lq_device_rows {
     void (*gelu_mul)(float *gate, const float *up, size_t count);
     /* x = cap * tanh(x * scale / cap). */
     void (*soft_cap)(float *x, size_t count, float scale, float cap);
+    /* out = x rounded to whole multiples of its largest magnitude / 127, halves to even; out may be
+     * x. */
+    void (*round_levels)(const float *x, float *out, size_t count);
     /* sums[j] += x[r * stride + j]^2 for every row r in order. */
     void (*add_squares)(const float *x, size_t rows, size_t cols, size_t stride, double *sums);
     /* x += y. */

@@ -296,6 +296,37 @@ static void rows_add_square_scores(const float *restrict grad, const float *rest
     }
 }
 
+/* 1.5 * 2^23: added to a float below 2^22 it leaves no room for a fraction, and addition rounds
+ * halves to even. */
+#define ROUNDER 12582912.0f
+
+static void rows_round_levels(const float *x, float *out, size_t count)
+{
+    float best[LANES] = {0};
+    size_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        for (size_t l = 0; l < LANES; l++) {
+            float size = x[i + l] < 0.0f ? -x[i + l] : x[i + l];
+            best[l] = size > best[l] ? size : best[l];
+        }
+    }
+    float largest = 0.0f;
+    for (size_t l = 0; l < LANES; l++) {
+        largest = best[l] > largest ? best[l] : largest;
+    }
+    for (; i < count; i++) {
+        float size = x[i] < 0.0f ? -x[i] : x[i];
+        largest = size > largest ? size : largest;
+    }
+    float scale = largest / 127.0f;
+    /* Zeros, and what is so small that nothing is left to round. */
+    float divisor = scale > 0.0f ? scale : 1.0f;
+    float factor = scale > 0.0f ? scale : 0.0f;
+    for (i = 0; i < count; i++) {
+        out[i] = ((x[i] / divisor + ROUNDER) - ROUNDER) * factor;
+    }
+}
+
 const struct lq_device_rows LQ_DEVICE_ROWS_TABLE = {
     .max = rows_max,
     .exp_scaled = rows_exp_scaled,
@@ -306,6 +337,7 @@ const struct lq_device_rows LQ_DEVICE_ROWS_TABLE = {
     .silu_mul = rows_silu_mul,
     .gelu_mul = rows_gelu_mul,
     .soft_cap = rows_soft_cap,
+    .round_levels = rows_round_levels,
     .add_squares = rows_add_squares,
     .add = rows_add,
     .rotate_pairs = rows_rotate_pairs,

@@ -436,6 +436,9 @@ Test(device, row_loops_agree_bit_for_bit)
         cr_expect_eq(memcmp(x, x2, n * sizeof *x), 0);
         cr_expect_eq(ref->exp_scaled(x, n, 0.25f, 3.0f), fast->exp_scaled(x2, n, 0.25f, 3.0f));
         cr_expect_eq(memcmp(x, x2, n * sizeof *x), 0);
+        ref->round_levels(x, x, n);
+        fast->round_levels(x2, x2, n);
+        cr_expect_eq(memcmp(x, x2, n * sizeof *x), 0);
         ref->scale_weighted(x, y, x, n, 1.7f);
         fast->scale_weighted(x2, y, x2, n, 1.7f);
         ref->add(x, y, n);
@@ -453,6 +456,39 @@ Test(device, row_loops_agree_bit_for_bit)
 #else
     cr_skip_test("only one level on this machine");
 #endif
+}
+
+/* What 8 bits hold of a row: whole multiples of its largest magnitude / 127, halves to even. */
+Test(device, round_rows_keeps_whole_levels)
+{
+    enum { ROWS = 5, COLS = 77 };
+    struct lq_device *device = plain_device(LQ_CPU_BLAS_OWN);
+    float x[ROWS * COLS];
+    float out[ROWS * COLS];
+    srand(21);
+    for (size_t i = 0; i < ROWS * COLS; i++) {
+        x[i] = (float)(rand() % 20001 - 10000) / 777.0f;
+    }
+    x[2] = -100.0f;
+    memset(x + COLS, 0, COLS * sizeof *x);
+    for (size_t j = 0; j < COLS; j++) {
+        x[2 * COLS + j] = j % 2 == 0 ? FLT_TRUE_MIN : -FLT_TRUE_MIN;
+        x[3 * COLS + j] = j == 0 ? 127.0f : (float)j + 0.5f;
+    }
+    x[4 * COLS + 9] = NAN;
+    device->ops->round_rows(device, x, out, ROWS, COLS);
+    float scale = 100.0f / 127.0f;
+    for (size_t j = 0; j < COLS; j++) {
+        cr_expect_float_eq(out[j], nearbyintf(x[j] / scale) * scale, 0.0f, "column %zu", j);
+        cr_expect_eq(out[COLS + j], 0.0f);
+        cr_expect(fabsf(out[2 * COLS + j]) <= 2 * FLT_TRUE_MIN);
+        float even = j == 0 ? 127.0f : (float)(j % 2 == 0 ? j : j + 1);
+        cr_expect_eq(out[3 * COLS + j], even, "column %zu", j);
+    }
+    cr_expect(isnan(out[4 * COLS + 9]));
+    device->ops->round_rows(device, x, x, 4, COLS);
+    cr_expect_eq(memcmp(x, out, sizeof x / ROWS * 4), 0);
+    device->ops->destroy(device);
 }
 
 Test(device, rms_norm_divides_by_the_root_mean_square)
