@@ -11,6 +11,7 @@
 #include "kernels/kernels.h"
 #include "rules/format/dqprofile.h"
 #include "rules/format/mask.h"
+#include "rules/model/packing.h"
 #include "rules/model/tensor_ref.h"
 #include "rules/profile/resolve.h"
 #include "rules/quant/encode_tensor.h"
@@ -227,12 +228,14 @@ static enum lq_status promote_spikes(struct request *request, struct lq_error *e
             lq_dtype_bpw(request->types[i]) >= lq_dtype_bpw(dtype)) {
             continue;
         }
-        struct lq_promotion *promotion = &request->promotions[request->promotion_count++];
+        struct lq_promotion *promotion = &request->promotions[request->promotion_count];
         *promotion = (struct lq_promotion){.tensor = tensor,
                                            .from = request->types[i],
                                            .to = lq_level_fallback(dtype, tensor->ne[0]),
                                            .spike_count = mask->spike_count};
         request->types[i] = promotion->to;
+        /* What was quantized before says little about what it gains. */
+        request->promotion_count += tensor->packing == NULL ? 1 : 0;
     }
     return LQ_OK;
 }
@@ -320,14 +323,17 @@ static enum lq_status check_types(const struct request *request, struct lq_error
         if (dtype == tensor->dtype && lq_model_tensor_is_verbatim(tensor)) {
             continue;
         }
-        if (lq_level_is_quantized_type(tensor->dtype) && !allow) {
+        if (lq_level_is_quantized(tensor) && !allow) {
+            const char *type =
+                tensor->packing == NULL
+                    ? lq_dtype_name((uint32_t)tensor->dtype)
+                    : lq_packing_describe(tensor->packing, tensor->ne[0], request->arena);
             return lq_attr_error(
                 artifact, "model", err, LQ_ERECIPE,
                 "tensor '%s' is already %s; quantizing it again to %s loses "
                 "quality: start from the original model, or allow it (allow_requantize = true, "
                 "--allow-requantize)",
-                tensor->name, lq_dtype_name((uint32_t)tensor->dtype),
-                lq_dtype_name((uint32_t)dtype));
+                tensor->name, type == NULL ? "quantized" : type, lq_dtype_name((uint32_t)dtype));
         }
         if (lq_kernels()->encode[dtype] == NULL) {
             return lq_attr_error(artifact, cause, err, LQ_EUNSUPPORTED,

@@ -131,7 +131,7 @@ static inline enum lq_status arch_model_get_matrix(void *user, const char *name,
     if (*tensor == NULL) {
         return lq_error_set(err, LQ_EFORMAT, "the tensor '%s' is missing", name);
     }
-    return lq_tensor_matrix(*tensor, matrix, arch_model_source, model, data, err);
+    return lq_tensor_matrix(*tensor, matrix, arch_model_source, model, &model->joined, data, err);
 }
 
 #endif

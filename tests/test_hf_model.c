@@ -278,7 +278,7 @@ Test(hf_model, refuses_configurations_that_are_not_computed)
     expect_config_error(&tiny, "\"use_cache\": true", "\"sliding_window\": 64", unsupported,
                         "sliding_window");
     expect_config_error(&tiny, "\"use_cache\": true", "\"quantization_config\": {}", unsupported,
-                        "quantized already");
+                        "quant_method' is 'missing'");
     teardown(&tiny);
 }
 

@@ -8,6 +8,7 @@
 #include "rules/model/calibrate_parts.h"
 #include "rules/model/forward.h"
 #include "rules/model/moments.h"
+#include "rules/model/packing.h"
 #include "rules/model/tensor_ref.h"
 
 enum {
@@ -43,11 +44,7 @@ enum lq_status lq_calibrate_plan_tensor(struct lq_calibrate_expansion *expansion
     if (tensor == NULL) {
         return lq_error_set(err, LQ_EMODEL, "the tensor '%s' is missing", tensor_name);
     }
-    const char *text =
-        lq_arena_printf(arena, "%s %llux%llux%llu permute %u%s", lq_dtype_name(tensor->dtype),
-                        (unsigned long long)tensor->ne[0], (unsigned long long)tensor->ne[1],
-                        (unsigned long long)tensor->ne[2], (unsigned)tensor->permute_heads,
-                        tensor->add_one ? " add 1" : "");
+    const char *text = lq_model_tensor_form(tensor, arena);
     if (text == NULL) {
         return lq_error_nomem(err, "a calibration step");
     }
@@ -68,8 +65,9 @@ enum lq_status lq_calibrate_plan_begin(struct lq_calibrate_expansion *expansion,
     const char *number = lq_arena_printf(arena, "%u", (unsigned)layer);
     memset(plan, 0, sizeof *plan);
     plan->state = lq_arena_get(arena, sizeof *plan->state);
-    /* Experts may be an input each. */
-    size_t room = LQ_CALIBRATE_INPUTS_MAX + (size_t)3 * expansion->hparams.expert_count;
+    /* Experts may be an input each, and parts of quantized matrices. */
+    size_t room = (LQ_CALIBRATE_INPUTS_MAX + (size_t)3 * expansion->hparams.expert_count) *
+                  LQ_PACKED_PART_COUNT;
     plan->inputs = lq_arena_get_array(arena, room, sizeof *plan->inputs);
     if (plan->state == NULL || number == NULL || plan->inputs == NULL) {
         return lq_error_nomem(err, "a calibration step");

@@ -304,9 +304,9 @@ void lq_forward_destroy(struct lq_forward *forward)
     if (forward->rope_windowed != forward->rope) {
         lq_forward_give(forward, forward->rope_windowed);
     }
-    void *const all[] = {forward->rope, forward->x, forward->columns, forward->normed,
-                         forward->q,    forward->k, forward->v,       forward->attended,
-                         forward->gate, forward->up};
+    void *const all[] = {forward->rope, forward->x,  forward->columns, forward->normed,
+                         forward->q,    forward->k,  forward->v,       forward->attended,
+                         forward->gate, forward->up, forward->rounded};
     for (size_t i = 0; i < LQ_COUNT_OF(all); i++) {
         lq_forward_give(forward, all[i]);
     }

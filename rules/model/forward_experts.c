@@ -138,6 +138,7 @@ static float *find_expert(struct lq_forward *forward, enum lq_layer_weight weigh
                                rows, mats, expert, to, failure) != LQ_OK) {
         return NULL;
     }
+    forward->rounds[weight] = forward->newest_rounds;
     forward->experts_ready[slot] = !shared;
     forward->expert_slot = shared ? slot : forward->expert_slot;
     return to;

@@ -27,27 +27,44 @@ struct layer_product {
     float *out;
 };
 
+/* Those products whose input is rounded, or those whose input is not. */
+static void multiply_some(struct lq_forward *forward, const float *x,
+                          const struct layer_product *all, size_t count, size_t rows, bool rounds)
+{
+    struct lq_product products[LQ_PRODUCTS_MAX];
+    size_t product_count = 0;
+    uint64_t cols = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (forward->rounds[all[i].weight] == rounds) {
+            uint64_t out_cols = 0;
+            lq_layer_weight_shape(&forward->hparams, all[i].weight, &cols, &out_cols);
+            products[product_count++] =
+                (struct lq_product){forward->weights[all[i].weight], all[i].out, (size_t)out_cols};
+        }
+    }
+    if (product_count > 0) {
+        x = lq_forward_rounded(forward, rounds, x, rows, (size_t)cols);
+        lq_forward_multiply(forward, x, rows, (size_t)cols, products, product_count,
+                            lq_forward_is_arranged(forward, all[0].weight));
+    }
+}
+
 /* Products with the same x, whose weights are arranged all or none. */
 static void multiply_all(struct lq_forward *forward, const float *x,
                          const struct layer_product *all, size_t count, size_t rows)
 {
-    struct lq_product products[LQ_PRODUCTS_MAX];
-    uint64_t cols = 0;
-    uint64_t out_cols = 0;
     if (lq_forward_is_cancelled(forward)) {
         return;
     }
-    for (size_t i = 0; i < count; i++) {
-        lq_layer_weight_shape(&forward->hparams, all[i].weight, &cols, &out_cols);
-        products[i] =
-            (struct lq_product){forward->weights[all[i].weight], all[i].out, (size_t)out_cols};
-    }
-    lq_forward_multiply(forward, x, rows, (size_t)cols, products, count,
-                        lq_forward_is_arranged(forward, all[0].weight));
+    multiply_some(forward, x, all, count, rows, false);
+    multiply_some(forward, x, all, count, rows, true);
     for (size_t i = 0; i < count; i++) {
         if (all[i].bias != LQ_LAYER_WEIGHT_COUNT && forward->weights[all[i].bias] != NULL) {
+            uint64_t cols = 0;
+            uint64_t out_cols = 0;
+            lq_layer_weight_shape(&forward->hparams, all[i].weight, &cols, &out_cols);
             forward->ops->add_bias(forward->device, all[i].out, forward->weights[all[i].bias], rows,
-                                   products[i].out_cols);
+                                   (size_t)out_cols);
         }
     }
 }
@@ -251,6 +268,7 @@ static bool can_gate(const struct lq_forward *forward)
     return forward->ops->product_gate != NULL && forward->tape.gate == NULL &&
            forward->weights[LQ_WEIGHT_FFN_GATE_BIAS] == NULL &&
            forward->weights[LQ_WEIGHT_FFN_UP_BIAS] == NULL &&
+           forward->rounds[LQ_WEIGHT_FFN_GATE] == forward->rounds[LQ_WEIGHT_FFN_UP] &&
            lq_forward_is_arranged(forward, LQ_WEIGHT_FFN_GATE);
 }
 
@@ -262,8 +280,10 @@ static void gate_product(struct lq_forward *forward, size_t rows)
         {forward->weights[LQ_WEIGHT_FFN_UP], forward->up, cols},
     };
     if (!lq_forward_is_cancelled(forward)) {
-        forward->ops->product_gate(forward->device, forward->normed, rows, forward->hparams.width,
-                                   both, forward->hparams.activation == LQ_ACTIVATION_GELU_TANH);
+        const float *x = lq_forward_rounded(forward, forward->rounds[LQ_WEIGHT_FFN_GATE],
+                                            forward->normed, rows, forward->hparams.width);
+        forward->ops->product_gate(forward->device, x, rows, forward->hparams.width, both,
+                                   forward->hparams.activation == LQ_ACTIVATION_GELU_TANH);
     }
 }
 
@@ -331,8 +351,10 @@ static void multiply_experts(struct lq_forward *forward, const float *x,
         size_t rows = (size_t)forward->starts[e + 1] - start;
         const float *matrix = rows == 0 ? NULL : lq_forward_expert(forward, weight, e);
         if (matrix != NULL && !lq_forward_is_cancelled(forward)) {
-            forward->ops->matmul(forward->device, x + start * cols, matrix, out + start * out_cols,
-                                 rows, (size_t)out_cols, (size_t)cols);
+            const float *from = lq_forward_rounded(forward, forward->rounds[weight],
+                                                   x + start * cols, rows, (size_t)cols);
+            forward->ops->matmul(forward->device, from, matrix, out + start * out_cols, rows,
+                                 (size_t)out_cols, (size_t)cols);
         }
     }
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernels/kernels.h"
+#include "rules/model/packing.h"
 
 enum { DECODE_ELEMS = 64 * 1024 }; /* elements of a decoding task */
 
@@ -85,7 +86,9 @@ static enum lq_status decode_tensor(const struct lq_forward *forward,
             status = lq_error_nomem(err, "decoding weights");
         } else if (job.status[i] != LQ_OK) {
             /* Once more, for the message. */
-            status = lq_model_tensor_rows(tensor, data, i * job.tile_rows, 1, out, err);
+            uint64_t row = i * job.tile_rows;
+            uint64_t count = rows - row < job.tile_rows ? rows - row : job.tile_rows;
+            status = lq_model_tensor_rows(tensor, data, row, count, out + row * tensor->ne[0], err);
         }
     }
     free(job.status);
@@ -100,7 +103,7 @@ enum lq_status lq_forward_decode(const struct lq_forward *forward,
 }
 
 /* The tensor as it must be, and where its matrix `matrix` is. */
-static enum lq_status find_matrix(const struct lq_forward *forward, const char *name,
+static enum lq_status find_matrix(struct lq_forward *forward, const char *name,
                                   const uint64_t shape[3], uint64_t matrix,
                                   struct lq_model_tensor *out, const void **data,
                                   struct lq_error *err)
@@ -123,12 +126,13 @@ static enum lq_status find_matrix(const struct lq_forward *forward, const char *
                             (unsigned long long)(ne[2] * ne[3]), (unsigned long long)shape[0],
                             (unsigned long long)shape[1], (unsigned long long)shape[2]);
     }
+    if (!alone) {
+        *data = lq_model_tensor_matrix(tensor, *data, matrix);
+    }
+    forward->newest_rounds = tensor->packing != NULL && tensor->packing->rounds_inputs;
     *out = *tensor;
     out->ne[2] = 1;
     out->size_bytes /= shape[2];
-    if (!alone) {
-        *data = (const char *)*data + matrix * out->size_bytes;
-    }
     return LQ_OK;
 }
 
@@ -156,7 +160,7 @@ static enum lq_status load_floats(struct lq_forward *forward, const struct lq_mo
 /* True when the device can be given the bytes as they are in the file. */
 static bool can_load(const struct lq_forward *forward, const struct lq_model_tensor *tensor)
 {
-    return forward->ops->load != NULL && !tensor->add_one &&
+    return forward->ops->load != NULL && !tensor->add_one && tensor->packing == NULL &&
            lq_kernels()->decode[tensor->dtype] != NULL &&
            lq_dtype_row_bytes(tensor->dtype, (size_t)tensor->ne[0]) * tensor->ne[1] ==
                tensor->size_bytes;
@@ -328,9 +332,11 @@ static enum lq_status load_layer_weight(struct lq_forward *forward, enum lq_laye
         return status;
     }
     float *to = forward->weights[weight];
-    return lq_forward_is_arranged(forward, weight)
-               ? lq_forward_load_arranged(forward, name, cols, rows, to, err)
-               : lq_forward_load_weight(forward, name, cols, rows, to, err);
+    status = lq_forward_is_arranged(forward, weight)
+                 ? lq_forward_load_arranged(forward, name, cols, rows, to, err)
+                 : lq_forward_load_weight(forward, name, cols, rows, to, err);
+    forward->rounds[weight] = forward->newest_rounds;
+    return status;
 }
 
 /* The parts of fused weights, which are whole rows of them. */
@@ -341,6 +347,10 @@ static void point_into_fused(struct lq_forward *forward)
     size_t kv = lq_forward_kv_width(hparams);
     float **weights = forward->weights;
     if (weights[LQ_WEIGHT_ATTN_QKV] != NULL) {
+        bool rounds = forward->rounds[LQ_WEIGHT_ATTN_QKV];
+        forward->rounds[LQ_WEIGHT_ATTN_Q] = rounds;
+        forward->rounds[LQ_WEIGHT_ATTN_K] = rounds;
+        forward->rounds[LQ_WEIGHT_ATTN_V] = rounds;
         weights[LQ_WEIGHT_ATTN_Q] = weights[LQ_WEIGHT_ATTN_QKV];
         weights[LQ_WEIGHT_ATTN_K] = weights[LQ_WEIGHT_ATTN_Q] + q * hparams->width;
         weights[LQ_WEIGHT_ATTN_V] = weights[LQ_WEIGHT_ATTN_K] + kv * hparams->width;
@@ -352,6 +362,8 @@ static void point_into_fused(struct lq_forward *forward)
     }
     if (weights[LQ_WEIGHT_FFN_GATE_UP] != NULL) {
         size_t elems = (size_t)hparams->ffn_width * hparams->width;
+        forward->rounds[LQ_WEIGHT_FFN_GATE] = forward->rounds[LQ_WEIGHT_FFN_GATE_UP];
+        forward->rounds[LQ_WEIGHT_FFN_UP] = forward->rounds[LQ_WEIGHT_FFN_GATE_UP];
         weights[LQ_WEIGHT_FFN_GATE] = weights[LQ_WEIGHT_FFN_GATE_UP];
         weights[LQ_WEIGHT_FFN_UP] = weights[LQ_WEIGHT_FFN_GATE_UP] + elems;
     }

@@ -30,6 +30,7 @@ enum lq_status lq_forward_load_output(struct lq_forward *forward, struct lq_erro
         status = (forward->arranges ? lq_forward_load_arranged : lq_forward_load_weight)(
             forward, name, hparams->width, vocab, forward->output, err);
     }
+    forward->output_rounds = forward->newest_rounds;
     if (status != LQ_OK) {
         lq_forward_give_output(forward);
     }
@@ -68,7 +69,9 @@ enum lq_status lq_forward_make_logits(struct lq_forward *forward, const float *h
     if (status != LQ_OK) {
         return status;
     }
-    lq_forward_multiply(forward, forward->normed, rows, hparams->width,
+    const float *x =
+        lq_forward_rounded(forward, forward->output_rounds, forward->normed, rows, hparams->width);
+    lq_forward_multiply(forward, x, rows, hparams->width,
                         &(struct lq_product){forward->output, forward->logits, hparams->vocab_size},
                         1, forward->arranges);
     if (hparams->logit_cap != 0.0) {
@@ -104,8 +107,10 @@ static enum lq_status score_product(struct lq_forward *forward, const float *hid
     const struct lq_product product = {.b = forward->output, .out_cols = hparams->vocab_size};
     enum lq_status status = normalize_rows(forward, hidden, rows, err);
     if (status == LQ_OK) {
-        forward->ops->product_entropy(forward->device, forward->normed, rows, hparams->width,
-                                      &product, (float)hparams->logit_cap, targets, nll);
+        const float *x = lq_forward_rounded(forward, forward->output_rounds, forward->normed, rows,
+                                            hparams->width);
+        forward->ops->product_entropy(forward->device, x, rows, hparams->width, &product,
+                                      (float)hparams->logit_cap, targets, nll);
         status = lq_forward_check_device(forward, err);
     }
     return status;

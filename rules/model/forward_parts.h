@@ -1,10 +1,9 @@
 /* What the files of the forward pass share: the object and the helpers around its device memory.
  * forward.c owns the object's life, forward_load.c the weights of a layer (read, decode, check),
  * forward_embed.c the embedding, forward_rope.c the rotary positions, forward_experts.c the
- * experts of a layer, forward_layer.c its graph, forward_stage.c
- * what is special about parts of it, forward_output.c the final norm, logits and
- * scores. Internal to forward*.c and backward*.c. Thread rule: that of forward.h. Limits: those of
- * hparams.h. */
+ * experts of a layer, forward_round.c inputs of 8 bits, forward_layer.c its graph, forward_stage.c
+ * what is special about parts of it, forward_output.c the final norm, logits and scores. Internal
+ * to forward*.c and backward*.c. Thread rule: that of forward.h. Limits: those of hparams.h. */
 #ifndef LQ_RULES_MODEL_FORWARD_PARTS_H
 #define LQ_RULES_MODEL_FORWARD_PARTS_H
 
@@ -51,6 +50,12 @@ struct lq_forward {
     float *rope_windowed;                     /* and of windowed ones; may be the same */
     float *x;                                 /* only where the host's memory is not the device's */
     double *columns; /* likewise: sums that tell whether all values are finite */
+    /* Whether the input of a weight is rounded to 8 bits, as the newest tensors that were loaded
+     * say; and memory for what is rounded, taken when it is first needed. */
+    bool rounds[LQ_LAYER_WEIGHT_COUNT];
+    bool output_rounds;
+    bool newest_rounds;
+    float *rounded;
     float *normed;
     float *q;
     float *k;
@@ -104,6 +109,9 @@ struct lq_attention_shape lq_forward_attention_shape(const struct lq_forward *fo
 /* Products with one left side, in device memory. */
 void lq_forward_multiply(struct lq_forward *forward, const float *a, size_t rows, size_t in_cols,
                          const struct lq_product *products, size_t count, bool arranged);
+/* What a product reads: x itself, or its rows rounded, which are good until the next call. */
+const float *lq_forward_rounded(struct lq_forward *forward, bool rounds, const float *x,
+                                size_t rows, size_t cols);
 /* The graph of the loaded layer on rows in device memory, in place; see lq_forward_layer. */
 void lq_forward_run_layer(struct lq_forward *forward, float *x, size_t sample_count, bool collect,
                           bool inputs_only);

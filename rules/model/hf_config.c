@@ -328,12 +328,6 @@ static enum lq_status check_options(const cJSON *config, const struct lq_hf_arch
             return refuse(flags[i], "true", err);
         }
     }
-    if (status == LQ_OK && lq_json_find(config, "quantization_config") != NULL) {
-        return lq_error_set(err, LQ_EUNSUPPORTED,
-                            FILE_NAME
-                            ": the model is quantized already (quantization_config); give "
-                            "the original weights");
-    }
     return status;
 }
 
@@ -395,6 +389,9 @@ enum lq_status lq_hf_config_read(const cJSON *config, struct lq_arena *arena,
         hparams->tied_output = out->arch->tied;
         status = lq_json_get_bool(&scope, config, "tie_word_embeddings", &hparams->tied_output,
                                   &found, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_hf_quantization_find(config, NULL, &out->quantization, err);
     }
     out->name = status == LQ_OK ? last_part(config) : NULL;
     return status;

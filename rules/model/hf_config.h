@@ -13,6 +13,7 @@
 #include "engine/base/json.h"
 #include "rules/format/gguf.h"
 #include "rules/model/hf_arch.h"
+#include "rules/model/hf_quantization.h"
 #include "rules/model/hparams.h"
 
 struct lq_hf_config {
@@ -25,6 +26,7 @@ struct lq_hf_config {
     const float *rope_freqs;
     const float *rope_long;
     const float *rope_short;
+    struct lq_hf_quantization quantization; /* of the weights */
 };
 
 /* Memory from the arena. */

@@ -8,6 +8,7 @@ static const char *const file_names[LQ_HF_FILE_COUNT] = {
     [LQ_HF_TOKENIZER_CONFIG] = "tokenizer_config.json",
     [LQ_HF_GENERATION_CONFIG] = "generation_config.json",
     [LQ_HF_CHAT_TEMPLATE] = "chat_template.jinja",
+    [LQ_HF_QUANTIZE_CONFIG] = "quantize_config.json",
     [LQ_HF_SENTENCEPIECE] = "tokenizer.model",
     [LQ_HF_ADDED_TOKENS] = "added_tokens.json",
     [LQ_HF_SPECIAL_TOKENS] = "special_tokens_map.json",
@@ -53,6 +54,7 @@ enum lq_status lq_hf_documents_parse(const struct lq_hf_text texts[LQ_HF_FILE_CO
         [LQ_HF_TOKENIZER] = &out->tokenizer,
         [LQ_HF_TOKENIZER_CONFIG] = &out->tokenizer_config,
         [LQ_HF_GENERATION_CONFIG] = &out->generation_config,
+        [LQ_HF_QUANTIZE_CONFIG] = &out->quantize_config,
         [LQ_HF_ADDED_TOKENS] = &out->added_tokens,
         [LQ_HF_SPECIAL_TOKENS] = &out->special_tokens,
     };
@@ -80,6 +82,7 @@ void lq_hf_documents_fini(struct lq_hf_documents *documents)
     cJSON_Delete(documents->tokenizer);
     cJSON_Delete(documents->tokenizer_config);
     cJSON_Delete(documents->generation_config);
+    cJSON_Delete(documents->quantize_config);
     cJSON_Delete(documents->added_tokens);
     cJSON_Delete(documents->special_tokens);
     *documents = (struct lq_hf_documents){0};

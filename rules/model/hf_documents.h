@@ -18,6 +18,7 @@ enum lq_hf_file {
     LQ_HF_TOKENIZER_CONFIG,
     LQ_HF_GENERATION_CONFIG,
     LQ_HF_CHAT_TEMPLATE,
+    LQ_HF_QUANTIZE_CONFIG,
     LQ_HF_SENTENCEPIECE,
     LQ_HF_ADDED_TOKENS,
     LQ_HF_SPECIAL_TOKENS,
@@ -41,6 +42,7 @@ struct lq_hf_documents {
     cJSON *tokenizer_config;
     cJSON *generation_config;
     const char *chat_template;       /* chat_template.jinja */
+    cJSON *quantize_config;          /* quantize_config.json, of older GPTQ folders */
     struct lq_hf_text sentencepiece; /* tokenizer.model; borrowed */
     cJSON *added_tokens;             /* added_tokens.json */
     cJSON *special_tokens;           /* special_tokens_map.json */

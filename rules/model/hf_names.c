@@ -6,6 +6,7 @@
 
 #include "engine/base/compiler.h"
 #include "engine/base/text.h"
+#include "rules/model/hf_tensors.h"
 
 enum size_name { NONE, VOCAB };
 
@@ -118,146 +119,41 @@ bool lq_gguf_name_of_hf(const char *name, char *out)
     return translate(name, true, out);
 }
 
-/* Tensors of all files by name, sorted. */
-struct found {
-    const struct lq_scanned_tensor *tensor;
-    size_t file;
-    bool used;
-};
-
-struct finder {
-    struct found *found;
-    size_t count;
-};
-
-static int compare_found(const void *a, const void *b)
-{
-    const struct found *x = a;
-    const struct found *y = b;
-    return strcmp(x->tensor->name, y->tensor->name);
-}
-
-static enum lq_status make_finder(const struct lq_scanned_file *files, size_t file_count,
-                                  struct lq_arena *arena, struct finder *out, struct lq_error *err)
-{
-    size_t total = 0;
-    for (size_t f = 0; f < file_count; f++) {
-        if (files[f].is_gguf) {
-            return lq_error_set(err, LQ_EFORMAT,
-                                "a model directory must hold safetensors files, but one is GGUF");
-        }
-        total += files[f].tensor_count;
-    }
-    if (total > LQ_MODEL_TENSORS_MAX) {
-        return lq_error_set(err, LQ_EFORMAT, "%zu tensors exceed the limit of %d", total,
-                            LQ_MODEL_TENSORS_MAX);
-    }
-    out->found = lq_arena_get_array(arena, total + 1, sizeof *out->found);
-    if (out->found == NULL) {
-        return lq_error_nomem(err, "tensor index");
-    }
-    for (size_t f = 0; f < file_count; f++) {
-        for (size_t i = 0; i < files[f].tensor_count; i++) {
-            out->found[out->count++] = (struct found){.tensor = &files[f].tensors[i], .file = f};
-        }
-    }
-    qsort(out->found, out->count, sizeof *out->found, compare_found);
-    for (size_t i = 1; i < out->count; i++) {
-        if (compare_found(&out->found[i - 1], &out->found[i]) == 0) {
-            return lq_error_set(err, LQ_EFORMAT, "tensor '%.200s' is in two files",
-                                out->found[i].tensor->name);
-        }
-    }
-    return LQ_OK;
-}
-
-static struct found *find_tensor(const struct finder *finder, const char *name)
-{
-    const struct lq_scanned_tensor wanted = {.name = name};
-    const struct found key = {.tensor = &wanted};
-    return bsearch(&key, finder->found, finder->count, sizeof *finder->found, compare_found);
-}
-
-enum { SHAPE_BYTES = 128 };
-
-/* "4096x256": the file's order, the fastest-varying size last. */
-static void format_shape(uint32_t dim_count, const uint64_t *shape, char out[SHAPE_BYTES])
-{
-    size_t at = 0;
-    (void)snprintf(out, SHAPE_BYTES, "()");
-    for (uint32_t d = dim_count; d-- > 0 && at < SHAPE_BYTES;) {
-        int length = snprintf(out + at, SHAPE_BYTES - at, "%s%llu", at == 0 ? "" : "x",
-                              (unsigned long long)shape[d]);
-        at += length > 0 ? (size_t)length : 0;
-    }
-}
-
-static enum lq_status check_tensor(const struct lq_scanned_tensor *tensor, uint64_t cols,
-                                   uint64_t rows, bool is_matrix, struct lq_error *err)
-{
-    uint32_t dims = is_matrix ? 2 : 1;
-    if (tensor->dim_count != dims || tensor->shape[0] != cols || tensor->shape[1] != rows) {
-        char expected[SHAPE_BYTES];
-        char got[SHAPE_BYTES];
-        const uint64_t wanted[LQ_TENSOR_DIMS_MAX] = {cols, rows, 1, 1};
-        format_shape(dims, wanted, expected);
-        format_shape(tensor->dim_count, tensor->shape, got);
-        return lq_error_set(err, LQ_EFORMAT,
-                            "tensor '%.200s' has shape %s, but config.json makes it %s",
-                            tensor->name, got, expected);
-    }
-    bool known =
-        tensor->has_dtype && (tensor->dtype == LQ_DTYPE_F32 || tensor->dtype == LQ_DTYPE_F16 ||
-                              tensor->dtype == LQ_DTYPE_BF16);
-    if (!known) {
-        return lq_error_set(err, LQ_EUNSUPPORTED,
-                            "tensor '%.200s' has type %.40s; F32, F16 and BF16 are supported",
-                            tensor->name, tensor->dtype_name);
-    }
-    return LQ_OK;
-}
-
 struct builder {
     const struct lq_hf_config *config;
-    const struct lq_scanned_file *files;
-    size_t file_count;
-    struct finder finder;
+    struct lq_hf_tensors tensors;
     struct lq_arena *arena;
     struct lq_tensor_index *out;
 };
 
-/* The tensor of a checkpoint that has this name and shape; marks it as used. */
-static enum lq_status use_tensor(struct builder *builder, const char *name, uint64_t cols,
-                                 uint64_t rows, bool is_matrix, const struct found **out,
-                                 struct lq_error *err)
+static struct lq_tensor_piece piece_of(const struct lq_hf_found *found)
 {
-    struct found *found = find_tensor(&builder->finder, name);
-    if (found == NULL && builder->file_count == 1) {
-        return lq_error_set(
-            err, LQ_EFORMAT,
-            "%s: tensor '%s' is missing; the file is incomplete, or config.json is that "
-            "of another model",
-            builder->files[0].name, name);
-    }
-    if (found == NULL) {
-        return lq_error_set(err, LQ_EFORMAT,
-                            "tensor '%s' is missing in all %zu safetensors files of the model, "
-                            "from %s on",
-                            name, builder->file_count, builder->files[0].name);
-    }
-    found->used = true;
-    *out = found;
-    enum lq_status status = check_tensor(found->tensor, cols, rows, is_matrix, err);
-    return status == LQ_OK ? LQ_OK : lq_error_prefix(err, "%s", builder->files[found->file].name);
+    const struct lq_scanned_tensor *from = found->tensor;
+    return (struct lq_tensor_piece){found->file, from->offset, from->size_bytes, from->digest};
 }
 
-static enum lq_status add_found(struct builder *builder, const struct found *found,
-                                const char *name, struct lq_error *err)
+/* The tensor that is stored so, of `cols` x `rows`. Parts become pieces. */
+static enum lq_status add_stored(struct builder *builder, const struct lq_hf_stored *stored,
+                                 const char *name, uint64_t cols, uint64_t rows,
+                                 struct lq_error *err)
 {
+    const struct lq_hf_found *found = stored->parts[0];
     const struct lq_scanned_tensor *from = found->tensor;
     struct lq_model_tensor *to = &builder->out->tensors[builder->out->tensor_count++];
     to->name = lq_arena_dup_string(builder->arena, name);
     to->source_name = from->name;
+    to->packing = stored->packing;
+    if (to->name == NULL) {
+        return lq_error_nomem(err, "tensor index");
+    }
+    if (stored->packing != NULL) {
+        to->dtype = LQ_DTYPE_F32;
+        to->dim_count = 2;
+        to->ne[0] = cols;
+        to->ne[1] = rows;
+        to->ne[2] = to->ne[3] = 1;
+        return LQ_OK;
+    }
     to->dtype = from->dtype;
     to->dim_count = from->dim_count;
     memcpy(to->ne, from->shape, sizeof to->ne);
@@ -266,18 +162,77 @@ static enum lq_status add_found(struct builder *builder, const struct found *fou
     to->size_bytes = from->size_bytes;
     to->digest = from->digest;
     to->add_one = builder->config->arch->norms_add_one && from->dim_count == 1;
-    return to->name == NULL ? lq_error_nomem(err, "tensor index") : LQ_OK;
+    return LQ_OK;
+}
+
+/* The pieces of the newest tensor: those of each matrix, one behind the other. */
+static enum lq_status set_pieces(struct builder *builder, const struct lq_hf_stored *matrices,
+                                 size_t count, struct lq_error *err)
+{
+    struct lq_model_tensor *to = &builder->out->tensors[builder->out->tensor_count - 1];
+    size_t total = count * matrices[0].part_count;
+    struct lq_tensor_piece *pieces = lq_arena_get_array(builder->arena, total, sizeof *pieces);
+    struct lq_buffer digests;
+    if (pieces == NULL) {
+        return lq_error_nomem(err, "tensor index");
+    }
+    lq_buffer_init(&digests);
+    to->size_bytes = 0;
+    for (size_t i = 0; i < total; i++) {
+        size_t part = i % matrices[0].part_count;
+        pieces[i] = piece_of(matrices[i / matrices[0].part_count].parts[part]);
+        to->size_bytes += pieces[i].size_bytes;
+        lq_buffer_append(&digests, &pieces[i].digest, sizeof pieces[i].digest);
+    }
+    to->source = 0;
+    to->offset = 0;
+    to->pieces = pieces;
+    to->piece_count = total;
+    lq_digest_of(digests.data, digests.size_bytes, &to->digest);
+    bool failed = digests.failed;
+    lq_buffer_fini(&digests);
+    return failed ? lq_error_nomem(err, "tensor index") : LQ_OK;
+}
+
+static enum lq_status add_matrix(struct builder *builder, const char *hf, const char *name,
+                                 uint64_t cols, uint64_t rows, bool is_matrix, struct lq_error *err)
+{
+    struct lq_hf_stored stored;
+    enum lq_status status =
+        lq_hf_tensors_take(&builder->tensors, hf, cols, rows, is_matrix, &stored, err);
+    if (status == LQ_OK) {
+        status = add_stored(builder, &stored, name, cols, rows, err);
+    }
+    return status == LQ_OK && stored.packing != NULL ? set_pieces(builder, &stored, 1, err)
+                                                     : status;
 }
 
 static enum lq_status add_top(struct builder *builder, const struct top_row *row,
                               struct lq_error *err)
 {
     const struct lq_hparams *hparams = &builder->config->hparams;
-    const struct found *found = NULL;
     bool is_matrix = row->rows == VOCAB;
-    enum lq_status status = use_tensor(builder, row->hf, hparams->width,
-                                       is_matrix ? hparams->vocab_size : 1, is_matrix, &found, err);
-    return status == LQ_OK ? add_found(builder, found, row->gguf, err) : status;
+    return add_matrix(builder, row->hf, row->gguf, hparams->width,
+                      is_matrix ? hparams->vocab_size : 1, is_matrix, err);
+}
+
+/* All experts of a layer are stored in the same way. */
+static enum lq_status check_alike(const struct lq_hf_stored *one, const struct lq_hf_stored *first,
+                                  struct lq_error *err)
+{
+    const struct lq_packing *a = one->packing;
+    const struct lq_packing *b = first->packing;
+    bool alike = (a == NULL) == (b == NULL) &&
+                 one->parts[0]->tensor->dtype == first->parts[0]->tensor->dtype;
+    if (alike && a != NULL) {
+        alike = a->scale_dtype == b->scale_dtype && a->has_zeros == b->has_zeros &&
+                a->has_groups == b->has_groups;
+    }
+    return alike ? LQ_OK
+                 : lq_error_set(err, LQ_EUNSUPPORTED,
+                                "tensor '%s' has another type than '%s', but all experts of a "
+                                "layer must have one",
+                                one->parts[0]->tensor->name, first->parts[0]->tensor->name);
 }
 
 /* Experts stand one by one in the checkpoint and side by side in GGUF. */
@@ -287,51 +242,28 @@ static enum lq_status add_experts(struct builder *builder, uint32_t layer,
 {
     const struct lq_hparams *hparams = &builder->config->hparams;
     size_t count = hparams->expert_count;
-    struct lq_tensor_piece *pieces = lq_arena_get_array(builder->arena, count, sizeof *pieces);
-    struct lq_buffer digests;
+    struct lq_hf_stored *experts = lq_arena_get_array(builder->arena, count, sizeof *experts);
     uint64_t cols = 0;
     uint64_t rows = 0;
-    const struct found *first = NULL;
-    enum lq_status status = pieces == NULL ? lq_error_nomem(err, "tensor index") : LQ_OK;
+    enum lq_status status = experts == NULL ? lq_error_nomem(err, "tensor index") : LQ_OK;
     lq_layer_weight_shape(hparams, row->weight, &cols, &rows);
-    lq_buffer_init(&digests);
     for (size_t e = 0; status == LQ_OK && e < count; e++) {
         char hf[LQ_HF_NAME_BYTES];
-        const struct found *found = NULL;
         hf_name(layer, row->hf, e, hf);
-        status = use_tensor(builder, hf, cols, rows, true, &found, err);
-        first = first == NULL ? found : first;
-        if (status == LQ_OK && found->tensor->dtype != first->tensor->dtype) {
-            status = lq_error_set(err, LQ_EUNSUPPORTED,
-                                  "tensor '%s' has another type than '%s', but all experts of a "
-                                  "layer must have one",
-                                  hf, first->tensor->name);
-        }
+        status = lq_hf_tensors_take(&builder->tensors, hf, cols, rows, true, &experts[e], err);
         if (status == LQ_OK) {
-            const struct lq_scanned_tensor *from = found->tensor;
-            pieces[e] =
-                (struct lq_tensor_piece){found->file, from->offset, from->size_bytes, from->digest};
-            lq_buffer_append(&digests, &from->digest, sizeof from->digest);
+            status = check_alike(&experts[e], &experts[0], err);
         }
-    }
-    if (status == LQ_OK && digests.failed) {
-        status = lq_error_nomem(err, "tensor index");
     }
     if (status == LQ_OK) {
-        status = add_found(builder, first, name, err);
+        status = add_stored(builder, &experts[0], name, cols, rows, err);
     }
     if (status == LQ_OK) {
         struct lq_model_tensor *to = &builder->out->tensors[builder->out->tensor_count - 1];
         to->dim_count = 3;
         to->ne[2] = count;
-        to->size_bytes *= count;
-        to->source = 0;
-        to->offset = 0;
-        to->pieces = pieces;
-        to->piece_count = count;
-        lq_digest_of(digests.data, digests.size_bytes, &to->digest);
+        status = set_pieces(builder, experts, count, err);
     }
-    lq_buffer_fini(&digests);
     return status;
 }
 
@@ -344,7 +276,6 @@ static enum lq_status add_weight(struct builder *builder, uint32_t layer,
     char name[LQ_HF_NAME_BYTES];
     uint64_t cols = 0;
     uint64_t rows = 0;
-    const struct found *found = NULL;
     gguf_name(layer, row->weight, name);
     if (strstr(row->hf, "%u") != NULL) {
         return add_experts(builder, layer, row, name, err);
@@ -352,10 +283,7 @@ static enum lq_status add_weight(struct builder *builder, uint32_t layer,
     hf_name(layer, row->hf, 0, hf);
     lq_layer_weight_shape(hparams, row->weight, &cols, &rows);
     bool is_matrix = lq_layer_weight_input(row->weight) != LQ_LAYER_INPUT_COUNT;
-    enum lq_status status = use_tensor(builder, hf, cols, rows, is_matrix, &found, err);
-    if (status == LQ_OK) {
-        status = add_found(builder, found, name, err);
-    }
+    enum lq_status status = add_matrix(builder, hf, name, cols, rows, is_matrix, err);
     if (status == LQ_OK && config->arch->permutes) {
         struct lq_model_tensor *to = &builder->out->tensors[builder->out->tensor_count - 1];
         to->permute_heads = row->weight == LQ_WEIGHT_ATTN_Q   ? hparams->head_count
@@ -419,16 +347,26 @@ static enum lq_status add_literal(struct builder *builder, const char *name, con
 /* What is left over must be something that needs no place in the file. */
 static enum lq_status check_unused(const struct builder *builder, struct lq_error *err)
 {
-    for (size_t i = 0; i < builder->finder.count; i++) {
-        const struct found *found = &builder->finder.found[i];
+    const struct lq_hf_tensors *tensors = &builder->tensors;
+    const struct lq_hf_quantization *quantization = tensors->quantization;
+    if (quantization->method != NULL && tensors->packed_count == 0) {
+        return lq_error_set(err, LQ_EFORMAT,
+                            "%s: config.json says that matrices are quantized (%s), but none has a "
+                            "tensor '<module>%s'; check that config.json belongs to these weights",
+                            tensors->files[0].name, quantization->method->title,
+                            quantization->method->parts[LQ_PACKED_SCALES].suffix);
+    }
+    for (size_t i = 0; i < tensors->count; i++) {
+        const struct lq_hf_found *found = &tensors->found[i];
         const char *name = found->tensor->name;
         bool tied_output =
             builder->config->hparams.tied_output && strcmp(name, "lm_head.weight") == 0;
-        if (!found->used && !tied_output && !lq_text_ends_with(name, "rotary_emb.inv_freq")) {
+        if (!found->used && !tied_output && !lq_text_ends_with(name, "rotary_emb.inv_freq") &&
+            !lq_hf_tensors_is_idle(tensors, found)) {
             return lq_error_set(err, LQ_EUNSUPPORTED,
                                 "%s: tensor '%.200s' has no place in a %s model of %u layers; it "
                                 "would be lost, so check that config.json belongs to these weights",
-                                builder->files[found->file].name, name,
+                                tensors->files[found->file].name, name,
                                 builder->config->arch->title, builder->config->hparams.layer_count);
         }
     }
@@ -440,10 +378,10 @@ enum lq_status lq_hf_tensor_index(const struct lq_hf_config *config,
                                   struct lq_arena *arena, struct lq_tensor_index *out,
                                   struct lq_error *err)
 {
-    struct builder builder = {
-        .config = config, .files = files, .file_count = file_count, .arena = arena, .out = out};
+    struct builder builder = {.config = config, .arena = arena, .out = out};
     memset(out, 0, sizeof *out);
-    enum lq_status status = make_finder(files, file_count, arena, &builder.finder, err);
+    enum lq_status status =
+        lq_hf_tensors_open(&builder.tensors, files, file_count, &config->quantization, arena, err);
     if (status != LQ_OK) {
         return status;
     }

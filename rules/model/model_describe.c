@@ -37,6 +37,10 @@ static enum lq_status write_directory(const struct lq_hf_documents *documents,
     struct lq_tensor_index index;
     enum lq_status status = lq_hf_config_read(documents->config, arena, &config, err);
     if (status == LQ_OK) {
+        status = lq_hf_quantization_find(documents->config, documents->quantize_config,
+                                         &config.quantization, err);
+    }
+    if (status == LQ_OK) {
         status = lq_hf_tensor_index(&config, directory->files, directory->file_count, arena, &index,
                                     err);
     }

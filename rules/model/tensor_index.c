@@ -6,6 +6,7 @@
 #include "engine/base/json.h"
 #include "engine/base/limits.h"
 #include "kernels/kernels.h"
+#include "rules/model/packing.h"
 
 /* The largest integer that JSON carries exactly. */
 #define JSON_INT_MAX ((int64_t)1 << 53)
@@ -51,19 +52,51 @@ static bool count_rows(const struct lq_model_tensor *tensor, uint64_t *rows)
     return lq_mul_u64(tensor->ne[1], tensor->ne[2], rows) && lq_mul_u64(*rows, tensor->ne[3], rows);
 }
 
-static enum lq_status check_tensor(const struct lq_model_tensor *tensor, struct lq_error *err)
+/* The sizes of all parts. */
+static bool fits_packing(const struct lq_model_tensor *tensor)
+{
+    const struct lq_packing *packing = tensor->packing;
+    uint64_t part_count = lq_packing_part_count(packing);
+    bool fits = tensor->ne[0] != 0 && tensor->ne[1] != 0 && tensor->ne[3] == 1 &&
+                tensor->ne[0] <= LQ_MODEL_DIM_MAX * (uint64_t)64 && tensor->dtype == LQ_DTYPE_F32 &&
+                !tensor->add_one && tensor->literal == NULL && tensor->piece_count != 0 &&
+                tensor->piece_count % part_count == 0 &&
+                tensor->piece_count / part_count == tensor->ne[2];
+    for (size_t i = 0; fits && i < tensor->piece_count;) {
+        for (int part = 0; part < LQ_PACKED_PART_COUNT; part++) {
+            uint64_t shape[2];
+            uint64_t size_bytes = 0;
+            uint32_t dims = 0;
+            if (lq_packing_has(packing, (enum lq_packed_part)part)) {
+                fits = fits &&
+                       lq_packing_shape(packing, (enum lq_packed_part)part, tensor->ne[0],
+                                        tensor->ne[1], shape, &dims, &size_bytes) &&
+                       size_bytes == tensor->pieces[i].size_bytes;
+                i++;
+            }
+        }
+    }
+    return fits;
+}
+
+static bool fits_type(const struct lq_model_tensor *tensor)
 {
     const struct lq_dtype_info *info = lq_dtype_info(tensor->dtype);
     uint64_t rows = 0;
     uint64_t size_bytes = 0;
-    bool fits = tensor->ne[0] % info->block_elems == 0 && count_rows(tensor, &rows) &&
-                lq_mul_u64(tensor->ne[0] / info->block_elems, info->block_bytes, &size_bytes) &&
-                lq_mul_u64(size_bytes, rows, &size_bytes);
-    if (!fits || size_bytes != tensor->size_bytes) {
+    return tensor->ne[0] % info->block_elems == 0 && count_rows(tensor, &rows) &&
+           lq_mul_u64(tensor->ne[0] / info->block_elems, info->block_bytes, &size_bytes) &&
+           lq_mul_u64(size_bytes, rows, &size_bytes) && size_bytes == tensor->size_bytes;
+}
+
+static enum lq_status check_tensor(const struct lq_model_tensor *tensor, struct lq_error *err)
+{
+    const char *type =
+        tensor->packing == NULL ? lq_dtype_name(tensor->dtype) : tensor->packing->method->name;
+    if (!(tensor->packing == NULL ? fits_type : fits_packing)(tensor)) {
         return lq_error_set(err, LQ_EFORMAT,
                             "tensor index: '%s' has %llu bytes, which does not fit its shape as %s",
-                            tensor->name, (unsigned long long)tensor->size_bytes,
-                            lq_dtype_name(tensor->dtype));
+                            tensor->name, (unsigned long long)tensor->size_bytes, type);
     }
     uint64_t heads = tensor->permute_heads;
     if (heads != 0 && (tensor->ne[1] % heads != 0 || tensor->ne[1] / heads % 2 != 0)) {
@@ -186,7 +219,7 @@ static enum lq_status parse_pieces(const cJSON *object, struct lq_arena *arena,
     }
     size_t count = (size_t)cJSON_GetArraySize(list);
     struct lq_tensor_piece *pieces = NULL;
-    if (count >= 1 && count <= LQ_MODEL_EXPERTS_MAX) {
+    if (count >= 1 && count <= (size_t)LQ_MODEL_EXPERTS_MAX * LQ_PACKED_PART_COUNT) {
         pieces = lq_arena_get_array(arena, count, sizeof *pieces);
         if (pieces == NULL) {
             return lq_error_nomem(err, "the tensor index");
@@ -199,7 +232,10 @@ static enum lq_status parse_pieces(const cJSON *object, struct lq_arena *arena,
         if (status != LQ_OK) {
             return status;
         }
-        total += pieces[at++].size_bytes;
+        if (!lq_add_u64(total, pieces[at++].size_bytes, &total)) {
+            total = UINT64_MAX;
+            break;
+        }
     }
     if (pieces == NULL || total != tensor->size_bytes) {
         return lq_error_set(err, LQ_EFORMAT,
@@ -208,6 +244,74 @@ static enum lq_status parse_pieces(const cJSON *object, struct lq_arena *arena,
     }
     tensor->pieces = pieces;
     tensor->piece_count = count;
+    return LQ_OK;
+}
+
+static enum lq_status parse_flags(const cJSON *object, struct lq_packing *packing,
+                                  struct lq_error *err)
+{
+    const struct {
+        const char *key;
+        bool *value;
+    } flags[] = {{"zeros", &packing->has_zeros},
+                 {"groups", &packing->has_groups},
+                 {"rounds_inputs", &packing->rounds_inputs}};
+    enum lq_status status = LQ_OK;
+    for (size_t i = 0; status == LQ_OK && i < sizeof flags / sizeof flags[0]; i++) {
+        status = lq_json_get_bool(&scope, object, flags[i].key, flags[i].value, NULL, err);
+    }
+    return status;
+}
+
+static enum lq_status parse_packing(const cJSON *object, struct lq_arena *arena,
+                                    struct lq_model_tensor *tensor, struct lq_error *err)
+{
+    const cJSON *from = NULL;
+    const char *method = NULL;
+    const char *scales = NULL;
+    int64_t bits = 0;
+    int64_t group_cols = 0;
+    bool found = false;
+    enum lq_status status = lq_json_get_object(&scope, object, "packing", &from, &found, err);
+    if (status != LQ_OK || !found) {
+        return status;
+    }
+    struct lq_packing *packing = lq_arena_get(arena, sizeof *packing);
+    if (packing == NULL) {
+        return lq_error_nomem(err, "the tensor index");
+    }
+    *packing = (struct lq_packing){.method = NULL};
+    tensor->packing = packing;
+    status = lq_json_get_string(&scope, from, "method", &method, NULL, err);
+    if (status == LQ_OK) {
+        status = lq_json_get_string(&scope, from, "scales", &scales, NULL, err);
+    }
+    if (status == LQ_OK) {
+        status = lq_json_get_int(&scope, from, "bits", 1, 8, &bits, NULL, err);
+    }
+    if (status == LQ_OK) {
+        status =
+            lq_json_get_int(&scope, from, "group_cols", 1, JSON_INT_MAX, &group_cols, NULL, err);
+    }
+    if (status == LQ_OK) {
+        status = parse_flags(from, packing, err);
+    }
+    if (status != LQ_OK) {
+        return status;
+    }
+    packing->method = lq_packing_find(method);
+    packing->bits = (unsigned)bits;
+    packing->group_cols = (uint64_t)group_cols;
+    if (packing->method == NULL || (packing->method->bits >> bits & 1) == 0 ||
+        !lq_dtype_find(scales, &packing->scale_dtype) ||
+        (packing->has_groups && packing->method->parts[LQ_PACKED_GROUPS].suffix == NULL) ||
+        (packing->scale_dtype != LQ_DTYPE_F16 && packing->scale_dtype != LQ_DTYPE_BF16 &&
+         packing->scale_dtype != LQ_DTYPE_F32)) {
+        return lq_error_set(err, LQ_EFORMAT,
+                            "tensor index: '%s' is packed in an unknown way, '%s' of %u bits with "
+                            "scales '%s'",
+                            tensor->name, method, packing->bits, scales);
+    }
     return LQ_OK;
 }
 
@@ -249,6 +353,9 @@ static enum lq_status parse_tensor(const cJSON *object, struct lq_arena *arena,
     }
     if (status == LQ_OK) {
         status = parse_pieces(object, arena, tensor, err);
+    }
+    if (status == LQ_OK) {
+        status = parse_packing(object, arena, tensor, err);
     }
     return status == LQ_OK ? check_tensor(tensor, err) : status;
 }
@@ -332,6 +439,20 @@ static void format_pieces(struct lq_json_writer *writer, const struct lq_model_t
     lq_json_end_array(writer);
 }
 
+static void format_packing(struct lq_json_writer *writer, const struct lq_packing *packing)
+{
+    lq_json_key(writer, "packing");
+    lq_json_begin_object(writer);
+    lq_json_put_string(writer, "method", packing->method->name);
+    lq_json_put_int(writer, "bits", packing->bits);
+    lq_json_put_int(writer, "group_cols", (int64_t)packing->group_cols);
+    lq_json_put_string(writer, "scales", lq_dtype_name((uint32_t)packing->scale_dtype));
+    lq_json_put_bool(writer, "zeros", packing->has_zeros);
+    lq_json_put_bool(writer, "groups", packing->has_groups);
+    lq_json_put_bool(writer, "rounds_inputs", packing->rounds_inputs);
+    lq_json_end_object(writer);
+}
+
 static bool format_tensor(struct lq_json_writer *writer, const struct lq_model_tensor *tensor)
 {
     char hex[LQ_DIGEST_HEX_BYTES];
@@ -361,6 +482,9 @@ static bool format_tensor(struct lq_json_writer *writer, const struct lq_model_t
     if (tensor->piece_count != 0) {
         format_pieces(writer, tensor);
     }
+    if (tensor->packing != NULL) {
+        format_packing(writer, tensor->packing);
+    }
     lq_json_put_string(writer, "digest", lq_digest_to_hex(&tensor->digest, hex));
     lq_json_end_object(writer);
     return good;
@@ -368,7 +492,29 @@ static bool format_tensor(struct lq_json_writer *writer, const struct lq_model_t
 
 bool lq_model_tensor_is_verbatim(const struct lq_model_tensor *tensor)
 {
-    return tensor->permute_heads == 0 && !tensor->add_one;
+    return tensor->permute_heads == 0 && !tensor->add_one && tensor->packing == NULL;
+}
+
+const char *lq_model_tensor_form(const struct lq_model_tensor *tensor, struct lq_arena *arena)
+{
+    const char *packing = tensor->packing == NULL ? "" : lq_packing_form(tensor->packing, arena);
+    if (packing == NULL) {
+        return NULL;
+    }
+    return lq_arena_printf(arena, "%s %llux%llux%llu permute %u%s%s%s",
+                           lq_dtype_name(tensor->dtype), (unsigned long long)tensor->ne[0],
+                           (unsigned long long)tensor->ne[1], (unsigned long long)tensor->ne[2],
+                           (unsigned)tensor->permute_heads, tensor->add_one ? " add 1" : "",
+                           tensor->packing == NULL ? "" : " ", packing);
+}
+
+const void *lq_model_tensor_matrix(const struct lq_model_tensor *tensor, const void *data,
+                                   uint64_t matrix)
+{
+    if (tensor->packing != NULL) {
+        return (const void *const *)data + matrix * lq_packing_part_count(tensor->packing);
+    }
+    return (const unsigned char *)data + matrix * (tensor->size_bytes / tensor->ne[2]);
 }
 
 enum lq_status lq_tensor_index_format(const struct lq_tensor_index *index, struct lq_buffer *out,
@@ -415,7 +561,7 @@ enum lq_status lq_model_tensor_rows(const struct lq_model_tensor *tensor, const 
 {
     lq_decode_fn decode =
         (unsigned)tensor->dtype < LQ_DTYPE_COUNT ? lq_kernels()->decode[tensor->dtype] : NULL;
-    if (decode == NULL) {
+    if (decode == NULL && tensor->packing == NULL) {
         return lq_error_set(err, LQ_EUNSUPPORTED,
                             "tensor '%s' has the type %s, which cannot be "
                             "decoded",
@@ -426,6 +572,9 @@ enum lq_status lq_model_tensor_rows(const struct lq_model_tensor *tensor, const 
         return lq_error_set(err, LQ_EINTERNAL, "rows %llu to %llu of tensor '%s', which has %llu",
                             (unsigned long long)row, (unsigned long long)(row + row_count),
                             tensor->name, (unsigned long long)rows);
+    }
+    if (tensor->packing != NULL) {
+        return lq_packed_rows(tensor, data, row, row_count, out, err);
     }
     size_t cols = (size_t)tensor->ne[0];
     size_t row_bytes = lq_dtype_row_bytes(tensor->dtype, cols);

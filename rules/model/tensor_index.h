@@ -25,10 +25,12 @@ struct lq_tensor_piece {
     struct lq_digest digest; /* SHA-256 of the bytes */
 };
 
+struct lq_packing;
+
 struct lq_model_tensor {
     const char *name;        /* GGUF name, "blk.0.attn_q.weight" */
     const char *source_name; /* name in the source file, "model.layers.0.self_attn.q_proj.weight" */
-    enum lq_dtype dtype;     /* in the source */
+    enum lq_dtype dtype;     /* in the source; F32 for what is packed */
     uint32_t dim_count;
     uint64_t ne[4];  /* GGUF order: ne[0] input columns, ne[1] output rows */
     size_t source;   /* number of the source file within the model artifact */
@@ -46,6 +48,10 @@ struct lq_model_tensor {
     const struct lq_tensor_piece *pieces;
     size_t piece_count;  /* 0: one stretch */
     const void *literal; /* size_bytes of it, or NULL */
+    /* What a checkpoint stores quantized has its parts as pieces, those of one matrix behind those
+     * of the other. Its data, wherever functions take or give it, are then not bytes but an array
+     * of pointers to the bytes of these parts, `const void *const *`. NULL for others. */
+    const struct lq_packing *packing;
 };
 
 struct lq_tensor_index {
@@ -59,6 +65,12 @@ enum lq_status lq_tensor_index_format(const struct lq_tensor_index *index, struc
                                       struct lq_error *err);
 /* True when the data in the source are the tensor's values, so that copying them is enough. */
 bool lq_model_tensor_is_verbatim(const struct lq_model_tensor *tensor);
+/* What values follow from besides the bytes: type, shape, order of rows, packing; for parameters of
+ * steps. NULL when memory is out. */
+const char *lq_model_tensor_form(const struct lq_model_tensor *tensor, struct lq_arena *arena);
+/* The data of one of the ne[2] matrices, given those of the whole. */
+const void *lq_model_tensor_matrix(const struct lq_model_tensor *tensor, const void *data,
+                                   uint64_t matrix);
 const struct lq_model_tensor *lq_tensor_index_find(const struct lq_tensor_index *index,
                                                    const char *name);
 /* The source row that holds GGUF row `row`. */

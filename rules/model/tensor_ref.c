@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/base/limits.h"
+#include "rules/model/packing.h"
 
 const char *lq_tensor_model_name(const struct lq_expand *expand, const struct lq_artifact *model)
 {
@@ -72,6 +73,12 @@ enum lq_status lq_tensor_ref(struct lq_expand *expand, const struct lq_artifact 
         *ref = lq_ref_bytes(tensor->literal, tensor->size_bytes);
         return LQ_OK;
     }
+    if (tensor->packing != NULL) {
+        return lq_error_set(err, LQ_EUNSUPPORTED,
+                            "tensor '%s' is quantized already (%s); this needs a model whose "
+                            "weights are BF16, F16 or F32",
+                            tensor->name, tensor->packing->method->title);
+    }
     if (tensor->piece_count != 0) {
         return add_join(expand, model, tensor, ref, err);
     }
@@ -120,9 +127,31 @@ static enum lq_status load_input(struct lq_run *run, const char *input, uint64_t
     return status;
 }
 
+/* The parts of matrices [first, first + count) of a packed tensor. */
+static enum lq_status load_parts(struct lq_run *run, const struct lq_model_tensor *tensor,
+                                 const char *input, uint64_t first, uint64_t count,
+                                 const void **data, struct lq_error *err)
+{
+    size_t part_count = lq_packing_part_count(tensor->packing);
+    size_t begin = (size_t)first * part_count;
+    size_t total = (size_t)count * part_count;
+    const void **parts = lq_arena_get_array(lq_run_arena(run), total, sizeof *parts);
+    enum lq_status status = parts == NULL ? lq_error_nomem(err, "the parts of a tensor") : LQ_OK;
+    for (size_t i = 0; status == LQ_OK && i < total; i++) {
+        char name[LQ_NAME_BYTES_MAX + 1];
+        (void)snprintf(name, sizeof name, "%s.%zu", input, begin + i);
+        status = load_input(run, name, tensor->pieces[begin + i].size_bytes, &parts[i], err);
+    }
+    *data = parts;
+    return status;
+}
+
 enum lq_status lq_tensor_load(struct lq_run *run, const struct lq_model_tensor *tensor,
                               const char *input, const void **data, struct lq_error *err)
 {
+    if (tensor->packing != NULL) {
+        return load_parts(run, tensor, input, 0, tensor->ne[2], data, err);
+    }
     return load_input(run, input, tensor->size_bytes, data, err);
 }
 
@@ -131,6 +160,9 @@ enum lq_status lq_tensor_load_matrix(struct lq_run *run, const struct lq_model_t
                                      struct lq_error *err)
 {
     uint64_t size_bytes = tensor->size_bytes / tensor->ne[2];
+    if (tensor->packing != NULL) {
+        return load_parts(run, tensor, input, matrix, 1, data, err);
+    }
     if (tensor->piece_count != 0) {
         char name[LQ_NAME_BYTES_MAX + 1];
         (void)snprintf(name, sizeof name, "%s.%llu", input, (unsigned long long)matrix);
@@ -189,14 +221,40 @@ static enum lq_status find_piece(const struct lq_tensor_piece *piece, const char
     return status;
 }
 
+/* Pointers to the parts of matrices [first, first + count), in *parts, which is grown. */
+static enum lq_status find_parts(const struct lq_model_tensor *tensor, uint64_t first,
+                                 uint64_t count, lq_tensor_source_fn get, void *user, void **parts,
+                                 const void **data, struct lq_error *err)
+{
+    size_t part_count = lq_packing_part_count(tensor->packing);
+    size_t begin = (size_t)first * part_count;
+    size_t total = (size_t)count * part_count;
+    const void **to = realloc(*parts, total * sizeof *to);
+    if (to == NULL) {
+        return lq_error_nomem(err, tensor->name);
+    }
+    *parts = to;
+    *data = to;
+    enum lq_status status = LQ_OK;
+    for (size_t i = 0; status == LQ_OK && i < total; i++) {
+        const unsigned char *from = NULL;
+        status = find_piece(&tensor->pieces[begin + i], tensor->name, get, user, &from, err);
+        to[i] = from;
+    }
+    return status;
+}
+
 enum lq_status lq_tensor_matrix(const struct lq_model_tensor *tensor, uint64_t matrix,
-                                lq_tensor_source_fn get, void *user, const void **data,
-                                struct lq_error *err)
+                                lq_tensor_source_fn get, void *user, void **joined,
+                                const void **data, struct lq_error *err)
 {
     uint64_t mats = tensor->ne[2];
     uint64_t size_bytes = mats == 0 ? 0 : tensor->size_bytes / mats;
     const unsigned char *from = NULL;
     *data = NULL;
+    if (tensor->packing != NULL && matrix < mats) {
+        return find_parts(tensor, matrix, 1, get, user, joined, data, err);
+    }
     if (matrix >= mats || (tensor->piece_count != 0 && tensor->piece_count != mats)) {
         return lq_error_set(err, LQ_EINTERNAL, "the tensor '%s' has no matrix %llu", tensor->name,
                             (unsigned long long)matrix);
@@ -223,6 +281,9 @@ enum lq_status lq_tensor_data(const struct lq_model_tensor *tensor, lq_tensor_so
     *data = tensor->literal;
     if (tensor->literal != NULL) {
         return LQ_OK;
+    }
+    if (tensor->packing != NULL) {
+        return find_parts(tensor, 0, tensor->ne[2], get, user, joined, data, err);
     }
     if (tensor->piece_count == 0) {
         const struct lq_tensor_piece whole = {tensor->source, tensor->offset, tensor->size_bytes,

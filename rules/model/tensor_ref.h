@@ -16,7 +16,8 @@
 const char *lq_tensor_model_name(const struct lq_expand *expand, const struct lq_artifact *model);
 
 /* The data as an input of a step. Pieces are joined by a step of their own, whose output lives as
- * long as somebody needs it. */
+ * long as somebody needs it. LQ_EUNSUPPORTED for what a checkpoint stores quantized: its bytes are
+ * not the values. */
 enum lq_status lq_tensor_ref(struct lq_expand *expand, const struct lq_artifact *model,
                              const struct lq_model_tensor *tensor, struct lq_ref *ref,
                              struct lq_error *err);
@@ -28,7 +29,8 @@ enum lq_status lq_tensor_put_inputs(struct lq_expand *expand, const struct lq_ar
                                     struct lq_step_input *inputs, size_t *input_count,
                                     struct lq_error *err);
 /* At run time the data behind such inputs, or one of the ne[2] matrices, borrowed until the run
- * ends. Pieces can only be had one by one. */
+ * ends. Pieces can only be had one by one, but the parts of what is stored quantized come together.
+ */
 enum lq_status lq_tensor_load(struct lq_run *run, const struct lq_model_tensor *tensor,
                               const char *input, const void **data, struct lq_error *err);
 enum lq_status lq_tensor_load_matrix(struct lq_run *run, const struct lq_model_tensor *tensor,
@@ -47,10 +49,11 @@ bool lq_tensor_mark_sources(const struct lq_model_tensor *tensor, bool *used, si
 typedef enum lq_status (*lq_tensor_source_fn)(void *user, size_t source, const void **data,
                                               uint64_t *size_bytes, struct lq_error *err);
 
-/* One of the ne[2] matrices of a tensor at run time: borrowed from the source or the index. */
+/* One of the ne[2] matrices of a tensor at run time: borrowed from the source or the index;
+ * `joined` as below, for the parts of what is stored quantized. */
 enum lq_status lq_tensor_matrix(const struct lq_model_tensor *tensor, uint64_t matrix,
-                                lq_tensor_source_fn get, void *user, const void **data,
-                                struct lq_error *err);
+                                lq_tensor_source_fn get, void *user, void **joined,
+                                const void **data, struct lq_error *err);
 
 /* The data at run time: borrowed from the source or the index, or joined in *joined (grown with
  * realloc; the caller frees it), good until the next call. */

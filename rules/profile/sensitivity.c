@@ -117,7 +117,7 @@ enum lq_status lq_sensitivity_measure(const struct lq_sensitivity_job *job,
                                       struct lq_sensitivity *out, struct lq_error *err)
 {
     uint64_t elems = lq_level_tensor_elems(job->tensor);
-    uint64_t want = lq_level_tensor_bytes(job->tensor, job->tensor->dtype);
+    uint64_t want = lq_level_stored_bytes(job->tensor);
     if (want == 0 || want != job->size_bytes || job->type_count > LQ_SENSITIVITY_TYPES_MAX) {
         return lq_error_set(err, LQ_EFORMAT,
                             "tensor '%s' has %" PRIu64 " bytes of data, expected %" PRIu64,

@@ -192,7 +192,7 @@ static enum lq_status get_matrix(void *user, const char *name, uint64_t matrix,
     }
     enum lq_status status = find_tensor(reader, name, tensor, err);
     if (status != LQ_OK || !reader->is_gguf) {
-        return status == LQ_OK ? lq_tensor_matrix(*tensor, matrix, get_source, reader, data, err)
+        return status == LQ_OK ? lq_tensor_matrix(*tensor, matrix, get_source, reader, &reader->bytes, data, err)
                                : status;
     }
     uint64_t size_bytes = (*tensor)->size_bytes / (*tensor)->ne[2];
@@ -379,11 +379,7 @@ static enum lq_status add_tensor(struct lq_model_inputs *out, struct lq_expand *
 {
     struct lq_arena *arena = lq_expand_arena(expand);
     const char *name = lq_arena_printf(arena, "%s%s", prefix, tensor->name);
-    const char *text =
-        lq_arena_printf(arena, "%s %llux%llux%llu permute %u%s", lq_dtype_name(tensor->dtype),
-                        (unsigned long long)tensor->ne[0], (unsigned long long)tensor->ne[1],
-                        (unsigned long long)tensor->ne[2], (unsigned)tensor->permute_heads,
-                        tensor->add_one ? " add 1" : "");
+    const char *text = lq_model_tensor_form(tensor, arena);
     if (name == NULL || text == NULL) {
         return lq_error_nomem(err, "the inputs of a step");
     }

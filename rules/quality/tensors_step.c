@@ -11,6 +11,7 @@
 #include "rules/format/gguf.h"
 #include "rules/format/qreport.h"
 #include "rules/model/hparams.h"
+#include "rules/model/packing.h"
 #include "rules/model/tensor_index.h"
 #include "rules/model/tensor_ref.h"
 #include "rules/quality/tensor_error.h"
@@ -154,12 +155,21 @@ static enum lq_status measure_tensor(struct side *original, struct side *quantiz
         status = lq_tensor_error_measure(source, original_data, tensor, quantized_data,
                                          lq_run_pool(original->run), &error, err);
     }
+    const struct lq_packing *packing = tensor->packing;
+    double bits = packing == NULL
+                      ? lq_dtype_bpw(tensor->dtype)
+                      : 8.0 * (double)tensor->size_bytes / (double)lq_level_tensor_elems(tensor);
+    const char *type = packing == NULL ? lq_dtype_name((uint32_t)tensor->dtype)
+                                       : lq_packing_type(packing, lq_run_arena(original->run));
+    if (status == LQ_OK && type == NULL) {
+        status = lq_error_nomem(err, "a report");
+    }
     if (status == LQ_OK) {
         *layer = (struct lq_qreport_layer){.layer_name = tensor->name,
-                                           .type = lq_dtype_name((uint32_t)tensor->dtype),
+                                           .type = type,
                                            .mse = error.mse,
                                            .max_error = error.max_error,
-                                           .bit_width = lq_dtype_bpw(tensor->dtype),
+                                           .bit_width = bits,
                                            .parameter_count = error.parameter_count};
     }
     return status;
@@ -269,11 +279,21 @@ static enum lq_status add_side(struct lq_expand *expand, const struct lq_artifac
     if (status != LQ_OK) {
         return status;
     }
-    size_t source_count = 0;
+    size_t source_max = lq_expand_source_count(expand, artifact);
+    bool *used = lq_arena_get_array(arena, source_max + 1, sizeof *used);
+    if (used == NULL) {
+        return lq_error_nomem(err, "a step");
+    }
     for (size_t i = 0; i < index.tensor_count; i++) {
-        size_t end = index.tensors[i].source + 1;
-        source_count = end > source_count ? end : source_count;
+        if (!lq_tensor_mark_sources(&index.tensors[i], used, source_max)) {
+            return lq_error_set(err, LQ_EINTERNAL, "tensor '%s' is in no file of the model",
+                                index.tensors[i].name);
+        }
         *cost += lq_level_tensor_elems(&index.tensors[i]) / 100;
+    }
+    size_t source_count = source_max;
+    while (source_count > 0 && !used[source_count - 1]) {
+        source_count--;
     }
     char *name = lq_arena_printf(arena, "%s.tensors", prefix);
     bool failed = name == NULL;

@@ -170,7 +170,7 @@ enum lq_status lq_encode_on_gpu(const struct lq_encode_job *job, uint64_t *row,
 {
     *row = 0;
     const struct lq_model_tensor *tensor = job->tensor;
-    bool suits = job->dtype != LQ_DTYPE_F32 && !tensor->add_one &&
+    bool suits = job->dtype != LQ_DTYPE_F32 && !tensor->add_one && tensor->packing == NULL &&
                  tensor->ne[0] <= LQ_GPU_TILE_ELEMS &&
                  lq_gpu_does(tensor->dtype, job->dtype, (size_t)tensor->ne[0]);
     struct gpu_encode gpu = {.job = job, .lease = suits ? lq_gpu_take() : NULL};

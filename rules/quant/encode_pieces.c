@@ -93,7 +93,7 @@ enum lq_status lq_encode_pieces(struct lq_run *run, const struct lq_encode_job *
         if (status == LQ_OK) {
             status = lq_encode_tensor(&job, err);
         }
-        if (status != LQ_OK && status != LQ_ECANCELLED) {
+        if (status != LQ_OK && status != LQ_ECANCELLED && count > 1) {
             return lq_error_prefix(err, "expert %llu", (unsigned long long)m);
         }
     }

@@ -362,7 +362,7 @@ static enum lq_status check_job(const struct lq_encode_job *job, struct geometry
                             " columns, which cannot be cut into blocks of %" PRIu32 " for %s",
                             name, tensor->ne[0], info->block_elems, info->name);
     }
-    uint64_t want = lq_level_tensor_bytes(tensor, tensor->dtype);
+    uint64_t want = lq_level_stored_bytes(tensor);
     if (want == 0 || want != job->size_bytes) {
         return lq_error_set(err, LQ_EFORMAT,
                             "tensor '%s' has %" PRIu64 " bytes of data, expected %" PRIu64, name,

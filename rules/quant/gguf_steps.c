@@ -341,7 +341,7 @@ static enum lq_status add_param(const struct lq_gguf_job *job, const struct tens
 
 static bool is_quantized(const struct tensor_state *state)
 {
-    return lq_level_is_quantized_type(state->tensor.dtype);
+    return lq_level_is_quantized(&state->tensor);
 }
 
 /* True when a tensor is made faster than a disk gives it back. */

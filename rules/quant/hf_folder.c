@@ -258,7 +258,7 @@ enum lq_status lq_hf_folder_check(const struct lq_expand *expand, const struct l
                             "no GGUF file",
                             where, method);
     }
-    if (!is_float || tensor->add_one || tensor->ne[2] != 1) {
+    if (!is_float || tensor->add_one || tensor->packing != NULL || tensor->ne[2] != 1) {
         return lq_error_set(err, LQ_EUNSUPPORTED,
                             "%s: '%s' is of a kind that %s cannot %s here (models of the Gemma "
                             "family, mixtures of experts and quantized ones)",

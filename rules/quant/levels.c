@@ -371,6 +371,17 @@ bool lq_level_is_quantized_type(enum lq_dtype dtype)
     return info != NULL && info->block_elems > 1;
 }
 
+bool lq_level_is_quantized(const struct lq_model_tensor *tensor)
+{
+    return tensor->packing != NULL || lq_level_is_quantized_type(tensor->dtype);
+}
+
+uint64_t lq_level_stored_bytes(const struct lq_model_tensor *tensor)
+{
+    return tensor->packing != NULL ? tensor->size_bytes
+                                   : lq_level_tensor_bytes(tensor, tensor->dtype);
+}
+
 uint64_t lq_level_tensor_elems(const struct lq_model_tensor *tensor)
 {
     uint64_t count = 1;

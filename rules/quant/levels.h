@@ -88,9 +88,13 @@ bool lq_level_is_output(const char *tensor_name);
 int64_t lq_level_layer_of(const char *tensor_name);
 /* True for types that hold blocks of quantized values. */
 bool lq_level_is_quantized_type(enum lq_dtype dtype);
+/* A tensor of such a type, or one that a checkpoint stores quantized. */
+bool lq_level_is_quantized(const struct lq_model_tensor *tensor);
 /* Bytes of the whole tensor in this type, 0 when the row is not a multiple of the block or the size
  * overflows. */
 uint64_t lq_level_tensor_bytes(const struct lq_model_tensor *tensor, enum lq_dtype dtype);
+/* Bytes of the tensor as it is in its model; 0 when its shape does not fit its type. */
+uint64_t lq_level_stored_bytes(const struct lq_model_tensor *tensor);
 /* Elements of a tensor; saturates at UINT64_MAX. */
 uint64_t lq_level_tensor_elems(const struct lq_model_tensor *tensor);
 /* A type by name, case-free ("q8_0"); false when there is none. */

@@ -155,7 +155,7 @@ enum lq_status lq_super_candidates(const struct lq_super_job *job, struct lq_buf
 {
     const struct lq_model_tensor *tensor = job->tensor;
     uint64_t elems = lq_level_tensor_elems(tensor);
-    uint64_t want = lq_level_tensor_bytes(tensor, tensor->dtype);
+    uint64_t want = lq_level_stored_bytes(tensor);
     if (tensor->ne[0] == 0 || want == 0 || want != job->size_bytes) {
         return lq_error_set(err, LQ_EFORMAT,
                             "tensor '%s' has %" PRIu64 " bytes of data, expected %" PRIu64,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/base/checked.h"
+#include "rules/model/packing.h"
 #include "rules/model/tensor_ref.h"
 #include "rules/quant/levels.h"
 
@@ -121,7 +122,7 @@ enum lq_status lq_inputs_output_importance(struct lq_expand *expand,
                                                                               : "token_embd.weight";
     const struct lq_model_tensor *norm = lq_tensor_index_find(index, "output_norm.weight");
     *found = norm != NULL && strcmp(tensor->name, output) == 0 && norm->dim_count == 1 &&
-             norm->ne[0] == tensor->ne[0] && !lq_level_is_quantized_type(norm->dtype);
+             norm->ne[0] == tensor->ne[0] && !lq_level_is_quantized(norm);
     if (!*found) {
         return LQ_OK;
     }
@@ -182,6 +183,13 @@ enum lq_status lq_inputs_tensor_params(const struct lq_model_tensor *tensor, str
     }
     if (tensor->add_one) {
         params[(*count)++] = (struct lq_step_param){"add", "1"};
+    }
+    if (tensor->packing != NULL) {
+        const char *packing = lq_packing_form(tensor->packing, arena);
+        if (packing == NULL) {
+            return lq_error_nomem(err, "the parameters of a step");
+        }
+        params[(*count)++] = (struct lq_step_param){"packing", packing};
     }
     return LQ_OK;
 }

@@ -45,7 +45,7 @@ struct lq_ref lq_inputs_importance_ref(const struct lq_importance *importance,
 /* "dtype", "ne", "permute" (only when rows are reordered) and "add" (only when 1 is added): what
  * the meaning of a tensor's bytes depends on. `params` has room for LQ_TENSOR_PARAMS_MAX; the
  * number used goes to *count. */
-enum { LQ_TENSOR_PARAMS_MAX = 4 };
+enum { LQ_TENSOR_PARAMS_MAX = 5 };
 enum lq_status lq_inputs_tensor_params(const struct lq_model_tensor *tensor, struct lq_arena *arena,
                                        struct lq_step_param *params, size_t *count,
                                        struct lq_error *err);
