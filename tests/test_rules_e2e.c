@@ -141,7 +141,7 @@ TestSuite(rules_e2e, .init = setup, .fini = teardown);
 Test(rules_e2e, kinds_are_sorted_and_complete)
 {
     const struct lq_registry *registry = lq_rules_registry();
-    cr_expect_eq(registry->rule_count, 12);
+    cr_expect_geq(registry->rule_count, 12);
     for (size_t i = 0; i < registry->rule_count; i++) {
         const struct lq_rule *rule = registry->rules[i];
         cr_expect_not_null(rule->help);
