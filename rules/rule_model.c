@@ -51,6 +51,20 @@ static enum lq_status add_shards(struct lq_sources *sources, struct lq_arena *ar
     return status;
 }
 
+/* A folder lacks something. In the hub's cache it can be completed. */
+static enum lq_status refuse_folder(const struct lq_artifact *artifact, const char *dir,
+                                    const char *lack, const char *advice, struct lq_error *err)
+{
+    const char *text = lq_attr_string(artifact, "source");
+    if (lq_hub_is_name(text) && strcmp(dir, lq_attr_path(artifact, "source")) != 0) {
+        return lq_attr_error(artifact, "source", err, LQ_EMODEL,
+                             "folder '%s' has %s; `lqbuild fetch %s` gets what is missing", dir,
+                             lack, text);
+    }
+    return lq_attr_error(artifact, "source", err, LQ_EMODEL, "folder '%s' has %s; give the %s", dir,
+                         lack, advice);
+}
+
 static enum lq_status add_tensor_files(const struct lq_artifact *artifact,
                                        struct lq_sources *sources, struct lq_arena *arena,
                                        const char *dir, struct lq_error *err)
@@ -67,16 +81,15 @@ static enum lq_status add_tensor_files(const struct lq_artifact *artifact,
     if (lq_path_exists(shards)) {
         return add_shards(sources, arena, dir, shards, err);
     }
-    return lq_attr_error(artifact, "source", err, LQ_EMODEL,
-                         "folder '%s' has neither " SINGLE_FILE " nor " SHARD_INDEX
-                         "; give the folder of a Hugging Face model with safetensors weights",
-                         dir);
+    return refuse_folder(artifact, dir, "neither " SINGLE_FILE " nor " SHARD_INDEX,
+                         "folder of a Hugging Face model with safetensors weights", err);
 }
 
 static enum lq_status add_plain_files(const struct lq_artifact *artifact,
                                       struct lq_sources *sources, struct lq_arena *arena,
                                       const char *dir, struct lq_error *err)
 {
+    static const char advice[] = "complete folder of a Hugging Face model";
     bool there[LQ_HF_FILE_COUNT] = {false};
     enum lq_status status = LQ_OK;
     for (size_t i = 0; i < LQ_HF_FILE_COUNT && status == LQ_OK; i++) {
@@ -89,16 +102,11 @@ static enum lq_status add_plain_files(const struct lq_artifact *artifact,
         status = there[i] ? lq_sources_add(sources, path, NULL, LQ_EMODEL, err) : LQ_OK;
     }
     if (status == LQ_OK && !there[LQ_HF_CONFIG]) {
-        return lq_attr_error(artifact, "source", err, LQ_EMODEL,
-                             "folder '%s' has no config.json; give the complete folder of a "
-                             "Hugging Face model",
-                             dir);
+        return refuse_folder(artifact, dir, "no config.json", advice, err);
     }
     if (status == LQ_OK && !there[LQ_HF_TOKENIZER] && !there[LQ_HF_SENTENCEPIECE]) {
-        return lq_attr_error(artifact, "source", err, LQ_EMODEL,
-                             "folder '%s' has neither tokenizer.json nor tokenizer.model; give the "
-                             "complete folder of a Hugging Face model",
-                             dir);
+        return refuse_folder(artifact, dir, "neither tokenizer.json nor tokenizer.model", advice,
+                             err);
     }
     return status;
 }

@@ -53,13 +53,15 @@ static struct hub_shared *hub;
 static struct test_server hub_server;
 static struct test_server hub_cdn;
 
+/* In one piece: a second one would wait until the first is acknowledged. */
 static void hub_reply(int fd, int status, const char *headers, const char *body)
 {
-    char head[4096];
-    snprintf(head, sizeof head, "HTTP/1.1 %d X\r\nContent-Length: %zu\r\n%s\r\n", status,
-             strlen(body), headers);
-    server_say(fd, head, strlen(head));
-    server_say(fd, body, strlen(body));
+    struct lq_buffer text;
+    lq_buffer_init(&text);
+    lq_buffer_printf(&text, "HTTP/1.1 %d X\r\nContent-Length: %zu\r\n%s\r\n%s", status,
+                     strlen(body), headers, body);
+    server_say(fd, text.data, text.size_bytes);
+    lq_buffer_fini(&text);
 }
 
 static bool hub_is_large(const char *name)

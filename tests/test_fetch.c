@@ -126,6 +126,16 @@ Test(fetch, what_is_there_is_not_loaded_again)
     expect_whole();
 }
 
+Test(fetch, equal_files_are_loaded_once)
+{
+    cr_assert_eq(system("cd hub/models/org/tiny && cp config.json generation_config.json"), 0);
+    cr_assert_eq(e2e_run("fetch org/tiny"), 0, "%s", e2e_stderr());
+    cr_expect_eq(atomic_load(&hub->files), 4);
+    cr_expect_null(strstr(e2e_stderr(), "waiting"), "%s", e2e_stderr());
+    e2e_expect_same_file(SNAPSHOT "/generation_config.json", "model/config.json");
+    expect_whole();
+}
+
 Test(fetch, a_dry_run_leaves_nothing)
 {
     cr_assert_eq(e2e_run("-n fetch org/tiny"), 0, "%s", e2e_stderr());
@@ -152,6 +162,7 @@ Test(fetch, a_recipe_gets_what_it_names)
     cr_expect_not_null(strstr(e2e_stderr(), "nothing to download"), "%s", e2e_stderr());
     /* A snapshot that another tool left with some files only. */
     cr_assert_eq(unlink(SNAPSHOT "/tokenizer.json"), 0);
+    expect_said(3, "g", "nor tokenizer.model; `lqbuild fetch hf:org/tiny` gets what is missing");
     cr_assert_eq(e2e_run("fetch"), 0, "%s", e2e_stderr());
     expect_whole();
     expect_said(7, "fetch -f none.lq", "no such recipe");
@@ -473,6 +484,36 @@ Test(fetch, two_at_once_load_everything_once)
     waited = waited || strstr(e2e_stderr(), "waiting for another process") != NULL;
     cr_expect(waited, "%s", e2e_stderr());
     expect_whole();
+}
+
+/* A signal ends waiting for a better time, too. */
+Test(fetch, a_signal_ends_waiting)
+{
+    hub_be(HUB_BUSY);
+    atomic_store(&hub->busy_left, 1000);
+    pid_t child = e2e_start("fetch org/tiny", "waits");
+    for (int i = 0; i < 400 && atomic_load(&hub->requests) == 0; i++) {
+        server_pause(25);
+    }
+    cr_expect_eq(kill(child, SIGINT), 0);
+    cr_expect_eq(e2e_wait(child), 130);
+}
+
+Test(fetch, events_say_how_far_it_is)
+{
+    atomic_store(&hub->slow_ms, 12);
+    cr_assert_eq(e2e_run("fetch org/tiny --json"), 0, "%s", e2e_stderr());
+    cr_expect_geq(e2e_count_events("fetch-progress", "\"total\":11654504,\"unit\":\"bytes\","), 1,
+                  "%s", e2e_stdout());
+    cr_expect_geq(e2e_count_events("fetch-progress", "\"seconds_left\":"), 1, "%s", e2e_stdout());
+    cr_expect_str_eq(e2e_stderr(), "");
+    cr_assert_eq(e2e_run("fetch org/tiny --format json"), 0, "%s", e2e_stderr());
+    cJSON *json = cJSON_Parse(e2e_stdout());
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(json, "fetched");
+    cr_assert_eq(cJSON_GetArraySize(list), 1, "%s", e2e_stdout());
+    const cJSON *files = cJSON_GetObjectItemCaseSensitive(list->child, "files");
+    cr_expect_eq(cJSON_GetArraySize(files), 5, "%s", e2e_stdout());
+    cJSON_Delete(json);
 }
 
 Test(fetch, the_environment_says_no)

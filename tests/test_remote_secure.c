@@ -94,6 +94,49 @@ Test(remote_secure, https_asks_who_the_server_is)
     cr_expect_geq(e2e_count_events("warning", "nowhere.pem"), 1, "%s", e2e_stdout());
 }
 
+/* A hub that knows one small model, whose files it redirects to where nothing is encrypted. */
+Test(remote_secure, a_download_does_not_leave_https)
+{
+    static const char commit[] = "0123456789abcdef0123456789abcdef01234567";
+    char lines[1024];
+    char endpoint[64];
+    char command[512];
+    struct test_server plain;
+    make_certificate("server");
+    server_start(&plain, ".");
+    snprintf(lines, sizeof lines,
+             "    ssl_certificate %s/server.pem; ssl_certificate_key %s/server.key;\n"
+             "    location /org/ { return 302 http://127.0.0.1:%d/x; }\n",
+             e2e_folder, e2e_folder, plain.port);
+    start_nginx("ssl", lines);
+    snprintf(command, sizeof command,
+             "mkdir -p %s/api/models/org/x/revision %s/api/models/org/x/tree", root, root);
+    cr_assert_eq(system(command), 0);
+    snprintf(command, sizeof command, "%s/api/models/org/x/revision/main", root);
+    e2e_write(command, "{\"sha\":\"%s\"}", commit);
+    snprintf(command, sizeof command, "%s/api/models/org/x/tree/%s", root, commit);
+    e2e_write(command,
+              "[{\"type\":\"file\",\"path\":\"config.json\",\"size\":2,\"oid\":\"%s\"},"
+              "{\"type\":\"file\",\"path\":\"tokenizer.json\",\"size\":2,\"oid\":\"%s\"},"
+              "{\"type\":\"file\",\"path\":\"model.safetensors\",\"size\":2,\"oid\":\"%s\"}]",
+              commit, commit, commit);
+    snprintf(endpoint, sizeof endpoint, "https://127.0.0.1:%d", nginx_port);
+    setenv("HF_ENDPOINT", endpoint, 1);
+    setenv("HF_HUB_CACHE", "hub", 1);
+    setenv("HF_TOKEN", "sesame", 1);
+    unsetenv("HF_HUB_OFFLINE");
+    unsetenv("SSL_CERT_FILE");
+    cr_expect_eq(e2e_run("fetch org/x"), 1, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "certificate"), "%s", e2e_stderr());
+    setenv("SSL_CERT_FILE", "server.pem", 1);
+    cr_expect_eq(e2e_run("-n fetch org/x"), 0, "%s", e2e_stderr());
+    cr_expect_eq(e2e_run("fetch org/x"), 1, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "redirects to where it is not followed"), "%s",
+                       e2e_stderr());
+    cr_expect_eq(atomic_load(&plain.shared->requests), 0);
+    server_stop(&plain);
+}
+
 Test(remote_secure, netrc_opens_the_door)
 {
     char lines[512];

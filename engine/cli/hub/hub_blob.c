@@ -230,6 +230,12 @@ static bool take(void *user, const void *data, size_t size_bytes, struct lq_erro
     return true;
 }
 
+static bool is_stopped(void *user)
+{
+    const struct lq_hub_watch *watch = ((struct download *)user)->blob->watch;
+    return watch->stopped(watch->user);
+}
+
 /* Throws away what is there. */
 static enum lq_status restart(void *user, struct lq_error *err)
 {
@@ -280,8 +286,11 @@ static enum lq_status load(struct download *download, bool *agrees, char hex[LQ_
                            struct lq_error *err)
 {
     const struct lq_hub_blob *blob = download->blob;
-    struct lq_hub_sink sink = {
-        .received = download->size_bytes, .take = take, .restart = restart, .user = download};
+    struct lq_hub_sink sink = {.received = download->size_bytes,
+                               .take = take,
+                               .stopped = is_stopped,
+                               .restart = restart,
+                               .user = download};
     enum lq_status status =
         lq_hub_read(blob->hub, blob->name, blob->commit, blob->file, &sink, err);
     *agrees = status == LQ_OK && checker_agrees(&download->checker, hex);

@@ -181,15 +181,16 @@ static enum lq_status explain(const struct lq_hub *hub, const struct subject *su
 
 /* ---- one request, repeated ---- */
 
-static bool is_cancelled(const struct lq_hub *hub)
+static bool is_stopped(const struct lq_hub *hub, const struct lq_hub_sink *sink)
 {
-    return atomic_load(hub->options.cancel);
+    return atomic_load(hub->options.cancel) ||
+           (sink != NULL && sink->stopped != NULL && sink->stopped(sink->user));
 }
 
-static void pause_ms(const struct lq_hub *hub, unsigned wait_ms)
+static void pause_ms(const struct lq_hub *hub, const struct lq_hub_sink *sink, unsigned wait_ms)
 {
     enum { STEP_MS = 50 };
-    for (unsigned waited = 0; waited < wait_ms && !is_cancelled(hub); waited += STEP_MS) {
+    for (unsigned waited = 0; waited < wait_ms && !is_stopped(hub, sink); waited += STEP_MS) {
         struct timespec step = {.tv_nsec = (long)STEP_MS * 1000000};
         (void)nanosleep(&step, NULL);
     }
@@ -230,20 +231,25 @@ static enum lq_status ask(struct lq_hub *hub, const struct subject *subject, con
         outcome = lq_http_perform(connection->http, &request, response);
         /* A part that breaks off is progress, when one can go on from there. */
         attempt = sink != NULL && sink->received > before ? 0 : attempt + 1;
-        if (!may_pass(outcome, response) || is_cancelled(hub) ||
+        if (!may_pass(outcome, response) || is_stopped(hub, sink) ||
             (sink != NULL && sink->received == size_bytes)) {
             break;
         }
         if (attempt < ATTEMPTS_MAX) {
             unsigned shift = attempt == 0 ? 0 : attempt - 1;
-            pause_ms(hub, response->wait_seconds > 0 ? response->wait_seconds * 1000
-                                                     : (unsigned)PAUSE_MS_MIN << shift);
+            pause_ms(hub, sink,
+                     response->wait_seconds > 0 ? response->wait_seconds * 1000
+                                                : (unsigned)PAUSE_MS_MIN << shift);
         }
     }
     give_connection(hub, connection);
     /* However the connection ended. */
     if (sink != NULL && sink->received == size_bytes && may_pass(outcome, response)) {
         outcome = LQ_HTTP_OK;
+    }
+    /* Whatever went wrong before, it is over because somebody wanted that. */
+    if (outcome != LQ_HTTP_OK && is_stopped(hub, sink)) {
+        outcome = LQ_HTTP_CANCELLED;
     }
     return explain(hub, subject, outcome, response, err);
 }

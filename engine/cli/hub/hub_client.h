@@ -42,6 +42,8 @@ enum lq_status lq_hub_list(struct lq_hub *hub, const struct lq_hub_name *name, c
 struct lq_hub_sink {
     uint64_t received; /* bytes that are there; the client asks for the rest and counts on */
     lq_http_take_fn take;
+    /* True: do not wait for a better time. May be NULL. */
+    bool (*stopped)(void *user);
     /* The server cannot go on in the middle: nothing has been received. */
     enum lq_status (*restart)(void *user, struct lq_error *err);
     void *user;

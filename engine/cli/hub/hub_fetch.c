@@ -19,6 +19,18 @@
 /* More connections do not make a download faster, and servers count them. */
 enum { CONNECTIONS = 4 };
 
+/* Files of equal content, which stand beside each other by their size, are loaded once. */
+static bool is_repeated(const struct lq_hub_choice *choice, size_t index)
+{
+    const struct lq_hub_file *file = choice->files[index];
+    for (size_t i = index; i > 0 && choice->files[i - 1]->size_bytes == file->size_bytes; i--) {
+        if (strcmp(choice->files[i - 1]->id, file->id) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* ---- contents ---- */
 
 struct loading {
@@ -68,6 +80,10 @@ static void load_one(void *user, size_t index)
         .check = fetch->check,
         .watch = &watch,
     };
+    if (is_repeated(&fetch->choice, index)) {
+        moved(loading, (int64_t)blob.file->size_bytes);
+        return;
+    }
     if (is_stopped(loading)) {
         return;
     }
@@ -121,7 +137,7 @@ static void count_missing(struct lq_hub_fetch *fetch, const char *folder, struct
     fetch->missing_bytes = 0;
     for (size_t i = 0; i < fetch->choice.count; i++) {
         const struct lq_hub_file *file = fetch->choice.files[i];
-        if (!lq_hub_blob_is_there(folder, file, arena)) {
+        if (!is_repeated(&fetch->choice, i) && !lq_hub_blob_is_there(folder, file, arena)) {
             fetch->missing_bytes += file->size_bytes - lq_hub_blob_begun(folder, file, arena);
         }
     }
