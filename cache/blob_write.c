@@ -2,7 +2,6 @@
 #include <string.h>
 
 #include "cache/blob_writer.h"
-#include "engine/base/checked.h"
 #include "engine/base/compiler.h"
 #include "engine/base/limits.h"
 

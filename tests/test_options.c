@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 #include <string.h>
 
+#include "engine/base/text.h"
 #include "engine/cli/options.h"
 
 static const struct lq_option options[] = {
@@ -145,6 +146,16 @@ Test(options, errors_suggest)
     expect_error(PARSE("--progress=plane"), "did you mean 'plain'?");
     expect_error(PARSE("--progress", ""), "expected one of");
     expect_error(PARSE("--="), "unknown option");
+}
+
+Test(options, a_suggestion_has_something_of_what_was_typed)
+{
+    static const char *const numbers[] = {"2", "32"};
+    static const char *const names[] = {"k", "ab"};
+    cr_expect_null(lq_text_nearest("5", numbers, 2));
+    cr_expect_null(lq_text_nearest("x", names, 2));
+    cr_expect_str_eq(lq_text_nearest("3", numbers, 2), "32");
+    cr_expect_str_eq(lq_text_nearest("ba", names, 2), "ab");
 }
 
 Test(options, whole_numbers_are_checked)

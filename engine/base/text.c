@@ -100,7 +100,8 @@ const char *lq_text_nearest(const char *text, const char *const *candidates, siz
             continue;
         }
         size_t d = distance(text, length, candidates[i], other);
-        if (d < best_distance) {
+        size_t longer = other > length ? other : length;
+        if (d < best_distance && d < longer) { /* something of what was typed must be there */
             best_distance = d;
             best = candidates[i];
         }
