@@ -5,7 +5,9 @@
 #include "kernels/kernels.h"
 #include "rules/format/safetensors.h"
 #include "rules/quant/bit_words.h"
+#include "tests/arch_configs.h"
 #include "tests/e2e.h"
+#include "tests/make_arch.h"
 
 static void init(void)
 {
@@ -120,7 +122,7 @@ static const cJSON *member(const cJSON *object, const char *name)
 }
 
 /* Every matrix changes less at the outputs than rounding would change it. */
-static void expect_gains(const char *path)
+static void expect_gains(const char *path, size_t matrix_count)
 {
     cJSON *report = read_json(path);
     const cJSON *matrix = NULL;
@@ -133,7 +135,7 @@ static void expect_gains(const char *path)
         cr_expect(share > 0.0 && share < rounding, "%s: %g, by rounding %g", name, share, rounding);
         count++;
     }
-    cr_expect_eq(count, 42);
+    cr_expect_eq(count, matrix_count);
     cJSON_Delete(report);
 }
 
@@ -198,7 +200,7 @@ Test(e2e_gptq, files_hold_what_the_model_was)
         cJSON_Delete(config);
         cJSON_Delete(alone);
         snprintf(path, sizeof path, "%s/gptq.json", folder);
-        expect_gains(path);
+        expect_gains(path, 42);
         snprintf(path, sizeof path, "%s/tokenizer.json", folder);
         e2e_expect_same_file(path, "model/tokenizer.json");
     }
@@ -256,4 +258,126 @@ Test(e2e_gptq, what_cannot_be_is_said)
         cr_expect_not_null(strstr(e2e_stderr(), cases[i].said), "%s", e2e_stderr());
         cr_expect_not(lq_path_exists("model-GPTQ-4bit-g128"));
     }
+}
+
+/* ---- other models ---- */
+
+static const char folder_command[] =
+    "quantize folder gptq --calibration-data words.txt --calibration-samples 128 --sequence 16 "
+    "-o out --progress none ";
+
+static void make_folder(const char *config, make_arch_edit_fn edit)
+{
+    struct lq_error err = {0};
+    cr_assert_eq(make_arch_write(config, "folder", edit, NULL, &err), LQ_OK, "%s", err.message);
+}
+
+/* Biases, norms of heads, fused matrices, windows, norms behind, long positions. */
+Test(e2e_gptq, architectures_of_dense_layers)
+{
+    static const struct {
+        const char *name;
+        size_t matrix_count; /* of a layer */
+    } cases[] = {{"qwen2", 7}, {"qwen3", 7}, {"phi3", 4}, {"gemma2", 7}, {"gemma3", 7}};
+    for (size_t c = 0; c < LQ_COUNT_OF(cases); c++) {
+        make_folder(arch_config_find(cases[c].name)->text, NULL);
+        cr_assert_eq(e2e_run("%s --bits 3 --group-size 32", folder_command), 0, "%s: %s",
+                     cases[c].name, e2e_stderr());
+        cJSON *config = read_json("folder/config.json");
+        size_t layers = (size_t)member(config, "num_hidden_layers")->valueint;
+        cJSON_Delete(config);
+        expect_gains("out/gptq.json", layers * cases[c].matrix_count);
+    }
+}
+
+static const char odd_config[] =
+    "{\"architectures\": [\"LlamaForCausalLM\"], \"hidden_size\": 128, \"intermediate_size\": %d, "
+    "\"num_hidden_layers\": 1, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, "
+    "\"max_position_embeddings\": 2048, \"vocab_size\": 512, \"rms_norm_eps\": 1e-5, "
+    "\"bos_token_id\": 509, \"eos_token_id\": 510, \"hidden_act\": \"silu\", "
+    "\"tie_word_embeddings\": false}";
+
+Test(e2e_gptq, shapes_that_do_not_fit)
+{
+    char config[640];
+    snprintf(config, sizeof config, odd_config, 200); /* no multiple of 32 */
+    make_folder(config, NULL);
+    cr_expect_eq(e2e_run("%s --group-size 32", folder_command), 17, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "multiples of that"), "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "200"), "%s", e2e_stderr());
+    snprintf(config, sizeof config, odd_config, 224); /* one, but not of 64 */
+    make_folder(config, NULL);
+    cr_expect_eq(e2e_run("%s --group-size 64", folder_command), 17, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "a smaller group_size"), "%s", e2e_stderr());
+    cr_expect_eq(e2e_run("%s --group-size 32", folder_command), 0, "%s", e2e_stderr());
+    cr_expect_eq(e2e_run("%s --group-size -1", folder_command), 0, "%s", e2e_stderr());
+}
+
+Test(e2e_gptq, mixtures_are_refused)
+{
+    make_folder(arch_config_find("mixtral")->text, NULL);
+    cr_expect_eq(e2e_run("%s", folder_command), 17, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "mixtures of experts"), "%s", e2e_stderr());
+    cr_expect_not(lq_path_exists("out"));
+}
+
+static bool poison(void *user, const struct make_arch_tensor *tensor, float *values)
+{
+    (void)user;
+    if (strstr(tensor->name, "layers.0.self_attn.o_proj") != NULL) {
+        values[3 * tensor->cols + 5] = NAN;
+    }
+    return true;
+}
+
+static bool grow(void *user, const struct make_arch_tensor *tensor, float *values)
+{
+    (void)user;
+    if (strstr(tensor->name, "layers.0.mlp.down_proj") != NULL) {
+        values[7] = 1e7F;
+    }
+    return true;
+}
+
+static bool silence(void *user, const struct make_arch_tensor *tensor, float *values)
+{
+    (void)user;
+    for (uint64_t j = 0; strstr(tensor->name, "input_layernorm") != NULL && j < tensor->cols; j++) {
+        values[j] = 0.0F;
+    }
+    return true;
+}
+
+Test(e2e_gptq, weights_that_are_damaged_too_large_or_not_used)
+{
+    char config[640];
+    snprintf(config, sizeof config, odd_config, 256);
+    make_folder(config, poison);
+    cr_expect_eq(e2e_run("%s", folder_command), 9, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "'blk.0.attn_output.weight' holds NaN"), "%s",
+                       e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "row 3, column 5"), "%s", e2e_stderr());
+    make_folder(config, grow);
+    cr_expect_eq(e2e_run("%s", folder_command), 16, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "half precision"), "%s", e2e_stderr());
+    cr_expect_not(lq_path_exists("out/model.safetensors"));
+    make_folder(config, silence); /* q, k, v and the attention's output see zeros only */
+    cr_assert_eq(e2e_run("%s", folder_command), 0, "%s", e2e_stderr());
+    cJSON *report = read_json("out/gptq.json");
+    const cJSON *matrix = NULL;
+    cJSON_ArrayForEach(matrix, member(report, "layers"))
+    {
+        bool is_dead = strstr(member(matrix, "layer_name")->valuestring, "self_attn") != NULL;
+        cr_expect_eq(member(matrix, "dead_columns")->valueint, is_dead ? 128 : 0);
+    }
+    cJSON_Delete(report);
+}
+
+/* 256 tokens, most of them the same, are no measure of 768 columns. */
+Test(e2e_gptq, too_little_text_takes_more_damping)
+{
+    cr_assert_eq(e2e_run("quantize model gptq --calibration-data words.txt --calibration-samples "
+                         "128 --sequence 2 --damp 0.0001 -o out --progress none"),
+                 0, "%s", e2e_stderr());
+    cr_expect_not_null(strstr(e2e_stderr(), "needed a damping of"), "%s", e2e_stderr());
 }
