@@ -1,4 +1,5 @@
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -103,6 +104,18 @@ static void destroy(struct lq_gpu_device *gpu, struct lq_gpu_ahead *ahead)
     free(ahead);
 }
 
+/* With all signals blocked: they are for the threads of the program. */
+static bool start_thread(struct lq_gpu_ahead *ahead)
+{
+    sigset_t all;
+    sigset_t before;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    bool started = pthread_create(&ahead->thread, NULL, copy_parts, ahead) == 0;
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return started;
+}
+
 /* False where it cannot be: then nothing is copied ahead. */
 static bool start(struct lq_gpu_device *gpu)
 {
@@ -123,7 +136,7 @@ static bool start(struct lq_gpu_device *gpu)
         why = gpu->module->alloc_host(gpu->context, SLOTS * LQ_GPU_STAGING_BYTES, &staging);
     }
     ahead->staging = staging;
-    if (why != NULL || pthread_create(&ahead->thread, NULL, copy_parts, ahead) != 0) {
+    if (why != NULL || !start_thread(ahead)) {
         destroy(gpu, ahead);
         return false;
     }

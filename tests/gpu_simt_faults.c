@@ -3,6 +3,7 @@
 #include "tests/gpu_simt_device.h"
 
 #include "kernels/gpu_flash.h"
+#include "kernels/gpu_flash_back.h"
 #include "kernels/gpu_heads.h"
 
 static size_t first_of(size_t block)
@@ -218,4 +219,14 @@ void simt_softmax(const void *args, size_t block)
 void simt_flash(const void *args, size_t block)
 {
     lq_gpu_flash_64_block(args, block);
+}
+
+void simt_queries(const void *args, size_t block)
+{
+    lq_gpu_queries_64_block(args, block);
+}
+
+void simt_keys(const void *args, size_t block)
+{
+    lq_gpu_keys_64_block(args, block);
 }

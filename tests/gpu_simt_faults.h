@@ -42,5 +42,7 @@ SIMT_KERNELS(SIMT_DECLARE)
 void simt_norm(const void *args, size_t block);
 void simt_softmax(const void *args, size_t block);
 void simt_flash(const void *args, size_t block);
+void simt_queries(const void *args, size_t block);
+void simt_keys(const void *args, size_t block);
 
 #endif

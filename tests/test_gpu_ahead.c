@@ -2,10 +2,14 @@
  * copied by then, and streams never meet in memory without an order. The GPU is the fake one, whose
  * streams either all wait or all but one hurry, and which knows of races (gpu_races.h). */
 #include <criterion/criterion.h>
+#include <dirent.h>
 #include <math.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "engine/base/compiler.h"
 #include "kernels/gpu_device.h"
@@ -256,6 +260,49 @@ Test(gpu_ahead, a_nan_that_was_copied_ahead_is_found)
     gpu->ops->load(gpu, layer[0].dtype, layer[0].bytes, layer[0].rows, COLS, to, &finite);
     cr_expect_null(gpu->ops->failure(gpu));
     cr_expect_not(finite);
+    for (size_t i = 0; i < LISTED; i++) {
+        free_tensor(&layer[i]);
+    }
+    gpu->ops->destroy(gpu);
+}
+
+/* The masks of blocked signals of all threads but this one, all of which the device has started. */
+static size_t count_open_threads(void)
+{
+    size_t count = 0;
+    DIR *tasks = opendir("/proc/self/task");
+    cr_assert_not_null(tasks);
+    for (struct dirent *entry = readdir(tasks); entry != NULL; entry = readdir(tasks)) {
+        char path[320];
+        char line[256];
+        unsigned long long blocked = ~0ull;
+        snprintf(path, sizeof path, "/proc/self/task/%s/status", entry->d_name);
+        FILE *status = atol(entry->d_name) == (long)getpid() ? NULL : fopen(path, "r");
+        while (status != NULL && fgets(line, sizeof line, status) != NULL) {
+            (void)sscanf(line, "SigBlk: %llx", &blocked);
+        }
+        if (status != NULL) {
+            fclose(status);
+            count += (blocked >> (SIGINT - 1) & blocked >> (SIGTERM - 1) & 1) == 0;
+        }
+    }
+    closedir(tasks);
+    return count;
+}
+
+/* Signals are for the program's own threads, as wherever it starts one. */
+Test(gpu_ahead, the_thread_takes_no_signals)
+{
+    struct tensor layer[LISTED];
+    sigset_t after;
+    open_gpu("");
+    make_layer(layer, 4);
+    size_t before = count_open_threads();
+    expect_layer(layer);
+    cr_expect_eq(count_open_threads(), before);
+    cr_assert_eq(pthread_sigmask(SIG_SETMASK, NULL, &after), 0);
+    cr_expect_eq(sigismember(&after, SIGINT), 0);
+    gpu->ops->settle(gpu);
     for (size_t i = 0; i < LISTED; i++) {
         free_tensor(&layer[i]);
     }

@@ -1,5 +1,7 @@
 /* What finds faults of kernels (gpu_simt.h, gpu_shadow.h) finds those of gpu_simt_faults.c, and
- * says which; barriers that the program's own operations need are missed when they are dropped. */
+ * says which; barriers that the program's own operations need are missed when they are dropped. Not
+ * in builds with ThreadSanitizer, whose library gpu_shadow.c takes the place of: functions of the
+ * same names are told of accesses. There is one thread here, so there is nothing for it to find. */
 #include <criterion/criterion.h>
 #include <limits.h>
 #include <stdio.h>
@@ -113,7 +115,8 @@ static unsigned missed(gpu_simt_run_fn run, const void *args, size_t args_bytes,
  * five steps of their sum. A softmax has twice as many, of which the last is followed by nobody who
  * reads what another wrote. Attention to 128 keys by 32 has one in front, and two for each of four
  * tiles: behind copies that arrive, and before others go to the same place, which the last two
- * tiles do not see any more. */
+ * tiles do not see any more. So has the gradient of keys, and that of queries, which walks over the
+ * tiles twice. */
 Test(gpu_simt, barriers_that_are_needed_are_missed)
 {
     enum { ROWS = 8, COLS = 256, SEQUENCE = 128, DIM = 64, KEYS = 40 };
@@ -148,6 +151,12 @@ Test(gpu_simt, barriers_that_are_needed_are_missed)
                                            .head_dim = DIM,
                                            .scale = 1.0f}};
     cr_assert_eq(missed(simt_flash, &flash, sizeof flash, 9), 6);
+    float *stats = device_memory(SEQUENCE * 3 * sizeof(float), false);
+    const struct lq_gpu_queries_64 back = {
+        {.flash = flash.flash, .out_grad = heads, .rows = x, .grad_rows = x, .stats = stats}};
+    cr_assert_eq(missed(simt_queries, &back, sizeof back, 17), 14);
+    cr_assert_eq(missed(simt_keys, &back, sizeof back, 9), 6);
+    give_back(stats);
     give_back(x);
     give_back(weight);
     give_back(out);
