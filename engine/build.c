@@ -240,6 +240,7 @@ static void loop(struct lq_build *build)
         if (build->node_queue != NULL || build->woken != NULL) {
             continue;
         }
+        lq_transient_sweep(build);
         bool idle = build->jobs_under_way == 0 && build->waits_under_way == 0;
         if (idle && (build->locked == NULL || build->stopping)) {
             return;

@@ -81,6 +81,7 @@ struct lq_build {
     struct lq_held *held; /* transient outputs in memory */
     uint64_t held_bytes;
     struct lq_claim *claims[LQ_BUILD_CLAIM_BUCKETS];
+    struct lq_claim *unclaimed;   /* to be swept */
     struct lq_remember *remember; /* a queue, oldest first */
     struct lq_remember **remember_end;
     uint64_t removals; /* of the cache, before the build began */
@@ -172,8 +173,10 @@ void lq_transient_name(const struct lq_task *task, const char *output, struct lq
 void lq_transient_claim(struct lq_build *build, struct lq_task *task);
 /* A task will read it again. */
 void lq_transient_reclaim(struct lq_build *build, struct lq_task_output *output);
-/* Nobody will read it any more. */
+/* Nobody will read it any more. What is in the cache waits for the sweep. */
 void lq_transient_drop(struct lq_build *build, struct lq_task_output *output);
+/* Removes from the cache what nobody claims: flushes of the disk, so for when steps are running. */
+void lq_transient_sweep(struct lq_build *build);
 /* NULL when it is not in memory. */
 struct lq_held *lq_held_find(const struct lq_build *build, const struct lq_digest *digest);
 /* Takes it. */

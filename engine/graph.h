@@ -132,6 +132,8 @@ struct lq_claim {
     struct lq_claim *next;
     struct lq_digest digest;
     size_t count;
+    bool unclaimed; /* in the list of those whose outputs go */
+    struct lq_claim *next_unclaimed;
 };
 
 /* A list of tasks that wait for something. */

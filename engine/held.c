@@ -6,7 +6,8 @@
  * What is held is lost when the build is killed; it is made again from the newest outputs in front
  * of it that are in the cache, so those must not be dropped before. Each output in the cache is
  * claimed by itself while it has readers, and by every output that is not in the cache and would be
- * made from it; without a claim it goes. All on the build's thread. */
+ * made from it; without a claim it goes, when steps that waited for its reader have begun. All on
+ * the build's thread. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -139,13 +140,27 @@ static bool add_claim(struct lq_build *build, const struct lq_digest *digest)
 static void give_claim(struct lq_build *build, const struct lq_digest *digest)
 {
     struct lq_claim *claim = find_claim(build, digest);
-    struct lq_error err;
     if (claim == NULL || claim->count == 0) {
         return;
     }
     claim->count--;
-    if (claim->count == 0 && lq_blob_drop(build->cache, digest, &err) != LQ_OK) {
-        lq_build_warn(build, err.message);
+    if (claim->count == 0 && !claim->unclaimed) {
+        claim->unclaimed = true;
+        claim->next_unclaimed = build->unclaimed;
+        build->unclaimed = claim;
+    }
+}
+
+void lq_transient_sweep(struct lq_build *build)
+{
+    while (build->unclaimed != NULL) {
+        struct lq_claim *claim = build->unclaimed;
+        struct lq_error err;
+        build->unclaimed = claim->next_unclaimed;
+        claim->unclaimed = false;
+        if (claim->count == 0 && lq_blob_drop(build->cache, &claim->digest, &err) != LQ_OK) {
+            lq_build_warn(build, err.message);
+        }
     }
 }
 
