@@ -205,6 +205,9 @@ Test(e2e_gptq, files_hold_what_the_model_was)
         e2e_expect_same_file(path, "model/tokenizer.json");
     }
     close_weights(&was);
+    /* And it is a model again. */
+    cr_expect_eq(e2e_run("quantize out3 gguf -q F16 --allow-requantize -o back.gguf"), 0, "%s",
+                 e2e_stderr());
 }
 
 /* Threads change no byte; another group size finds the first products, and nothing else runs again
