@@ -313,7 +313,7 @@ static enum lq_status add_measure(struct profile_plan *plan, const struct lq_mod
     }
     struct lq_step_output output = {.name = "errors"};
     struct lq_step step = {.op = "profile.measure",
-                           .version = 5,
+                           .version = 6,
                            .label = tensor->name,
                            .run = run_measure,
                            .state = tensor,
@@ -627,7 +627,7 @@ static enum lq_status expand(struct lq_expand *expand, struct lq_error *err)
 
 const struct lq_rule lq_rule_profile = {
     .kind = "profile",
-    .version = 7,
+    .version = 8,
     .help = "a type for every layer: a preset, a file, or found for a target size",
     .attrs = attrs,
     .attr_count = LQ_COUNT_OF(attrs),

@@ -19,9 +19,6 @@
  * nearest level is far away. */
 #define GRID_TURN_STEEP 2.0f
 
-/* How much further integers are tried where one weight dominates. */
-#define GRID_REACH_MORE 3
-
 /* The point word of a group that is shifted down has this bit. */
 #define GRID_SHIFT_DOWN 0x10000u
 
@@ -216,8 +213,10 @@ struct grid_real {
     lane_f scale, gain, shift;
 };
 
+/* Keeps the scale that the points of 1 / inverse lead to where it is better, in the lanes of
+ * `where`, all of them for NULL. */
 LANE_FN void grid_try(const struct grid_shape *shape, const struct lq_near *near, const float *x,
-                      const float *w, lane_f inverse, struct grid_real *best)
+                      const float *w, lane_f inverse, const lane_m *where, struct grid_real *best)
 {
     lane_f zero = lane_set(0.0f);
     lane_f shift = lane_set(shape->shift == GRID_SHIFT_PROBLEM ? 0.125f : 0.0f);
@@ -229,6 +228,7 @@ LANE_FN void grid_try(const struct grid_shape *shape, const struct lq_near *near
         lane_f scale = cross / sums.square;
         lane_f gain = scale * cross;
         lane_m better = lane_less(best->gain, gain);
+        better = where == NULL ? better : lane_and(better, *where);
         best->scale = lane_select(better, scale, best->scale);
         best->gain = lane_select(better, gain, best->gain);
         best->shift = lane_select(better, shift, best->shift);
@@ -236,9 +236,34 @@ LANE_FN void grid_try(const struct grid_shape *shape, const struct lq_near *near
     }
 }
 
-LANE_FN struct grid_real grid_search(const struct grid_shape *shape, const struct lq_near *near,
-                                     const float *x, const float *w)
+/* Scales that put the value with the largest weighted square on each of the levels: where one
+ * weight dominates, no other value matters as much as how near that one comes to a level. */
+LANE_FN void grid_try_heaviest(const struct grid_shape *shape, const struct lq_near *near,
+                               const float *x, const float *w, lane_m where, struct grid_real *best)
 {
+    static const float shifted[3] = {0.125f, 0.875f, 1.125f};
+    lane_f square = lane_set(0.0f);
+    lane_f heaviest = lane_set(0.0f);
+    for (size_t i = 0; i < shape->elem_count * LANES; i += LANES) {
+        lane_f magnitude = lane_abs(lane_load(x + i));
+        lane_f its_square = lane_load(w + i) * magnitude * magnitude;
+        lane_m heavier = lane_less(square, its_square);
+        square = lane_select(heavier, its_square, square);
+        heaviest = lane_select(heavier, magnitude, heaviest);
+    }
+    lane_f inverse = symmetric_inverse(heaviest);
+    const float *levels = shape->shift == GRID_SHIFT_NONE ? shape->levels : shifted;
+    size_t level_count = shape->shift == GRID_SHIFT_NONE ? (size_t)shape->radix : 3;
+    for (size_t k = 0; k < level_count; k++) {
+        grid_try(shape, near, x, w, lane_set(levels[k]) * inverse, &where, best);
+    }
+}
+
+LANE_FN struct grid_real grid_search(const struct grid_shape *shape, const struct lq_near *near,
+                                     const struct tile *tile, size_t p)
+{
+    const float *x = tile->x + p * shape->elem_count;
+    const float *w = tile->w + p * shape->elem_count;
     lane_f peak = lane_set(0.0f);
     for (size_t i = 0; i < shape->elem_count * LANES; i += LANES) {
         peak = lane_max(peak, lane_abs(lane_load(x + i)));
@@ -248,10 +273,13 @@ LANE_FN struct grid_real grid_search(const struct grid_shape *shape, const struc
     best.shift = lane_set(shape->shift == GRID_SHIFT_PROBLEM ? 0.125f : 0.0f);
     for (size_t k = 0; k < shape->step_count; k++) {
         float anchor = shape->first + shape->step * (float)k;
-        grid_try(shape, near, x, w, lane_set(anchor) * peak_inverse, &best);
+        grid_try(shape, near, x, w, lane_set(anchor) * peak_inverse, NULL, &best);
+    }
+    if (super_any_dominated(tile)) {
+        grid_try_heaviest(shape, near, x, w, super_dominated_lanes(tile, p), &best);
     }
     for (size_t k = 0; k < shape->repeat_count; k++) {
-        grid_try(shape, near, x, w, symmetric_inverse(best.scale), &best);
+        grid_try(shape, near, x, w, symmetric_inverse(best.scale), NULL, &best);
     }
     return best;
 }
@@ -318,8 +346,7 @@ LANE_FN void grid_start(const struct tile *tile, const struct grid_shape *shape,
 {
     float weight[TILE_PROBLEMS_MAX];
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
-        size_t at = p * shape->elem_count;
-        struct grid_real real = grid_search(shape, near, tile->x + at, tile->w + at);
+        struct grid_real real = grid_search(shape, near, tile, p);
         lane_store(fit->odd + p, real.scale);
         lane_store(fit->shift + p, real.shift);
         lane_f square = lane_max(real.scale * real.scale, lane_set(0x1p-100f));
@@ -349,8 +376,8 @@ struct grid_walk {
 
 /* Tries the integer k / 2 away from the start, odd k above and even k below. */
 LANE_FN void grid_trial(const struct tile *tile, const struct grid_shape *shape,
-                        const struct lq_near *near, size_t p, int k, const lane_m *where,
-                        struct grid_walk *walk, struct grid_moves *moves)
+                        const struct lq_near *near, size_t p, int k, struct grid_walk *walk,
+                        struct grid_moves *moves)
 {
     const float *x = tile->x + p * shape->elem_count;
     const float *w = tile->w + p * shape->elem_count;
@@ -363,7 +390,6 @@ LANE_FN void grid_trial(const struct tile *tile, const struct grid_shape *shape,
     struct grid_sums sums = grid_pass(shape, near, shape->search_pairs, x, w,
                                       symmetric_inverse(scale), walk->shift, scale, &error, NULL);
     lane_m better = lane_less(error, walk->error);
-    better = where == NULL ? better : lane_and(better, *where);
     walk->best = lane_select(better, odd, walk->best);
     walk->error = lane_select(better, error, walk->error);
     moves->cross = lane_select(better, sums.cross * odd, moves->cross);
@@ -378,11 +404,8 @@ LANE_FN void grid_trials(const struct tile *tile, const struct grid_shape *shape
     struct grid_walk walk = {.start = start, .d = super_lanes(tile, p, fit->d), .best = start};
     walk.shift = lane_load(fit->shift + p);
     walk.error = lane_set(INFINITY);
-    int near_end = 2 * shape->trial_reach;
-    int end = near_end + (super_any_dominated(tile) ? 2 * GRID_REACH_MORE : 0);
-    lane_m where = super_dominated_lanes(tile, p);
-    for (int k = 0; k <= end; k++) {
-        grid_trial(tile, shape, near, p, k, k <= near_end ? NULL : &where, &walk, moves);
+    for (int k = 0; k <= 2 * shape->trial_reach; k++) {
+        grid_trial(tile, shape, near, p, k, &walk, moves);
     }
     lane_store(fit->odd + p, walk.best);
     lane_store(fit->error + p, walk.error);
@@ -458,24 +481,56 @@ LANE_FN struct grid_fit grid_fit_scales(const struct tile *tile, const struct gr
     return best;
 }
 
-/* The points in the order of the row; brings the errors up to date. */
+/* d by least squares over the residuals of all problems of a super-block, and their errors with
+ * it. */
+LANE_FN void grid_refit(const struct grid_shape *shape, struct grid_fit *fit, size_t super,
+                        float unit, const float *crosses, const float *squares)
+{
+    size_t first = super * shape->problem_count;
+    float cross = 0.0f;
+    float square = 0.0f;
+    for (size_t p = first; p < first + shape->problem_count; p++) {
+        cross += crosses[p];
+        square += squares[p];
+    }
+    if (square > 0x1p-80f) {
+        struct super_half d = grid_half(shape, fit->d[super].value + cross / square, unit);
+        float move = d.value - fit->d[super].value;
+        for (size_t p = first; d.value > 0.0f && p < first + shape->problem_count; p++) {
+            fit->error[p] += move * (move * squares[p] - 2.0f * crosses[p]);
+        }
+        fit->d[super] = d.value > 0.0f ? d : fit->d[super];
+    }
+}
+
+/* The points in the order of the row; then d once more, by least squares for these points, and the
+ * errors. */
 LANE_FN void grid_put_points(const struct tile *tile, const struct grid_shape *shape,
                              const struct lq_near *near, struct grid_fit *fit, uint32_t *points)
 {
     size_t groups = shape->elem_count / shape->dims;
+    float crosses[TILE_PROBLEMS_MAX];
+    float squares[TILE_PROBLEMS_MAX];
     for (size_t p = 0; p < tile->problem_count; p += LANES) {
         size_t at = p * shape->elem_count;
         uint32_t found[8 * LANES];
-        lane_f scale = super_lanes(tile, p, fit->d) * lane_load(fit->odd + p);
+        lane_f odd = lane_load(fit->odd + p);
+        lane_f scale = super_lanes(tile, p, fit->d) * odd;
         lane_f error;
-        grid_pass(shape, near, shape->final_pairs, tile->x + at, tile->w + at,
-                  symmetric_inverse(scale), lane_load(fit->shift + p), scale, &error, found);
+        struct grid_sums sums =
+            grid_pass(shape, near, shape->final_pairs, tile->x + at, tile->w + at,
+                      symmetric_inverse(scale), lane_load(fit->shift + p), scale, &error, found);
         lane_store(fit->error + p, error);
+        lane_store(crosses + p, sums.cross * odd);
+        lane_store(squares + p, sums.square * odd * odd);
         for (size_t lane = 0; lane < LANES && p + lane < tile->problem_count; lane++) {
             for (size_t g = 0; g < groups; g++) {
                 points[(p + lane) * groups + g] = found[g * LANES + lane];
             }
         }
+    }
+    for (size_t s = 0; s * shape->problem_count < tile->problem_count; s++) {
+        grid_refit(shape, fit, s, tile->scale.unit[s * shape->problem_count], crosses, squares);
     }
 }
 

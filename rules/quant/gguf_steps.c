@@ -270,7 +270,7 @@ static enum lq_status add_tensor_step(const struct lq_gguf_job *job,
     struct lq_step_param params[LQ_TENSOR_PARAMS_MAX + 1];
     struct lq_step_output output = {.name = "data"};
     struct lq_step step = {.op = "gguf.tensor",
-                           .version = 7,
+                           .version = 8,
                            .label = tensor->name,
                            .run = run_tensor,
                            .state = state,

@@ -118,7 +118,7 @@ static enum lq_status add_tensor(struct lq_expand *expand, const struct lq_promo
     struct lq_step_output output = {.name = "line"};
     struct lq_step step = {
         .op = "gguf.promotion",
-        .version = 4,
+        .version = 5,
         .label = tensor->name,
         .run = run_promotion,
         .state = state,
