@@ -55,21 +55,23 @@ static uint64_t count_elements(const struct lq_safetensor *tensor)
 
 static enum lq_status count_weights(const struct lq_inspect_file *file, struct lq_arena *arena,
                                     struct lq_inspect_type types[LQ_INSPECT_TYPES_MAX],
-                                    struct lq_error *err)
+                                    struct lq_inspect_quantized *quantized, struct lq_error *err)
 {
     struct lq_safetensors weights;
     enum lq_status status = lq_safetensors_parse(file->data, file->size_bytes, file->size_bytes,
                                                  file->name, LQ_EMODEL, arena, &weights, NULL, err);
     for (size_t i = 0; status == LQ_OK && i < weights.tensor_count; i++) {
         const struct lq_safetensor *tensor = &weights.tensors[i];
-        lq_inspect_count(types, tensor->dtype_name, count_elements(tensor), tensor->size_bytes);
+        uint64_t count = lq_inspect_quantized_count(quantized, tensor, count_elements(tensor));
+        lq_inspect_count(types, tensor->dtype_name, count, tensor->size_bytes);
+        lq_inspect_quantized_add(quantized, tensor);
     }
     return status;
 }
 
 static void write_folder(const char *path, const cJSON *root, const struct lq_inspect_type *types,
-                         uint64_t weight_bytes, size_t weight_count, bool json,
-                         struct lq_buffer *out)
+                         const struct lq_inspect_quantized *quantized, uint64_t weight_bytes,
+                         size_t weight_count, bool json, struct lq_buffer *out)
 {
     struct lq_view view;
     const cJSON *given = lq_json_find(root, "_name_or_path");
@@ -79,6 +81,7 @@ static void write_folder(const char *path, const cJSON *root, const struct lq_in
     lq_view_string(&view, "model_name",
                    has_name ? lq_path_base(given->valuestring) : lq_path_base(path));
     put_config(&view, root);
+    lq_inspect_quantized_put(quantized, &view);
     lq_view_uint(&view, "weight_file_count", weight_count);
     if (weight_count > 0) {
         lq_inspect_put_types(&view, types);
@@ -93,6 +96,7 @@ enum lq_status lq_inspect_folder(const char *path, const struct lq_inspect_file 
     cJSON *root = NULL;
     struct lq_arena arena;
     struct lq_inspect_type types[LQ_INSPECT_TYPES_MAX] = {{0}};
+    struct lq_inspect_quantized quantized;
     uint64_t weight_bytes = 0;
     enum lq_status status = lq_json_parse(config->data, (size_t)config->size_bytes, config->name,
                                           LQ_EMODEL, &root, err);
@@ -100,16 +104,18 @@ enum lq_status lq_inspect_folder(const char *path, const struct lq_inspect_file 
     if (status == LQ_OK && !cJSON_IsObject(root)) {
         status = lq_error_set(err, LQ_EMODEL, "%s: is no JSON object", config->name);
     }
+    lq_inspect_quantized_init(&quantized, status == LQ_OK ? root : NULL);
     for (size_t i = 0; status == LQ_OK && i < weight_count; i++) {
         weight_bytes += weights[i].size_bytes;
-        status = count_weights(&weights[i], &arena, types, err);
+        status = count_weights(&weights[i], &arena, types, &quantized, err);
     }
     if (status == LQ_OK) {
-        write_folder(path, root, types, weight_bytes, weight_count, json, out);
+        write_folder(path, root, types, &quantized, weight_bytes, weight_count, json, out);
     }
     if (status == LQ_OK && out->failed) {
         status = lq_error_nomem(err, "the summary of a model");
     }
+    lq_inspect_quantized_fini(&quantized);
     lq_arena_fini(&arena);
     cJSON_Delete(root);
     return status;

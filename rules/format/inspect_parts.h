@@ -6,7 +6,9 @@
 #include "engine/base/arena.h"
 #include "engine/base/json.h"
 #include "rules/format/inspect.h"
+#include "rules/format/safetensors.h"
 #include "rules/format/view.h"
+#include "rules/model/hf_quantization.h"
 
 /* What lq_inspect was asked, with memory for the reader. */
 struct lq_inspection {
@@ -26,6 +28,25 @@ enum lq_status lq_inspect_imatrix(const struct lq_inspection *in);
 enum lq_status lq_inspect_mask(const struct lq_inspection *in);
 /* All formats that are JSON, told apart by their fields. */
 enum lq_status lq_inspect_json(const struct lq_inspection *in);
+
+/* Of a folder whose weights are quantized: how config.json says they are, and which modules. What
+ * lqbuild cannot read is said, not refused. */
+struct lq_inspect_quantized {
+    struct lq_hf_quantization how;
+    struct lq_error refusal;
+    uint64_t matrix_count;
+    struct lq_buffer quantized; /* names of modules, each once */
+    struct lq_buffer plain;
+};
+void lq_inspect_quantized_init(struct lq_inspect_quantized *out, const cJSON *config);
+void lq_inspect_quantized_fini(struct lq_inspect_quantized *quantized);
+void lq_inspect_quantized_add(struct lq_inspect_quantized *quantized,
+                              const struct lq_safetensor *tensor);
+/* Weights that a tensor of `stored` elements holds: of words more than these, of scales none. */
+uint64_t lq_inspect_quantized_count(const struct lq_inspect_quantized *quantized,
+                                    const struct lq_safetensor *tensor, uint64_t stored);
+/* Nothing for a model of floats. */
+void lq_inspect_quantized_put(const struct lq_inspect_quantized *quantized, struct lq_view *view);
 
 /* Width for a column of names: at least 12, at most 60. */
 int lq_inspect_width(int width, const char *name);
