@@ -174,7 +174,8 @@ static enum lq_status check_part(const struct lq_packing *packing, enum lq_packe
     return LQ_OK;
 }
 
-/* A tensor that only repeats the shape: its bytes must be these two numbers. */
+/* A tensor that only repeats the shape: its bytes must be these two numbers, where their digest is
+ * known. */
 static enum lq_status check_repeated(const struct lq_hf_found *found, uint64_t cols, uint64_t rows,
                                      struct lq_error *err)
 {
@@ -187,7 +188,7 @@ static enum lq_status check_repeated(const struct lq_hf_found *found, uint64_t c
         bytes[width + i] = i < 8 ? (unsigned char)(cols >> (8 * i)) : 0;
     }
     lq_digest_of(bytes, 2 * width, &digest);
-    if (memcmp(&digest, &tensor->digest, sizeof digest) == 0) {
+    if (lq_digest_is_zero(&tensor->digest) || lq_digest_equal(&digest, &tensor->digest)) {
         return LQ_OK;
     }
     return lq_error_set(err, LQ_EFORMAT,
@@ -344,7 +345,7 @@ bool lq_hf_tensors_is_idle(const struct lq_hf_tensors *tensors, const struct lq_
     if (levels != NULL && levels->used && zeros != NULL) {
         struct lq_digest digest;
         lq_digest_of(zeros, (size_t)tensor->size_bytes, &digest);
-        idle = memcmp(&digest, &tensor->digest, sizeof digest) == 0;
+        idle = lq_digest_equal(&digest, &tensor->digest);
     }
     free(zeros);
     return idle;

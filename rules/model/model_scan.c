@@ -75,17 +75,18 @@ static enum lq_status scan_gguf(const void *data, uint64_t size_bytes, const cha
     return LQ_OK;
 }
 
-static enum lq_status scan_safetensors(const void *data, uint64_t size_bytes, const char *where,
-                                       struct lq_arena *arena, struct lq_scanned_file *out,
-                                       struct lq_error *err)
+enum lq_status lq_scanned_file_header(const void *data, uint64_t size_bytes, uint64_t file_bytes,
+                                      const char *where, struct lq_arena *arena,
+                                      struct lq_scanned_file *out, uint64_t *need_more,
+                                      struct lq_error *err)
 {
     struct lq_safetensors file;
-    enum lq_status status = lq_safetensors_parse(data, size_bytes, size_bytes, where, LQ_EFORMAT,
-                                                 arena, &file, NULL, err);
-    if (status != LQ_OK) {
+    enum lq_status status = lq_safetensors_parse(data, size_bytes, file_bytes, where, LQ_EFORMAT,
+                                                 arena, &file, need_more, err);
+    if (status != LQ_OK || (need_more != NULL && *need_more != 0)) {
         return status;
     }
-    out->is_gguf = false;
+    *out = (struct lq_scanned_file){.name = where};
     out->tensor_count = file.tensor_count;
     out->tensors = lq_arena_get_array(arena, file.tensor_count + 1, sizeof *out->tensors);
     if (out->tensors == NULL) {
@@ -174,7 +175,8 @@ static enum lq_status index_tensors(const char *path, const struct lq_map *map,
     if (is_gguf(data, size_bytes) || lq_text_ends_with(path, ".gguf")) {
         status = scan_gguf(data, size_bytes, path, &arena, &file, err);
     } else if (lq_text_ends_with(path, ".safetensors") || begins_header(data, size_bytes)) {
-        status = scan_safetensors(data, size_bytes, path, &arena, &file, err);
+        status =
+            lq_scanned_file_header(data, size_bytes, size_bytes, path, &arena, &file, NULL, err);
     } else {
         status = lq_error_set(err, LQ_EFORMAT,
                               "%s: is no model; give a Hugging Face folder or a GGUF file", path);

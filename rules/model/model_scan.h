@@ -39,6 +39,12 @@ struct lq_scanned_file {
     size_t tensor_count;
 };
 
+/* The same of the first `size_bytes` bytes of a safetensors file of `file_bytes`, without digests:
+ * they are zero. *need_more as in lq_safetensors_parse. */
+enum lq_status lq_scanned_file_header(const void *data, uint64_t size_bytes, uint64_t file_bytes,
+                                      const char *where, struct lq_arena *arena,
+                                      struct lq_scanned_file *out, uint64_t *need_more,
+                                      struct lq_error *err);
 /* Reads a description back. `where` names the source in messages. */
 enum lq_status lq_scanned_file_parse(const void *data, uint64_t size_bytes, const char *where,
                                      struct lq_arena *arena, struct lq_scanned_file *out,

@@ -135,7 +135,7 @@ const char *lq_packing_describe(const struct lq_packing *packing, uint64_t cols,
                                 struct lq_arena *arena)
 {
     const char *inputs = packing->rounds_inputs ? ", inputs 8 bits" : "";
-    const char *order = packing->has_groups ? ", in an order of its own" : "";
+    const char *order = packing->has_groups ? ", columns by g_idx" : "";
     return packing->group_cols == cols
                ? lq_arena_printf(arena, "%s, %u bits, a scale a row%s", packing->method->title,
                                  packing->bits, inputs)

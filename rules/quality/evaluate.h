@@ -36,7 +36,7 @@ enum lq_status lq_evaluate_add_reference(struct lq_expand *expand, const struct 
                                          struct lq_pass *pass, size_t *step, struct lq_error *err);
 
 struct lq_evaluate_request {
-    const struct lq_artifact *model;  /* kind "model" or "gguf" */
+    const struct lq_artifact *model;  /* as model_reader.h takes it */
     const struct lq_pass *original;   /* from lq_evaluate_add_reference */
     struct lq_pass_options options;   /* the same */
     const struct lq_artifact *logits; /* kind "logits", NULL: the original's own predictions */

@@ -5,14 +5,10 @@
 #include <string.h>
 
 #include "engine/base/buffer.h"
-#include "rules/format/gguf.h"
 #include "rules/model/tensor_ref.h"
 #include "rules/quality/perplexity.h"
 
-enum {
-    NAME_BYTES = 64,
-    HEADER_BYTES_FIRST = 1 << 20, /* of a GGUF file; doubled until the header is whole */
-};
+enum { NAME_BYTES = LQ_MODEL_INPUT_BYTES };
 
 /* ---- run ---- */
 
@@ -23,47 +19,21 @@ static const char *input_name(const struct lq_model_reader *reader, const char *
     return name;
 }
 
-static enum lq_status read_header(struct lq_model_reader *reader, struct lq_gguf *gguf,
-                                  struct lq_error *err)
+/* A file has its own hyperparameters, a folder those of the model that it was made of. */
+static enum lq_status open_made(struct lq_model_reader *reader, struct lq_error *err)
 {
     char name[NAME_BYTES];
-    input_name(reader, "gguf", name);
-    uint64_t file_bytes = lq_run_input_size(reader->run, name);
-    uint64_t size_bytes = HEADER_BYTES_FIRST;
-    for (;;) {
-        bool need_more = false;
-        size_bytes = size_bytes < file_bytes ? size_bytes : file_bytes;
-        free(reader->bytes);
-        reader->bytes = size_bytes >= SIZE_MAX ? NULL : malloc((size_t)size_bytes + 1);
-        if (reader->bytes == NULL) {
-            return lq_error_nomem(err, "a GGUF header");
-        }
-        enum lq_status status =
-            lq_run_input_read(reader->run, name, 0, reader->bytes, (size_t)size_bytes, err);
-        if (status == LQ_OK) {
-            status = lq_gguf_parse(reader->bytes, size_bytes, file_bytes, "quantized model",
-                                   LQ_EFORMAT, lq_run_arena(reader->run), gguf,
-                                   size_bytes < file_bytes ? &need_more : NULL, err);
-        }
-        if (status != LQ_OK || !need_more) {
-            return status;
-        }
-        size_bytes *= 2;
+    struct lq_made_model *made = &reader->made;
+    enum lq_status status = lq_made_model_open(made, reader->run, reader->file, err);
+    reader->index = made->index;
+    if (status != LQ_OK) {
+        return status;
     }
-}
-
-static enum lq_status open_file(struct lq_model_reader *reader, struct lq_error *err)
-{
-    struct lq_gguf gguf = {0};
-    enum lq_status status = read_header(reader, &gguf, err);
-    if (status == LQ_OK) {
-        status = lq_hparams_index_gguf(&gguf, lq_run_arena(reader->run), &reader->index, err);
-    }
-    if (status == LQ_OK) {
-        status = lq_hparams_read(&gguf, &reader->index, "quantized model", LQ_EFORMAT,
+    return made->is_folder
+               ? lq_hparams_parse(lq_run_param(reader->run, input_name(reader, "hparams", name)),
+                                  &reader->hparams, err)
+               : lq_hparams_read(&made->keys, &reader->index, "quantized model", LQ_EFORMAT,
                                  &reader->hparams, err);
-    }
-    return status;
 }
 
 enum lq_status lq_model_reader_open(struct lq_model_reader *reader, struct lq_run *run,
@@ -71,9 +41,9 @@ enum lq_status lq_model_reader_open(struct lq_model_reader *reader, struct lq_ru
 {
     char name[NAME_BYTES];
     *reader = (struct lq_model_reader){.run = run, .prefix = prefix};
-    reader->is_gguf = lq_run_has_input(run, input_name(reader, "gguf", name));
-    if (reader->is_gguf) {
-        return open_file(reader, err);
+    reader->is_made = lq_run_has_input(run, input_name(reader, "gguf", reader->file));
+    if (reader->is_made) {
+        return open_made(reader, err);
     }
     const void *json = NULL;
     uint64_t size_bytes = 0;
@@ -107,22 +77,7 @@ void lq_model_reader_close(struct lq_model_reader *reader)
 {
     free(reader->bytes);
     reader->bytes = NULL;
-}
-
-/* Bytes [offset, offset + size) of a tensor's data in a finished file. */
-static enum lq_status read_tensor(struct lq_model_reader *reader,
-                                  const struct lq_model_tensor *tensor, uint64_t offset,
-                                  uint64_t size_bytes, const void **data, struct lq_error *err)
-{
-    char name[NAME_BYTES];
-    free(reader->bytes);
-    reader->bytes = size_bytes >= SIZE_MAX ? NULL : malloc((size_t)size_bytes + 1);
-    if (reader->bytes == NULL) {
-        return lq_error_nomem(err, tensor->name);
-    }
-    *data = reader->bytes;
-    return lq_run_input_read(reader->run, input_name(reader, "gguf", name), tensor->offset + offset,
-                             reader->bytes, (size_t)size_bytes, err);
+    lq_made_model_close(&reader->made);
 }
 
 static enum lq_status get_source(void *user, size_t source, const void **data, uint64_t *size_bytes,
@@ -172,8 +127,9 @@ static enum lq_status get_weight(void *user, const char *name,
     if (status != LQ_OK) {
         return status;
     }
-    return reader->is_gguf ? read_tensor(reader, *tensor, 0, (*tensor)->size_bytes, data, err)
-                           : lq_tensor_data(*tensor, get_source, reader, &reader->bytes, data, err);
+    return reader->is_made
+               ? lq_made_model_read(&reader->made, *tensor, 0, (*tensor)->ne[2], data, err)
+               : lq_tensor_data(*tensor, get_source, reader, &reader->bytes, data, err);
 }
 
 static enum lq_status get_matrix(void *user, const char *name, uint64_t matrix,
@@ -191,12 +147,12 @@ static enum lq_status get_matrix(void *user, const char *name, uint64_t matrix,
                               : found;
     }
     enum lq_status status = find_tensor(reader, name, tensor, err);
-    if (status != LQ_OK || !reader->is_gguf) {
-        return status == LQ_OK ? lq_tensor_matrix(*tensor, matrix, get_source, reader, &reader->bytes, data, err)
-                               : status;
+    if (status != LQ_OK) {
+        return status;
     }
-    uint64_t size_bytes = (*tensor)->size_bytes / (*tensor)->ne[2];
-    return read_tensor(reader, *tensor, matrix * size_bytes, size_bytes, data, err);
+    return reader->is_made
+               ? lq_made_model_read(&reader->made, *tensor, matrix, 1, data, err)
+               : lq_tensor_matrix(*tensor, matrix, get_source, reader, &reader->bytes, data, err);
 }
 
 static bool get_digest(void *user, const char *name, struct lq_digest *digest)
@@ -300,32 +256,39 @@ static enum lq_status add_hparams(struct lq_model_inputs *out, struct lq_expand 
     return LQ_OK;
 }
 
-static enum lq_status add_file(struct lq_model_inputs *out, struct lq_expand *expand,
-                               const struct lq_artifact *model, const char *prefix,
-                               struct lq_error *err)
+static enum lq_status add_made(struct lq_model_inputs *out, struct lq_expand *expand,
+                               const struct lq_artifact *model, const struct lq_hparams *hparams,
+                               const char *prefix, struct lq_error *err)
 {
     const char *name = lq_arena_printf(lq_expand_arena(expand), "%sgguf", prefix);
     if (name == NULL) {
         return lq_error_nomem(err, "the inputs of a step");
     }
-    lq_model_inputs_put(out, name, lq_ref_artifact(model, "main"));
-    return LQ_OK;
+    enum lq_status status =
+        lq_made_model_put(expand, model, name, out->inputs, &out->input_count, err);
+    return status == LQ_OK && lq_made_model_is_folder(model)
+               ? add_hparams(out, expand, hparams, prefix, err)
+               : status;
 }
 
-static bool is_gguf(const struct lq_artifact *model)
+/* The artifact that says what the model is. */
+static const struct lq_artifact *base_of(const struct lq_artifact *model)
 {
-    return strcmp(lq_artifact_kind(model), "gguf") == 0;
+    return lq_made_model_is(model) ? lq_attr_ref(model, "model", 0) : model;
 }
 
 enum lq_status lq_model_inputs_add(struct lq_model_inputs *out, struct lq_expand *expand,
                                    const struct lq_artifact *model, const char *prefix,
                                    struct lq_error *err)
 {
-    struct lq_hparams hparams;
-    if (is_gguf(model)) {
-        return add_file(out, expand, model, prefix, err);
+    struct lq_hparams hparams = {0};
+    bool is_made = lq_made_model_is(model);
+    enum lq_status status = is_made && !lq_made_model_is_folder(model)
+                                ? LQ_OK
+                                : lq_perplexity_hparams(expand, base_of(model), &hparams, err);
+    if (status == LQ_OK && is_made) {
+        return add_made(out, expand, model, &hparams, prefix, err);
     }
-    enum lq_status status = lq_perplexity_hparams(expand, model, &hparams, err);
     if (status == LQ_OK) {
         status = add_hparams(out, expand, &hparams, prefix, err);
     }
@@ -337,13 +300,13 @@ enum lq_status lq_model_inputs_add(struct lq_model_inputs *out, struct lq_expand
 enum lq_status lq_model_view_open(struct lq_model_view *view, struct lq_expand *expand,
                                   const struct lq_artifact *model, struct lq_error *err)
 {
-    *view = (struct lq_model_view){.model = model, .is_gguf = is_gguf(model)};
-    const struct lq_artifact *base = view->is_gguf ? lq_attr_ref(model, "model", 0) : model;
+    *view = (struct lq_model_view){.model = model, .is_made = lq_made_model_is(model)};
+    const struct lq_artifact *base = base_of(model);
     struct lq_ref ref = lq_ref_artifact(base, "tensors");
     const void *data = NULL;
     uint64_t size_bytes = 0;
     enum lq_status status = lq_perplexity_hparams(expand, base, &view->hparams, err);
-    if (status == LQ_OK && !view->is_gguf) {
+    if (status == LQ_OK && !view->is_made) {
         status = lq_expand_read(expand, &ref, &data, &size_bytes, err);
         if (status == LQ_OK) {
             status =
@@ -396,8 +359,8 @@ enum lq_status lq_model_inputs_add_part(struct lq_model_inputs *out, struct lq_e
 {
     struct lq_arena *arena = lq_expand_arena(expand);
     *part = (struct lq_model_part){.hparams = view->hparams};
-    if (view->is_gguf) {
-        return add_file(out, expand, view->model, prefix, err);
+    if (view->is_made) {
+        return add_made(out, expand, view->model, &view->hparams, prefix, err);
     }
     enum lq_status status = add_hparams(out, expand, &view->hparams, prefix, err);
     struct lq_model_tensor *tensors = lq_arena_get_array(arena, name_count, sizeof *tensors);

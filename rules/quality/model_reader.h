@@ -1,10 +1,11 @@
-/* The model that a step measures: a "model" artifact or the GGUF file that a "gguf" artifact made.
+/* The model that a step measures: a "model" artifact, the GGUF file that a "gguf" artifact made, or
+ * the folder of a "smoothquant", "gptq" or "awq" artifact.
  * At expansion lq_model_inputs_add lists the inputs and the parameter by which a step gets it; at
  * run time the reader finds tensors in them for a forward pass. A step that needs a few tensors
- * only takes a part of the model: its key then depends on nothing else of it, except that a GGUF
- * file is always taken whole. `prefix` tells the models of one step apart ("", "original.").
- * Ownership: a reader owns the tensor it read last; close it. Thread rule: one thread at a time.
- * Limits: those of gguf.h and hparams.h. */
+ * only takes a part of the model: its key then depends on nothing else of it, except that what
+ * an artifact made is always taken whole. `prefix` tells the models of one step apart ("",
+ * "original."). Ownership: a reader owns the tensor it read last; close it. Thread rule: one thread
+ * at a time. Limits: those of gguf.h and hparams.h. */
 #ifndef LQ_RULES_QUALITY_MODEL_READER_H
 #define LQ_RULES_QUALITY_MODEL_READER_H
 
@@ -16,6 +17,7 @@
 #include "rules/model/forward.h"
 #include "rules/model/hparams.h"
 #include "rules/model/tensor_index.h"
+#include "rules/quality/made_model.h"
 
 /* Inputs and parameters of a step that is being put together; in the expansion's arena. */
 struct lq_model_inputs {
@@ -32,19 +34,19 @@ enum lq_status lq_model_inputs_init(struct lq_model_inputs *out, struct lq_expan
                                     const struct lq_artifact *const *models, size_t model_count,
                                     size_t room, struct lq_error *err);
 /* Adds what a reader of `prefix` needs: for a model its index, its files and its hyperparameters as
- * a parameter; for a gguf the file. */
+ * a parameter; of what an artifact made the file, and of a folder the configuration. */
 enum lq_status lq_model_inputs_add(struct lq_model_inputs *out, struct lq_expand *expand,
                                    const struct lq_artifact *model, const char *prefix,
                                    struct lq_error *err);
 /* A model that steps take parts of, read once for an expansion. */
 struct lq_model_view {
-    const struct lq_artifact *model; /* kind "model" or "gguf" */
-    bool is_gguf;
-    struct lq_hparams hparams;    /* for a gguf those of the model that it was made from */
+    const struct lq_artifact *model;
+    bool is_made;                 /* of another kind than "model" */
+    struct lq_hparams hparams;    /* then those of the model that it was made from */
     struct lq_tensor_index index; /* kind "model" only */
 };
 
-/* What a step sees of a model, for its state; for a gguf empty. Follows from the step's
+/* What a step sees of a model, for its state; empty for what was made. Follows from the step's
  * parameters. */
 struct lq_model_part {
     struct lq_hparams hparams;
@@ -65,14 +67,18 @@ enum lq_status lq_model_inputs_add_part(struct lq_model_inputs *out, struct lq_e
 void lq_model_inputs_put(struct lq_model_inputs *out, const char *name, struct lq_ref ref);
 void lq_model_inputs_set(struct lq_model_inputs *out, const char *name, const char *value);
 
+enum { LQ_MODEL_INPUT_BYTES = 64 };
+
 struct lq_model_reader {
     struct lq_run *run;
     const char *prefix;
     struct lq_hparams hparams;
     struct lq_tensor_index index;
     const struct lq_model_part *part; /* NULL: the whole model */
-    bool is_gguf;
-    void *bytes; /* the newest tensor that was copied, or the header */
+    bool is_made;
+    struct lq_made_model made;
+    char file[LQ_MODEL_INPUT_BYTES]; /* name of the input that holds it */
+    void *bytes;                     /* the newest tensor that was copied */
 };
 
 /* LQ_EFORMAT for a malformed file, LQ_EUNSUPPORTED for a model that the forward pass lacks. */

@@ -8,25 +8,24 @@
 
 #include "engine/base/buffer.h"
 #include "engine/base/checked.h"
-#include "rules/format/gguf.h"
 #include "rules/format/qreport.h"
 #include "rules/model/hparams.h"
 #include "rules/model/packing.h"
 #include "rules/model/tensor_index.h"
 #include "rules/model/tensor_ref.h"
+#include "rules/quality/made_model.h"
 #include "rules/quality/tensor_error.h"
 #include "rules/quant/levels.h"
 
-enum {
-    NAME_BYTES = 40,
-    HEADER_BYTES_FIRST = 1 << 20, /* of a GGUF file; doubled until the header is whole */
-};
+enum { NAME_BYTES = 40 };
 
 /* One of the two models: an index, and where the bytes are. */
 struct side {
     struct lq_run *run;
     const char *prefix; /* of the inputs' names */
-    bool is_file;       /* one GGUF file in the input "<prefix>.file" */
+    bool is_made;       /* by an artifact, in the input "<prefix>.file" */
+    struct lq_made_model made;
+    char file[NAME_BYTES]; /* that input's name */
     struct lq_tensor_index index;
     uint64_t file_bytes;
     uint64_t protected_count;
@@ -44,51 +43,19 @@ static const char *input_name(const struct side *side, const char *what, size_t 
     return name;
 }
 
-static enum lq_status read_header(struct side *side, struct lq_gguf *gguf, struct lq_error *err)
-{
-    char name[NAME_BYTES];
-    input_name(side, "file", SIZE_MAX, name);
-    side->file_bytes = lq_run_input_size(side->run, name);
-    uint64_t size_bytes = HEADER_BYTES_FIRST;
-    for (;;) {
-        bool need_more = false;
-        size_bytes = size_bytes < side->file_bytes ? size_bytes : side->file_bytes;
-        free(side->bytes);
-        side->bytes = malloc((size_t)size_bytes + 1);
-        if (side->bytes == NULL) {
-            return lq_error_nomem(err, "a GGUF header");
-        }
-        enum lq_status status =
-            lq_run_input_read(side->run, name, 0, side->bytes, (size_t)size_bytes, err);
-        if (status == LQ_OK) {
-            status = lq_gguf_parse(side->bytes, size_bytes, side->file_bytes, "quantized model",
-                                   LQ_EFORMAT, lq_run_arena(side->run), gguf,
-                                   size_bytes < side->file_bytes ? &need_more : NULL, err);
-        }
-        if (status != LQ_OK || !need_more) {
-            return status;
-        }
-        size_bytes *= 2;
-    }
-}
-
-static enum lq_status open_file(struct side *side, struct lq_error *err)
-{
-    struct lq_gguf gguf = {0};
-    enum lq_status status = read_header(side, &gguf, err);
-    if (status == LQ_OK) {
-        side->protected_count = lq_gguf_get_uint(&gguf, "lqbuild.protected_weights", 0);
-        status = lq_hparams_index_gguf(&gguf, lq_run_arena(side->run), &side->index, err);
-    }
-    return status;
-}
-
 static enum lq_status open_side(struct side *side, struct lq_error *err)
 {
     char name[NAME_BYTES];
-    side->is_file = lq_run_has_input(side->run, input_name(side, "file", SIZE_MAX, name));
-    if (side->is_file) {
-        return open_file(side, err);
+    side->is_made = lq_run_has_input(side->run, input_name(side, "file", SIZE_MAX, side->file));
+    if (side->is_made) {
+        enum lq_status opened = lq_made_model_open(&side->made, side->run, side->file, err);
+        side->index = side->made.index;
+        side->file_bytes = side->made.file_bytes;
+        side->protected_count =
+            opened != LQ_OK || side->made.is_folder
+                ? 0
+                : lq_gguf_get_uint(&side->made.keys, "lqbuild.protected_weights", 0);
+        return opened;
     }
     const void *json = NULL;
     uint64_t size_bytes = 0;
@@ -119,17 +86,8 @@ static enum lq_status get_source(void *user, size_t source, const void **data, u
 static enum lq_status get_data(struct side *side, const struct lq_model_tensor *tensor,
                                const void **data, struct lq_error *err)
 {
-    char name[NAME_BYTES];
-    if (side->is_file) {
-        free(side->bytes);
-        side->bytes =
-            tensor->size_bytes >= SIZE_MAX ? NULL : malloc((size_t)tensor->size_bytes + 1);
-        *data = side->bytes;
-        return side->bytes == NULL
-                   ? lq_error_nomem(err, tensor->name)
-                   : lq_run_input_read(side->run, input_name(side, "file", SIZE_MAX, name),
-                                       tensor->offset, side->bytes, (size_t)tensor->size_bytes,
-                                       err);
+    if (side->is_made) {
+        return lq_made_model_read(&side->made, tensor, 0, tensor->ne[2], data, err);
     }
     return lq_tensor_data(tensor, get_source, side, &side->bytes, data, err);
 }
@@ -246,6 +204,8 @@ static enum lq_status run_tensors(struct lq_run *run, struct lq_error *err)
     }
     free(original.bytes);
     free(quantized.bytes);
+    lq_made_model_close(&original.made);
+    lq_made_model_close(&quantized.made);
     lq_buffer_fini(&out);
     return status;
 }
@@ -262,11 +222,11 @@ static enum lq_status add_side(struct lq_expand *expand, const struct lq_artifac
                                struct lq_error *err)
 {
     struct lq_arena *arena = lq_expand_arena(expand);
-    if (strcmp(lq_artifact_kind(artifact), "model") != 0) {
-        char *name = lq_arena_printf(arena, "%s.file", prefix);
-        inputs->items[inputs->count++] =
-            (struct lq_step_input){name, lq_ref_artifact(artifact, "main")};
-        return name == NULL ? lq_error_nomem(err, "a step") : LQ_OK;
+    if (lq_made_model_is(artifact)) {
+        const char *file = lq_arena_printf(arena, "%s.file", prefix);
+        return file == NULL
+                   ? lq_error_nomem(err, "a step")
+                   : lq_made_model_put(expand, artifact, file, inputs->items, &inputs->count, err);
     }
     struct lq_ref ref = lq_ref_artifact(artifact, "tensors");
     const void *data = NULL;
@@ -310,8 +270,8 @@ enum lq_status lq_tensors_add_step(struct lq_expand *expand, const struct lq_art
                                    const struct lq_artifact *quantized, size_t *index,
                                    struct lq_error *err)
 {
-    size_t room =
-        4 + lq_expand_source_count(expand, original) + lq_expand_source_count(expand, quantized);
+    size_t room = 2 * (size_t)LQ_MADE_INPUTS_MAX + 2 + lq_expand_source_count(expand, original) +
+                  lq_expand_source_count(expand, quantized);
     struct input_list inputs = {
         .items = lq_arena_get_array(lq_expand_arena(expand), room, sizeof *inputs.items)};
     if (inputs.items == NULL) {

@@ -9,8 +9,8 @@
 
 #include "engine/rule.h"
 
-/* `original` is of kind "model", `quantized` "model" or "gguf". At run time: LQ_EFORMAT when the
- * two are not the same model. */
+/* `original` is of kind "model", `quantized` what model_reader.h takes. At run time: LQ_EFORMAT
+ * when the two are not the same model. */
 enum lq_status lq_tensors_add_step(struct lq_expand *expand, const struct lq_artifact *original,
                                    const struct lq_artifact *quantized, size_t *index,
                                    struct lq_error *err);
