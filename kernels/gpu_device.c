@@ -398,6 +398,7 @@ const char *lq_gpu_device_create(const struct lq_gpu_module *module, struct lq_g
         gpu->module = module;
         gpu->context = context;
         gpu->scores_bytes = LQ_GPU_SCORES_BYTES;
+    gpu->has_no_flash = getenv("LQBUILD_NO_FLASH") != NULL;
         const char *why = prepare(gpu);
         if (why != NULL) {
             destroy(gpu);

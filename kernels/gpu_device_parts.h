@@ -59,7 +59,7 @@ struct lq_gpu_device {
     struct lq_gpu_claimed claimed;
     uint32_t *bad;       /* device memory: set by checks */
     size_t scores_bytes; /* LQ_GPU_SCORES_BYTES; tests set less */
-    bool has_no_flash;   /* attention in tiles of scores only: tests set it */
+    bool has_no_flash;   /* attention in tiles of scores only: LQBUILD_NO_FLASH or tests set it */
     bool has_no_pool;    /* memory is taken as it is wanted and goes at once: tests set it */
     bool has_failed;
     char failure[256];

@@ -122,9 +122,10 @@ static inline void bench_attention(struct bench *bench)
 /* The same as products of tiles of scores, which exist in memory. */
 static inline void bench_attention_tiles(struct bench *bench)
 {
+    bool has_no_flash = lq_gpu_of(gpu)->has_no_flash;
     lq_gpu_of(gpu)->has_no_flash = true;
     bench_attention(bench);
-    lq_gpu_of(gpu)->has_no_flash = false;
+    lq_gpu_of(gpu)->has_no_flash = has_no_flash;
 }
 
 static inline void bench_attention_back(struct bench *bench)
@@ -145,9 +146,10 @@ static inline void bench_attention_back(struct bench *bench)
 
 static inline void bench_attention_back_tiles(struct bench *bench)
 {
+    bool has_no_flash = lq_gpu_of(gpu)->has_no_flash;
     lq_gpu_of(gpu)->has_no_flash = true;
     bench_attention_back(bench);
-    lq_gpu_of(gpu)->has_no_flash = false;
+    lq_gpu_of(gpu)->has_no_flash = has_no_flash;
 }
 
 static inline void bench_norm(struct bench *bench)
