@@ -191,8 +191,8 @@ static bool hub_reply_list(int fd, const char *folder, const char *below, const 
 static void hub_say_slowly(int fd, const char *bytes, size_t size)
 {
     enum { PIECE_BYTES = 1 << 16 };
-    int pause = atomic_load(&hub->slow_ms);
     for (size_t at = 0; at < size; at += PIECE_BYTES) {
+        int pause = atomic_load(&hub->slow_ms);
         server_say(fd, bytes + at, size - at < PIECE_BYTES ? size - at : PIECE_BYTES);
         if (pause > 0) {
             server_pause(pause);
