@@ -184,8 +184,8 @@ static enum lq_status check_repeated(const struct lq_hf_found *found, uint64_t c
     size_t width = tensor->has_dtype && tensor->dtype == LQ_DTYPE_I32 ? 4 : 8;
     struct lq_digest digest;
     for (size_t i = 0; i < width; i++) {
-        bytes[i] = i < 8 ? (unsigned char)(rows >> (8 * i)) : 0;
-        bytes[width + i] = i < 8 ? (unsigned char)(cols >> (8 * i)) : 0;
+        bytes[i] = (unsigned char)(i < 8 ? rows >> (8 * i) : 0);
+        bytes[width + i] = (unsigned char)(i < 8 ? cols >> (8 * i) : 0);
     }
     lq_digest_of(bytes, 2 * width, &digest);
     if (lq_digest_is_zero(&tensor->digest) || lq_digest_equal(&digest, &tensor->digest)) {
