@@ -380,7 +380,7 @@ Test(hf_packed, rows_must_fill_words)
     cr_expect_not(lq_packing_shape(&packing, LQ_PACKED_SCALES, (uint64_t)1 << 40, (uint64_t)1 << 40,
                                    shape, &dims, &size_bytes));
     packing.group_cols = 0;
-    cr_expect_not(lq_packing_shape(&packing, LQ_PACKED_LEVELS, 64, 40, shape, &dims, &size_bytes));
+    cr_expect_not(lq_packing_shape(&packing, LQ_PACKED_SCALES, 64, 40, shape, &dims, &size_bytes));
 }
 
 /* Writers of GPTQ folders put zeros where the model has no bias. */

@@ -108,8 +108,11 @@ bool lq_packing_shape(const struct lq_packing *packing, enum lq_packed_part part
 {
     const struct lq_packed_layout *layout = &packing->method->parts[part];
     bool of_groups = part == LQ_PACKED_SCALES || part == LQ_PACKED_ZEROS;
+    if (packing->group_cols == 0) {
+        return false;
+    }
     uint64_t steps = of_groups ? cols / packing->group_cols : cols;
-    bool fits = packing->group_cols != 0 && cols % packing->group_cols == 0;
+    bool fits = cols % packing->group_cols == 0;
     uint64_t elem_bytes = part == LQ_PACKED_SCALES
                               ? lq_dtype_info((uint32_t)packing->scale_dtype)->block_bytes
                               : lq_dtype_info((uint32_t)layout->dtype)->block_bytes;
