@@ -79,7 +79,7 @@ static enum lq_status compute(struct lq_expand *expand, const struct lq_artifact
                  ? lq_corpus_add_chunks_step(expand, model, text, context, &step, err)
                  : lq_corpus_add_cut_step(expand, "text.chunks", model, text, &cut, &step, err);
     if (status == LQ_OK) {
-        status = lq_logits_add_step(expand, model, lq_ref_step(step, "main"), &step, err);
+        status = lq_logits_add_step(expand, model, lq_ref_step(step, "main"), context, &step, err);
     }
     *out = lq_ref_step(step, "main");
     return status;

@@ -451,6 +451,7 @@ static enum lq_status add_tokens(struct report_plan *plan, struct lq_error *err)
         enum lq_status status =
             lq_logits_add_tokens_step(plan->expand, plan->original, plan->logits, &step, err);
         plan->options.tokens = lq_ref_step(step, "main");
+        plan->options.sequence = (uint32_t)lq_attr_int(plan->logits, "context");
         return status;
     }
     const struct lq_artifact *text = lq_attr_ref(plan->artifact, "text", 0);
@@ -477,6 +478,7 @@ static enum lq_status add_tokens(struct report_plan *plan, struct lq_error *err)
                                         &index, err);
     }
     plan->options.tokens = lq_ref_step(index, "main");
+    plan->options.sequence = context;
     return status;
 }
 

@@ -290,6 +290,31 @@ Test(e2e_analysis, numbers_that_overflow_are_traced_to_model_layer_and_tensor)
               "%s", e2e_stderr());
 }
 
+/* What floats hold and bf16 does not is the fault of the layer that gave it, not of the next one.
+ */
+Test(e2e_analysis, hidden_states_that_bf16_cannot_hold_name_their_layer)
+{
+    e2e_copy_text("eval.txt", "words.txt", 60000);
+    quantize("F32", "good.gguf");
+    poison("good.gguf", "large.gguf", "token_embd.weight", 3.398e38f);
+    e2e_write("recipe.lq",
+              "model base { source = \"large.gguf\" }\n"
+              "text words { path = \"words.txt\" }\n"
+              "calibration calib { model = base  text = words  samples = 128  sequence = 16 }\n"
+              "imatrix im { model = base  calibration = calib  hidden = \"bf16\" }\n"
+              "report r { original = base  quantized = [base]  text = words  context = 16\n"
+              "           chunks = 2  hidden = \"bf16\" }\n");
+    static const char *const targets[] = {"im", "r"};
+    static const int codes[] = {16, 1};
+    for (size_t i = 0; i < LQ_COUNT_OF(targets); i++) {
+        cr_expect_eq(e2e_run("%s", targets[i]), codes[i], "%s", e2e_stderr());
+        cr_expect_not_null(strstr(e2e_stderr(),
+                                  "layer 0 gives 3.398e+38 behind 'blk.0.ffn_down.weight', and "
+                                  "bf16 ends at"),
+                           "%s", e2e_stderr());
+    }
+}
+
 Test(e2e_analysis, tensors_that_are_copied_are_looked_through)
 {
     quantize("F32", "floats.gguf");

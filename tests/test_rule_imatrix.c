@@ -57,6 +57,9 @@ static enum lq_status cut_tokens(struct lq_expand *expand, const struct lq_artif
     return status;
 }
 
+/* Of the newest score that does not say how long its chunks are, and of the newest that does. */
+static struct lq_pass passes[2];
+
 static enum lq_status expand_score(struct lq_expand *expand, struct lq_error *err)
 {
     const struct lq_artifact *artifact = lq_expand_artifact(expand);
@@ -64,7 +67,8 @@ static enum lq_status expand_score(struct lq_expand *expand, struct lq_error *er
     struct lq_evaluate_request request = {
         .model = lq_attr_ref(artifact, "candidate", 0),
         .original = &original,
-        .options = {.hidden_bf16 = lq_attr_bool(artifact, "bf16")}};
+        .options = {.hidden_bf16 = lq_attr_bool(artifact, "bf16"),
+                    .sequence = (uint32_t)lq_attr_int(artifact, "guess")}};
     size_t step = 0;
     enum lq_status status = cut_tokens(expand, artifact, &request.options.tokens, err);
     if (status == LQ_OK) {
@@ -74,6 +78,7 @@ static enum lq_status expand_score(struct lq_expand *expand, struct lq_error *er
     if (status == LQ_OK) {
         status = lq_evaluate_add_step(expand, &request, &step, err);
     }
+    passes[request.options.sequence != 0] = original;
     struct lq_ref main_ref = lq_ref_step(step, "main");
     return status == LQ_OK ? lq_expand_bind_output(expand, "main", &main_ref, err) : status;
 }
@@ -84,13 +89,14 @@ static const struct lq_attr_spec score_attrs[] = {
     {.name = "tokens", .type = LQ_ATTR_REF, .required = true, .choices = "calibration"},
     {.name = "chunks", .type = LQ_ATTR_INT, .default_text = "8"},
     {.name = "bf16", .type = LQ_ATTR_BOOL, .default_text = "false"},
+    {.name = "guess", .type = LQ_ATTR_INT, .default_text = "0"},
     {.name = "path", .type = LQ_ATTR_OUT_PATH},
 };
 static const struct lq_rule score_rule = {.kind = "score",
                                           .version = 1,
                                           .help = "a perplexity as a file",
                                           .attrs = score_attrs,
-                                          .attr_count = 6,
+                                          .attr_count = sizeof score_attrs / sizeof score_attrs[0],
                                           .expand = expand_score};
 static const struct lq_rule *const test_rules[] = {
     &lq_rule_calibration, &lq_rule_gguf,    &lq_rule_imatrix, &lq_rule_mask,
@@ -402,6 +408,24 @@ Test(rule_imatrix, perplexity_is_llama_perplexitys)
 /* The same for the mean of 1016 scores, each of which moves by about 2.5e-3 of the spread of logits
  * (near 3): 2.5e-3 * 3 / sqrt(1016). */
 #define BF16_PPL_RELATIVE 2.4e-4
+
+/* Memory is guessed from the length of the chunks, or where it is not known from the usual one. */
+Test(rule_imatrix, a_pass_needs_memory_for_its_own_chunks)
+{
+    cr_assert_eq(build("cache", 2,
+                       "score a { original = base  candidate = base  tokens = calib }\n"
+                       "score b { original = base  candidate = base  tokens = calib  "
+                       "guess = 3000 }\n"
+                       "default a, b\n"),
+                 LQ_OK, "%s", err.message);
+    uint64_t usual = passes[0].layer_memory_bytes;
+    const struct lq_hparams *hparams = &passes[0].view.hparams;
+    cr_expect_eq(passes[0].sequence, hparams->context_length < 512 ? hparams->context_length : 512);
+    cr_expect_eq(passes[1].sequence, 3000);
+    cr_expect_eq(usual, lq_forward_layer_memory(hparams, passes[0].sequence));
+    cr_expect_eq(passes[1].layer_memory_bytes, lq_forward_layer_memory(hparams, 3000));
+    cr_expect_gt(passes[1].layer_memory_bytes, usual);
+}
 
 Test(rule_imatrix, hidden_states_of_bf16_change_little)
 {

@@ -99,7 +99,10 @@ static struct lq_hidden_shape shape_of(const struct lq_calibrate_io *io, bool is
     return (struct lq_hidden_shape){.sample_count = io->sample_count,
                                     .sequence_length = io->sequence_length,
                                     .width = io->layer->hparams.width,
-                                    .is_bf16 = is_bf16};
+                                    .is_bf16 = is_bf16,
+                                    .layer = io->layer->layer,
+                                    .is_mixture = io->layer->hparams.expert_count != 0,
+                                    .overflow = LQ_EIMPORTANCE};
 }
 
 struct lq_device_states *lq_calibrate_hold(const struct lq_calibrate_io *io,

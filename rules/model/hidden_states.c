@@ -1,5 +1,7 @@
 #include "rules/model/hidden_states.h"
 
+#include <math.h>
+
 #include "engine/base/checked.h"
 #include "engine/base/limits.h"
 #include "engine/base/reader.h"
@@ -99,6 +101,30 @@ enum lq_status lq_hidden_begin(struct lq_run *run, const char *output,
     return lq_run_write(run, output, header, sizeof header, err);
 }
 
+size_t lq_hidden_round(const float *values, uint16_t *out, size_t count)
+{
+    size_t first = count;
+    for (size_t i = 0; i < count; i++) {
+        out[i] = lq_f32_to_bf16(values[i]);
+        if (first == count && isfinite(values[i]) && isinf(lq_bf16_to_f32(out[i]))) {
+            first = i;
+        }
+    }
+    return first;
+}
+
+static enum lq_status refuse_overflow(const struct lq_hidden_shape *shape, double value,
+                                      struct lq_error *err)
+{
+    char name[LQ_WEIGHT_NAME_BYTES];
+    enum lq_layer_weight down = shape->is_mixture ? LQ_WEIGHT_FFN_DOWN_EXPS : LQ_WEIGHT_FFN_DOWN;
+    return lq_error_set(err, shape->overflow,
+                        "layer %u gives %g behind '%s', and bf16 ends at 3.3895e+38; keep hidden "
+                        "states as they are with hidden = \"f32\"",
+                        (unsigned)shape->layer, value,
+                        lq_layer_weight_path(shape->layer, down, name));
+}
+
 enum lq_status lq_hidden_write(struct lq_run *run, const char *output,
                                const struct lq_hidden_shape *shape, const float *rows,
                                size_t row_count, struct lq_error *err)
@@ -111,8 +137,9 @@ enum lq_status lq_hidden_write(struct lq_run *run, const char *output,
     enum lq_status status = LQ_OK;
     for (size_t i = 0; status == LQ_OK && i < count; i += PIECE_VALUES) {
         size_t length = count - i < PIECE_VALUES ? count - i : PIECE_VALUES;
-        for (size_t j = 0; j < length; j++) {
-            piece[j] = lq_f32_to_bf16(rows[i + j]);
+        size_t place = lq_hidden_round(rows + i, piece, length);
+        if (place != length) {
+            return refuse_overflow(shape, (double)rows[i + place], err);
         }
         status = lq_run_write(run, output, piece, length * sizeof *piece, err);
     }

@@ -13,6 +13,7 @@
 
 #include "engine/base/error.h"
 #include "engine/rule.h"
+#include "rules/model/hparams.h"
 
 /* Choices of the attribute "hidden" of artifacts whose steps keep hidden states. */
 #define LQ_HIDDEN_CHOICES "f32 bf16"
@@ -23,6 +24,10 @@ struct lq_hidden_shape {
     uint32_t sequence_length;
     uint32_t width;
     bool is_bf16;
+    /* Who makes them, for messages; not in the bytes. */
+    uint32_t layer;
+    bool is_mixture;
+    enum lq_status overflow; /* what it is when bf16 cannot hold one */
 };
 
 enum { LQ_HIDDEN_HEADER_BYTES = 16 };
@@ -38,6 +43,8 @@ enum lq_status lq_hidden_read(struct lq_run *run, const char *input,
 /* Begins an output with its header; rows are appended in order. */
 enum lq_status lq_hidden_begin(struct lq_run *run, const char *output,
                                const struct lq_hidden_shape *shape, struct lq_error *err);
+/* Rounds to bf16. Returns the first place of a finite value that becomes infinite, else `count`. */
+size_t lq_hidden_round(const float *values, uint16_t *out, size_t count);
 enum lq_status lq_hidden_write(struct lq_run *run, const char *output,
                                const struct lq_hidden_shape *shape, const float *rows,
                                size_t row_count, struct lq_error *err);

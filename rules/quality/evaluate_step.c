@@ -533,7 +533,6 @@ static enum lq_status end_step(struct lq_expand *expand, const struct lq_model_i
 {
     static const struct lq_step_output outputs[] = {{"main", false}};
     const struct lq_hparams *hparams = &pass->view.hparams;
-    uint32_t context = lq_perplexity_context(hparams->context_length, 0);
     step->label = lq_artifact_name(pass->view.model);
     step->inputs = from->inputs;
     step->input_count = from->input_count;
@@ -542,7 +541,7 @@ static enum lq_status end_step(struct lq_expand *expand, const struct lq_model_i
     step->outputs = outputs;
     step->output_count = LQ_COUNT_OF(outputs);
     step->parallel = true;
-    step->memory_bytes += lq_forward_memory(hparams, context, true) + ((uint64_t)1 << 28);
+    step->memory_bytes += lq_forward_memory(hparams, pass->sequence, true) + ((uint64_t)1 << 28);
     step->cost = (uint64_t)hparams->vocab_size * hparams->width / 500;
     return lq_expand_add_step(expand, step, index, err);
 }

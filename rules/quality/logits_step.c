@@ -133,10 +133,11 @@ static enum lq_status run_logits(struct lq_run *run, struct lq_error *err)
 }
 
 enum lq_status lq_logits_add_step(struct lq_expand *expand, const struct lq_artifact *model,
-                                  struct lq_ref tokens, size_t *step, struct lq_error *err)
+                                  struct lq_ref tokens, uint32_t sequence, size_t *step,
+                                  struct lq_error *err)
 {
     static const struct lq_step_output outputs[] = {{"main", false}};
-    const struct lq_pass_options options = {.tokens = tokens};
+    const struct lq_pass_options options = {.tokens = tokens, .sequence = sequence};
     struct lq_pass pass;
     struct lq_model_inputs inputs;
     struct lq_model_part *part = lq_arena_get(lq_expand_arena(expand), sizeof *part);
@@ -153,7 +154,6 @@ enum lq_status lq_logits_add_step(struct lq_expand *expand, const struct lq_arti
     }
     lq_model_inputs_put(&inputs, "tokens", tokens);
     const struct lq_hparams *hparams = &pass.view.hparams;
-    uint32_t context = lq_perplexity_context(hparams->context_length, 0);
     struct lq_step added = {.op = "quality.logits",
                             .version = STEP_VERSION,
                             .label = lq_artifact_name(model),
@@ -166,7 +166,7 @@ enum lq_status lq_logits_add_step(struct lq_expand *expand, const struct lq_arti
                             .outputs = outputs,
                             .output_count = LQ_COUNT_OF(outputs),
                             .parallel = true,
-                            .memory_bytes = lq_forward_memory(hparams, context, true),
+                            .memory_bytes = lq_forward_memory(hparams, pass.sequence, true),
                             .cost = 1000000};
     return lq_expand_add_step(expand, &added, step, err);
 }

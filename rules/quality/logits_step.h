@@ -9,10 +9,11 @@
 #include "engine/rule.h"
 
 /* Adds the model's pass and the step "quality.logits": output "main" is the base file of `model`
- * (kind "model") on a token set. At run time LQ_ECALIBRATION for fewer than two chunks, LQ_EFAIL
- * for values that are not finite. */
+ * (kind "model") on a token set of `sequence` tokens. At run time LQ_ECALIBRATION for fewer than
+ * two chunks, LQ_EFAIL for values that are not finite. */
 enum lq_status lq_logits_add_step(struct lq_expand *expand, const struct lq_artifact *model,
-                                  struct lq_ref tokens, size_t *step, struct lq_error *err);
+                                  struct lq_ref tokens, uint32_t sequence, size_t *step,
+                                  struct lq_error *err);
 /* Adds the step "logits.tokens": the token set of a base file for `model`, whose vocabulary says
  * whether chunks start with BOS. LQ_EFORMAT when the file is of another vocabulary. */
 enum lq_status lq_logits_add_tokens_step(struct lq_expand *expand, const struct lq_artifact *model,

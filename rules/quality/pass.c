@@ -78,6 +78,9 @@ static enum lq_status open_states(struct layer_run *self, struct lq_error *err)
     }
     self->out = self->in;
     self->out.is_bf16 = self->state->hidden_bf16;
+    self->out.layer = self->state->layer;
+    self->out.is_mixture = self->reader.hparams.expert_count != 0;
+    self->out.overflow = LQ_EFAIL;
     if (status == LQ_OK && self->is_last) {
         self->out.sequence_length = lq_perplexity_scored(self->in.sequence_length);
     }
@@ -428,7 +431,6 @@ static enum lq_status add_layer(struct lq_pass *pass, struct lq_expand *expand,
     lq_model_inputs_put(&inputs, layer == 0 ? "tokens" : "hidden",
                         layer == 0 ? options->tokens
                                    : lq_ref_step(pass->steps[layer - 1], "hidden"));
-    uint32_t context = lq_perplexity_context(hparams->context_length, 0);
     const struct lq_step step = {.op = "quality.layer",
                                  .version = LAYER_VERSION,
                                  .label = label,
@@ -441,7 +443,7 @@ static enum lq_status add_layer(struct lq_pass *pass, struct lq_expand *expand,
                                  .outputs = outputs,
                                  .output_count = LQ_COUNT_OF(outputs),
                                  .parallel = true,
-                                 .memory_bytes = lq_forward_layer_memory(hparams, context),
+                                 .memory_bytes = pass->layer_memory_bytes,
                                  .cost = guess_cost(hparams)};
     return lq_expand_add_step(expand, &step, &pass->steps[layer], err);
 }
@@ -456,6 +458,10 @@ enum lq_status lq_pass_add(struct lq_pass *pass, struct lq_expand *expand,
         return status;
     }
     uint32_t layers = pass->view.hparams.layer_count;
+    pass->sequence = options->sequence != 0
+                         ? options->sequence
+                         : lq_perplexity_context(pass->view.hparams.context_length, 0);
+    pass->layer_memory_bytes = lq_forward_layer_memory(&pass->view.hparams, pass->sequence);
     pass->steps = lq_arena_get_array(lq_expand_arena(expand), layers, sizeof *pass->steps);
     if (pass->steps == NULL) {
         return lq_error_nomem(err, "steps");

@@ -27,11 +27,14 @@ enum { LQ_KEPT_ROWS_MAX = 512 };
 struct lq_pass {
     struct lq_model_view view;
     struct lq_ref tokens;
+    uint32_t sequence; /* tokens of a chunk, as far as known */
+    uint64_t layer_memory_bytes;
     size_t *steps; /* of each layer: outputs "hidden" and "kept" (rows of f32) */
 };
 
 struct lq_pass_options {
     struct lq_ref tokens; /* a token set, as in tokens.h */
+    uint32_t sequence;    /* its length, to guess memory from; 0: not known, the usual one */
     bool hidden_bf16;
 };
 
