@@ -206,6 +206,9 @@ Test(e2e_gptq, files_hold_what_the_model_was)
     }
     close_weights(&was);
     /* And it is a model again. */
+    cr_expect_eq(e2e_run("%s %s --fail-above 0.1%% --evaluation-data words.txt", command,
+                         cases[1].arguments),
+                 11, "%s", e2e_stdout());
     cr_expect_eq(e2e_run("quantize out3 gguf -q F16 --allow-requantize -o back.gguf"), 0, "%s",
                  e2e_stderr());
 }

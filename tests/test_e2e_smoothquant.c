@@ -188,6 +188,23 @@ Test(e2e_smoothquant, config_and_statistics)
     lq_buffer_fini(&file);
 }
 
+/* The folder is measured like a GGUF file, rounding of activations included. */
+Test(e2e_smoothquant, a_report_comes_with_it)
+{
+    e2e_copy_text("eval.txt", "other.txt", 8000);
+    cr_assert_eq(e2e_run("%s --format json --quality-report --evaluation-data other.txt", command),
+                 0, "%s", e2e_stderr());
+    cJSON *root = cJSON_Parse(e2e_stdout());
+    const cJSON *report = cJSON_GetObjectItemCaseSensitive(root, "quality_report");
+    const cJSON *divergence = cJSON_GetObjectItemCaseSensitive(report, "kl_divergence_mean");
+    cr_assert_not_null(divergence, "%s", e2e_stdout());
+    cr_expect(divergence->valuedouble > 1e-5 && divergence->valuedouble < 2e-3, "%g",
+              divergence->valuedouble);
+    cJSON_Delete(root);
+    cr_expect(lq_path_exists("out.qreport"));
+    cr_expect_eq(e2e_run("%s --evaluation-data words.txt", command), 2);
+}
+
 Test(e2e_smoothquant, what_cannot_be_is_said)
 {
     static const struct {

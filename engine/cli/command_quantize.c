@@ -5,11 +5,10 @@
 #include "engine/base/text.h"
 #include "engine/cli/commands.h"
 #include "engine/cli/profile_place.h"
-#include "engine/cli/quality_job.h"
-#include "engine/cli/quality_result.h"
 #include "engine/cli/quantize_awq.h"
 #include "engine/cli/quantize_folder.h"
 #include "engine/cli/quantize_gptq.h"
+#include "engine/cli/quantize_report.h"
 #include "engine/cli/quantize_result.h"
 #include "engine/cli/quantize_w8a8.h"
 #include "engine/cli/quick_recipe.h"
@@ -20,12 +19,11 @@ struct quantization {
     struct lq_cli *cli;
     const char *model;
     const char *output;
-    const char *report;             /* NULL: none asked for */
+    struct lq_quantize_report report;
     const char *level;              /* NULL: the profile alone decides */
     const char *profile;            /* as the user named it; NULL: none */
     const struct lq_preset *preset; /* what it is: this, */
     const char *profile_file;       /* or a file */
-    const char *evaluation;         /* the text that the report measures on */
     bool calibrates;                /* computes an importance matrix */
     bool protect;
     double coverage;
@@ -82,12 +80,6 @@ static enum lq_status check_level(struct quantization *job, struct lq_error *err
     }
     job->level = lq_level_name(found);
     return LQ_OK;
-}
-
-static bool wants_report(const struct lq_args *args)
-{
-    return lq_args_has(args, "quality-report") || lq_args_has(args, "coherence-check") ||
-           lq_args_has(args, "fail-above");
 }
 
 /* --tensor-type GLOB=TYPE, as often as it is given. */
@@ -152,22 +144,7 @@ static enum lq_status check_texts(struct quantization *job, struct lq_error *err
                             "--protect-super-weights needs an importance matrix; give --imatrix "
                             "FILE or --calibration-data FILE");
     }
-    const char *evaluation = lq_args_get(args, "evaluation-data");
-    if (!wants_report(args)) {
-        return evaluation == NULL ? LQ_OK
-                                  : lq_error_set(err, LQ_EUSAGE,
-                                                 "--evaluation-data means nothing without "
-                                                 "--quality-report");
-    }
-    job->evaluation = evaluation != NULL ? evaluation : usual;
-    return job->evaluation != NULL
-               ? LQ_OK
-               : lq_error_set(err, LQ_ECALIBRATION,
-                              "--%s needs a text to measure with; give --evaluation-data FILE, or "
-                              "name one in LQBUILD_CALIBRATION_DATA",
-                              lq_args_has(args, "quality-report")    ? "quality-report"
-                              : lq_args_has(args, "coherence-check") ? "coherence-check"
-                                                                     : "fail-above");
+    return lq_quantize_report_check(job->cli, &job->report, err);
 }
 
 static enum lq_status check_combinations(struct quantization *job, struct lq_error *err)
@@ -205,11 +182,10 @@ static enum lq_status name_outputs(struct quantization *job, struct lq_error *er
         job->output = lq_arena_printf(arena, "%s-%s.gguf", name,
                                       job->profile != NULL ? "dynamic" : job->level);
     }
-    if (status == LQ_OK && job->output != NULL && job->evaluation != NULL) {
-        job->report = lq_arena_printf(arena, "%s.qreport", job->output);
+    if (status != LQ_OK || job->output == NULL) {
+        return status == LQ_OK ? lq_error_nomem(err, "the command") : status;
     }
-    bool failed = job->output == NULL || (job->evaluation != NULL && job->report == NULL);
-    return status == LQ_OK && failed ? lq_error_nomem(err, "the command") : status;
+    return lq_quantize_report_place(&job->report, job->output, err);
 }
 
 static enum lq_status prepare(struct quantization *job, struct lq_error *err)
@@ -312,22 +288,6 @@ static void write_gguf(const struct quantization *job, struct lq_recipe_text *te
     lq_recipe_text_end(text);
 }
 
-static enum lq_status write_report(const struct quantization *job, struct lq_recipe_text *text,
-                                   struct lq_error *err)
-{
-    lq_recipe_text_begin(text, "text", "measured");
-    lq_recipe_text_string(text, "path", job->evaluation);
-    lq_recipe_text_end(text);
-    lq_recipe_text_begin(text, "report", "quality");
-    lq_recipe_text_word(text, "original", "original");
-    lq_recipe_text_word(text, "quantized", "[quantized]");
-    lq_recipe_text_word(text, "text", "measured");
-    lq_recipe_text_string(text, "path", job->report);
-    enum lq_status status = lq_quality_put_limits(job->cli, text, err);
-    lq_recipe_text_end(text);
-    return status;
-}
-
 static enum lq_status write_job(const struct quantization *job, struct lq_recipe_text *text,
                                 struct lq_error *err)
 {
@@ -340,7 +300,7 @@ static enum lq_status write_job(const struct quantization *job, struct lq_recipe
     }
     write_choices(job, text);
     write_gguf(job, text);
-    return job->report == NULL ? LQ_OK : write_report(job, text, err);
+    return lq_quantize_report_add(&job->report, text, err);
 }
 
 /* ---- the result ---- */
@@ -404,15 +364,8 @@ static enum lq_status print_quantization(void *user, struct lq_json_writer *writ
         }
         lq_map_close(&map);
     }
-    if (status == LQ_OK && job->report != NULL && writer != NULL) {
-        lq_json_key(writer, "quality_report");
-        lq_json_begin_object(writer);
-        double delta_pct = 0.0;
-        status = lq_quality_metrics_write(job->report, writer, &delta_pct, err);
-        lq_json_end_object(writer);
-        if (status == LQ_OK) {
-            status = lq_quality_warn(job->cli, job->output, delta_pct, err);
-        }
+    if (status == LQ_OK) {
+        status = lq_quantize_report_print(&job->report, job->output, writer, err);
     }
     lq_arena_fini(&arena);
     return status;
@@ -420,7 +373,6 @@ static enum lq_status print_quantization(void *user, struct lq_json_writer *writ
 
 enum lq_status lq_command_quantize(struct lq_cli *cli, struct lq_error *err)
 {
-    static const char *const targets[] = {"quantized", "quality"};
     struct quantization job = {.cli = cli, .model = cli->args.operands[0], .coverage = 0.0001};
     struct lq_recipe_text text;
     if (strcmp(cli->args.operands[1], "smoothquant") == 0) {
@@ -439,12 +391,11 @@ enum lq_status lq_command_quantize(struct lq_cli *cli, struct lq_error *err)
     }
     if (status == LQ_OK) {
         struct lq_quick_build build = {
-            .targets = targets,
-            .target_count = job.report == NULL ? 1 : 2,
             .hide_summary = lq_quick_wants_json(cli),
             .print = print_quantization,
             .user = &job,
         };
+        build.target_count = lq_quantize_report_targets(&job.report, &build.targets);
         status = lq_quick_run(cli, &text, &build, err);
     }
     lq_recipe_text_fini(&text);

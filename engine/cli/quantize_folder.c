@@ -21,13 +21,9 @@ static const struct {
     {"tensor-type", "gguf"},
     {"protect-super-weights", "gguf"},
     {"pure", "gguf"},
-    {"coherence-check", "gguf"},
     {"output-tensor-type", "gguf"},
     {"allow-requantize", "gguf"},
-    {"evaluation-data", "gguf"},
     {"token-embedding-type", "gguf"},
-    {"fail-above", "gguf"},
-    {"quality-report", "gguf"},
     {"protection-coverage", "gguf"},
     {"smoothquant", "smoothquant"},
     {"alpha", "smoothquant"},
@@ -78,9 +74,11 @@ enum lq_status lq_quantize_folder_open(struct lq_quantize_folder *folder, const 
     folder->weights = lq_path_join(arena, folder->path, "model.safetensors");
     folder->config = lq_path_join(arena, folder->path, "config.json");
     folder->report = lq_path_join(arena, folder->path, report);
-    return folder->weights == NULL || folder->config == NULL || folder->report == NULL
-               ? lq_error_nomem(err, "the command")
-               : LQ_OK;
+    if (folder->weights == NULL || folder->config == NULL || folder->report == NULL) {
+        return lq_error_nomem(err, "the command");
+    }
+    status = lq_quantize_report_check(cli, &folder->quality, err);
+    return status == LQ_OK ? lq_quantize_report_place(&folder->quality, folder->path, err) : status;
 }
 
 enum lq_status lq_quantize_folder_begin(const struct lq_quantize_folder *folder,
@@ -151,18 +149,16 @@ static enum lq_status print_result(void *user, struct lq_json_writer *writer, st
                            (double)sig.size_bytes / (double)model_bytes);
     }
     lq_json_put_int(writer, "file_size", (int64_t)sig.size_bytes);
-    return LQ_OK;
+    return lq_quantize_report_print(&folder->quality, folder->path, writer, err);
 }
 
 enum lq_status lq_quantize_folder_run(const struct lq_quantize_folder *folder,
-                                      const struct lq_recipe_text *text, struct lq_error *err)
+                                      struct lq_recipe_text *text, struct lq_error *err)
 {
-    static const char *const targets[] = {"quantized"};
     struct lq_quantize_folder job = *folder;
-    const struct lq_quick_build build = {.targets = targets,
-                                         .target_count = 1,
-                                         .hide_summary = lq_quick_wants_json(folder->cli),
-                                         .print = print_result,
-                                         .user = &job};
-    return lq_quick_run(folder->cli, text, &build, err);
+    struct lq_quick_build build = {
+        .hide_summary = lq_quick_wants_json(folder->cli), .print = print_result, .user = &job};
+    build.target_count = lq_quantize_report_targets(&folder->quality, &build.targets);
+    enum lq_status status = lq_quantize_report_add(&folder->quality, text, err);
+    return status == LQ_OK ? lq_quick_run(folder->cli, text, &build, err) : status;
 }

@@ -7,6 +7,7 @@
 
 #include "engine/base/json.h"
 #include "engine/cli/command.h"
+#include "engine/cli/quantize_report.h"
 #include "engine/cli/recipe_text.h"
 
 struct lq_quantize_folder {
@@ -24,21 +25,24 @@ struct lq_quantize_folder {
     const char *weights; /* its model.safetensors */
     const char *config;  /* config.json */
     const char *report;  /* FORMAT.json */
+    struct lq_quantize_report quality;
 };
 
 /* LQ_EUSAGE for an option of `quantize` that means nothing for this format, gguf included. A new
  * option of one format goes into the table there. */
 enum lq_status lq_quantize_check_options(const struct lq_args *args, const char *format,
                                          struct lq_error *err);
-/* Finds the model and names the files; `cli` and `format` must be set. */
+/* Finds the model, names the files and sees whether a report is wanted; `cli` and `format` must be
+ * set. */
 enum lq_status lq_quantize_folder_open(struct lq_quantize_folder *folder, const char *suffix,
                                        struct lq_error *err);
 /* Appends the artifacts `original` and `calib` (samples of at most 512 tokens). */
 enum lq_status lq_quantize_folder_begin(const struct lq_quantize_folder *folder,
                                         struct lq_recipe_text *text, uint64_t samples_default,
                                         struct lq_error *err);
-/* Builds the artifact `quantized` of the recipe, copies the tokenizer's files and prints. */
+/* Builds the artifact `quantized` of the recipe, and the report that the options ask for; copies
+ * the tokenizer's files and prints. */
 enum lq_status lq_quantize_folder_run(const struct lq_quantize_folder *folder,
-                                      const struct lq_recipe_text *text, struct lq_error *err);
+                                      struct lq_recipe_text *text, struct lq_error *err);
 
 #endif
