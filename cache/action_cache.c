@@ -52,9 +52,23 @@ enum lq_status lq_action_get(struct lq_cache *cache, const struct lq_digest *key
 
 struct put {
     const struct lq_digest *key;
+    const struct lq_action_record *record;
     struct lq_buffer action;
     struct lq_history_record history; /* empty without a label */
 };
+
+/* From now on nobody drops what the action keeps. */
+static enum lq_status keep_outputs(struct lq_txn *txn, const struct lq_action_record *record,
+                                   struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
+    for (size_t i = 0; i < record->output_count && status == LQ_OK; i++) {
+        const struct lq_action_output *output = &record->outputs[i];
+        status =
+            output->transient ? LQ_OK : lq_use_remove(txn, LQ_USE_TRANSIENT, &output->digest, err);
+    }
+    return status;
+}
 
 static enum lq_status put_change(struct lq_txn *txn, void *user, struct lq_error *err)
 {
@@ -62,6 +76,7 @@ static enum lq_status put_change(struct lq_txn *txn, void *user, struct lq_error
     struct lq_bytes key = {put->key->bytes, LQ_DIGEST_BYTES};
     struct lq_bytes value = {put->action.data, put->action.size_bytes};
     enum lq_status status = lq_txn_put(txn, LQ_DB_ACTIONS, &key, &value, err);
+    status = status == LQ_OK ? keep_outputs(txn, put->record, err) : status;
     status =
         status == LQ_OK ? lq_use_put(txn, LQ_USE_ACTION, put->key, lq_uses_now(), err) : status;
     return status == LQ_OK ? lq_history_write(txn, &put->history, err) : status;
@@ -71,7 +86,7 @@ enum lq_status lq_action_put(struct lq_cache *cache, const struct lq_digest *key
                              const struct lq_action_record *record, const char *label,
                              const char *manifest, struct lq_error *err)
 {
-    struct put put = {.key = key};
+    struct put put = {.key = key, .record = record};
     lq_marks_add(cache->marks, key);
     for (size_t i = 0; i < record->output_count; i++) {
         lq_marks_add(cache->marks, &record->outputs[i].digest);

@@ -3,6 +3,11 @@
 #include "cache/blob_writer.h"
 #include "engine/base/limits.h"
 
+static bool is_small(const struct lq_blob_writer *writer)
+{
+    return !writer->has_refs && writer->land == NULL && writer->size_bytes <= LQ_SMALL_BYTES_MAX;
+}
+
 static enum lq_status put_record(struct lq_txn *txn, struct lq_writer_commit *commit, uint64_t id,
                                  struct lq_error *err)
 {
@@ -10,12 +15,14 @@ static enum lq_status put_record(struct lq_txn *txn, struct lq_writer_commit *co
     struct lq_blob_record record = {
         .kind = writer->land != NULL ? LQ_BLOB_PLACED
                 : writer->has_refs   ? LQ_BLOB_JOINED
+                : is_small(writer)   ? LQ_BLOB_SMALL
                                      : LQ_BLOB_CHUNKS,
         .size_bytes = writer->size_bytes,
         .id = id,
         .stored_bytes = writer->stored_bytes,
         .chunk_bytes = LQ_CHUNK_BYTES,
         .part_count = writer->part_count,
+        .data = writer->buffer,
         .path = commit->path,
         .path_bytes = commit->path == NULL ? 0 : (uint32_t)strlen(commit->path),
         .sig = commit->sig,
@@ -30,7 +37,36 @@ static enum lq_status put_record(struct lq_txn *txn, struct lq_writer_commit *co
         status = lq_txn_put(txn, LQ_DB_BLOBS, &key, &value, err);
     }
     lq_buffer_fini(&buffer);
-    return status;
+    return status == LQ_OK && writer->is_transient
+               ? lq_use_put(txn, LQ_USE_TRANSIENT, &commit->digest, lq_uses_now(), err)
+               : status;
+}
+
+/* Chunks that wait in memory. A small blob is in its record. */
+static enum lq_status put_chunks(struct lq_txn *txn, const struct lq_blob_writer *writer,
+                                 uint64_t *id, struct lq_error *err)
+{
+    enum lq_status status = LQ_OK;
+    if (is_small(writer)) {
+        return LQ_OK;
+    }
+    if (*id == 0 && writer->stored_bytes > 0) {
+        status = lq_blob_next_id(txn, id, err);
+    }
+    return status == LQ_OK ? lq_writer_put_chunks(txn, *id, writer->flushed_count, writer->buffer,
+                                                  writer->buffered_bytes, err)
+                           : status;
+}
+
+/* The blob is there already, and this writer's chunks are garbage. What is written to be kept
+ * stays, whoever wrote it first. */
+static enum lq_status keep_old(struct lq_txn *txn, const struct lq_writer_commit *commit,
+                               uint64_t id, struct lq_error *err)
+{
+    enum lq_status status = commit->writer->is_transient
+                                ? LQ_OK
+                                : lq_use_remove(txn, LQ_USE_TRANSIENT, &commit->digest, err);
+    return status == LQ_OK && id != 0 ? lq_blob_mark_pending(txn, id, 0, err) : status;
 }
 
 /* Every part must still be there, and is kept from now on. */
@@ -75,20 +111,14 @@ static enum lq_status commit_change(struct lq_txn *txn, void *user, struct lq_er
         status = lq_blob_find_whole(NULL, txn, &commit->digest, &old, &commit->duplicate, err);
     }
     if (status != LQ_OK || commit->duplicate) {
-        return status == LQ_OK && id != 0 ? lq_blob_mark_pending(txn, id, 0, err) : status;
+        return status == LQ_OK ? keep_old(txn, commit, id, err) : status;
     }
     bool broken = false;
     status = lq_blob_find(NULL, txn, &commit->digest, &old, &broken, err);
     if (status == LQ_OK && broken) {
         status = lq_blob_forget(txn, &commit->digest, &old, &commit->garbage_id, err);
     }
-    if (status == LQ_OK && id == 0 && writer->stored_bytes > 0) {
-        status = lq_blob_next_id(txn, &id, err);
-    }
-    if (status == LQ_OK) {
-        status = lq_writer_put_chunks(txn, id, writer->flushed_count, writer->buffer,
-                                      writer->buffered_bytes, err);
-    }
+    status = status == LQ_OK ? put_chunks(txn, writer, &id, err) : status;
     if (status == LQ_OK && writer->id != 0) {
         unsigned char raw[LQ_ID_KEY_BYTES];
         lq_id_key(id, raw);
@@ -101,7 +131,9 @@ static enum lq_status commit_change(struct lq_txn *txn, void *user, struct lq_er
 static enum lq_status commit_large(struct lq_blob_writer *writer, const struct lq_digest *digest,
                                    struct lq_error *err)
 {
-    unsigned flags = LQ_STORE_PATIENT | (writer->has_refs ? LQ_STORE_WITH_LATER : 0u);
+    /* A small blob that waits in memory and is to be kept comes before a transient one. */
+    bool with_later = writer->has_refs || writer->is_transient;
+    unsigned flags = LQ_STORE_PATIENT | (with_later ? LQ_STORE_WITH_LATER : 0u);
     writer->commit.writer = writer;
     writer->commit.digest = *digest;
     return lq_store_write_begin(writer->cache->store, flags, writer->buffered_bytes + 64 * 1024,
@@ -132,19 +164,25 @@ enum lq_status lq_writer_commit_wait(struct lq_blob_writer *writer, struct lq_er
     return LQ_OK;
 }
 
-/* *stored: the blob is there. *broken: a record is there that lacks parts. */
+/* *stored: the blob is there to stay. *changes: a record is there that lacks parts, or is
+ * transient. */
 static enum lq_status find_old(struct lq_blob_writer *writer, const struct lq_digest *digest,
-                               bool *stored, bool *broken, struct lq_error *err)
+                               bool *stored, bool *changes, struct lq_error *err)
 {
     struct lq_txn txn;
     struct lq_blob_record record;
+    uint64_t transient_since = 0;
     enum lq_status status = lq_store_read_begin(writer->cache->store, &txn, err);
     if (status != LQ_OK) {
         return status;
     }
     status = lq_blob_find_whole(NULL, &txn, digest, &record, stored, err);
+    if (status == LQ_OK && *stored) {
+        status = lq_use_get(&txn, LQ_USE_TRANSIENT, digest, &transient_since, err);
+        *stored = transient_since == 0;
+    }
     if (status == LQ_OK && !*stored) {
-        status = lq_blob_find(NULL, &txn, digest, &record, broken, err);
+        status = lq_blob_find(NULL, &txn, digest, &record, changes, err);
     }
     lq_store_read_end(&txn);
     return status;
@@ -155,14 +193,14 @@ static enum lq_status commit_small(struct lq_blob_writer *writer, const struct l
                                    struct lq_error *err)
 {
     struct lq_bytes key = {digest->bytes, LQ_DIGEST_BYTES};
-    bool broken = false;
+    bool changes = false;
     bool stored = lq_store_has_later(writer->cache->store, LQ_DB_BLOBS, &key, NULL, 0);
-    enum lq_status status = stored ? LQ_OK : find_old(writer, digest, &stored, &broken, err);
+    enum lq_status status = stored ? LQ_OK : find_old(writer, digest, &stored, &changes, err);
     if (status != LQ_OK || stored) {
         return status;
     }
-    if (broken) {
-        /* What the old record counts must be undone, in a transaction. */
+    if (changes) {
+        /* What the old record counts, or says, must be undone, in a transaction. */
         return commit_large(writer, digest, err);
     }
     struct lq_blob_record record = {
@@ -224,9 +262,8 @@ static enum lq_status commit_begin(struct lq_blob_writer *writer, const struct l
     if (status != LQ_OK) {
         return status;
     }
-    return !writer->has_refs && writer->land == NULL && writer->size_bytes <= LQ_SMALL_BYTES_MAX
-               ? commit_small(writer, own, err)
-               : commit_large(writer, own, err);
+    return is_small(writer) && !writer->is_transient ? commit_small(writer, own, err)
+                                                     : commit_large(writer, own, err);
 }
 
 enum lq_status lq_blob_commit_begin(struct lq_blob_writer *writer, struct lq_digest *digest,

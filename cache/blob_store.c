@@ -230,6 +230,7 @@ enum lq_status lq_blob_forget(struct lq_txn *txn, const struct lq_digest *digest
     if (status == LQ_OK) {
         status = lq_txn_del(txn, LQ_DB_BLOBS, &key, NULL, err);
     }
+    status = status == LQ_OK ? lq_use_remove(txn, LQ_USE_TRANSIENT, digest, err) : status;
     status = status == LQ_OK ? lq_blob_count_removal(txn, err) : status;
     if (status != LQ_OK || id == 0) {
         return status;
@@ -394,6 +395,7 @@ enum lq_status lq_blob_place_get(struct lq_cache *cache, const struct lq_digest 
 
 struct drop {
     const struct lq_digest *digest;
+    bool only_transient;
     uint64_t garbage_id;
 };
 
@@ -408,16 +410,20 @@ static enum lq_status drop_change(struct lq_txn *txn, void *user, struct lq_erro
     if (status == LQ_OK && found) {
         status = lq_blob_ref_count(txn, drop->digest, &refs, err);
     }
-    if (status != LQ_OK || !found || refs > 0) {
+    uint64_t transient_since = 1;
+    if (status == LQ_OK && drop->only_transient) {
+        status = lq_use_get(txn, LQ_USE_TRANSIENT, drop->digest, &transient_since, err);
+    }
+    if (status != LQ_OK || !found || refs > 0 || transient_since == 0) {
         return status;
     }
     return lq_blob_forget(txn, drop->digest, &record, &drop->garbage_id, err);
 }
 
-enum lq_status lq_blob_drop(struct lq_cache *cache, const struct lq_digest *digest,
-                            struct lq_error *err)
+static enum lq_status drop_blob(struct lq_cache *cache, const struct lq_digest *digest,
+                                bool only_transient, struct lq_error *err)
 {
-    struct drop drop = {.digest = digest};
+    struct drop drop = {.digest = digest, .only_transient = only_transient};
     enum lq_status status = settle(cache, digest, err);
     if (status == LQ_OK) {
         status = lq_store_write(cache->store, 0, 64 * 1024, drop_change, &drop, err);
@@ -426,4 +432,16 @@ enum lq_status lq_blob_drop(struct lq_cache *cache, const struct lq_digest *dige
         status = lq_blob_sweep(cache->store, drop.garbage_id, err);
     }
     return status;
+}
+
+enum lq_status lq_blob_drop(struct lq_cache *cache, const struct lq_digest *digest,
+                            struct lq_error *err)
+{
+    return drop_blob(cache, digest, false, err);
+}
+
+enum lq_status lq_blob_drop_transient(struct lq_cache *cache, const struct lq_digest *digest,
+                                      struct lq_error *err)
+{
+    return drop_blob(cache, digest, true, err);
 }

@@ -40,6 +40,11 @@ void lq_blob_use_pool(struct lq_blob_writer *writer, struct lq_pool *pool)
     writer->pool = pool;
 }
 
+void lq_blob_set_transient(struct lq_blob_writer *writer)
+{
+    writer->is_transient = true;
+}
+
 void lq_blob_tee(struct lq_blob_writer *writer, lq_blob_take copy, void *user)
 {
     writer->copy = copy;

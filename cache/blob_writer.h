@@ -42,7 +42,8 @@ struct lq_blob_writer {
     struct lq_writer_commit commit;
     struct lq_blob_part *parts;
     uint32_t part_count, part_capacity;
-    bool has_refs;        /* some part is another blob */
+    bool has_refs; /* some part is another blob */
+    bool is_transient;
     struct lq_pool *pool; /* may be NULL */
     lq_blob_take copy;    /* may be NULL */
     void *copy_user;

@@ -93,6 +93,9 @@ typedef enum lq_status (*lq_blob_land)(void *user, const struct lq_digest *diges
                                        struct lq_error *err);
 void lq_blob_keep_outside(struct lq_blob_writer *writer, lq_blob_take keep, lq_blob_land land,
                           void *user);
+/* Before the commit: the blob is an output that goes when its readers are done. One that is stored
+ * already stays what it is. */
+void lq_blob_set_transient(struct lq_blob_writer *writer);
 /* Publishes and frees the writer, whether it succeeds or not. A blob that is already stored costs
  * nothing: the new copy is dropped. */
 enum lq_status lq_blob_commit(struct lq_blob_writer *writer, struct lq_digest *digest,
@@ -145,10 +148,14 @@ bool lq_blob_exists(struct lq_cache *cache, const struct lq_digest *digest, uint
 /* The path of the file that a blob lies, or lay, in; NULL for one in the cache or none at all. */
 enum lq_status lq_blob_place_get(struct lq_cache *cache, const struct lq_digest *digest,
                                  struct lq_arena *arena, char **path, struct lq_error *err);
-/* Forgets a blob: used for transient outputs. Not an error when it is absent or when a
- * concatenation still refers to it (then it stays). */
+/* Forgets a blob. Not an error when it is absent or when a concatenation still refers to it (then
+ * it stays). */
 enum lq_status lq_blob_drop(struct lq_cache *cache, const struct lq_digest *digest,
                             struct lq_error *err);
+/* The same, and the blob also stays unless transient outputs alone have its content: it was written
+ * as one, and since then neither was it written in any other way nor does an action keep it. */
+enum lq_status lq_blob_drop_transient(struct lq_cache *cache, const struct lq_digest *digest,
+                                      struct lq_error *err);
 
 /* ---- actions ---- */
 

@@ -159,14 +159,6 @@ static void choose(struct gc *gc)
 
 /* ---- removing names ---- */
 
-static enum lq_status delete_use(struct lq_txn *txn, enum lq_use_kind kind,
-                                 const struct lq_digest *key, struct lq_error *err)
-{
-    unsigned char raw[LQ_USE_KEY_BYTES];
-    lq_use_key(kind, key, raw);
-    return lq_txn_del(txn, LQ_DB_USES, &(struct lq_bytes){raw, sizeof raw}, NULL, err);
-}
-
 struct names {
     struct gc *gc;
     size_t first, count;
@@ -179,7 +171,7 @@ static enum lq_status delete_action(struct lq_txn *txn, const struct lq_digest *
     enum lq_status status =
         lq_txn_del(txn, LQ_DB_ACTIONS, &(struct lq_bytes){key->bytes, LQ_DIGEST_BYTES}, NULL, err);
     status = status == LQ_OK ? lq_blob_count_removal(txn, err) : status;
-    return status == LQ_OK ? delete_use(txn, LQ_USE_ACTION, key, err) : status;
+    return status == LQ_OK ? lq_use_remove(txn, LQ_USE_ACTION, key, err) : status;
 }
 
 /* Somebody may have come to need them since they were chosen. */
@@ -199,7 +191,7 @@ static enum lq_status remove_names(struct lq_txn *txn, void *user, struct lq_err
                 struct lq_bytes key = {gc->index.file_keys.data + file->key_offset,
                                        file->key_bytes};
                 status = lq_txn_del(txn, LQ_DB_FILES, &key, NULL, err);
-                status = status == LQ_OK ? delete_use(txn, LQ_USE_BLOB, digest, err) : status;
+                status = status == LQ_OK ? lq_use_remove(txn, LQ_USE_BLOB, digest, err) : status;
             }
             continue;
         }
@@ -333,7 +325,7 @@ static enum lq_status remove_stale(struct lq_txn *txn, void *user, struct lq_err
         const struct lq_digest *key = &index->histories[stale->history_first + i];
         status = lq_txn_del(txn, LQ_DB_HISTORY, &(struct lq_bytes){key->bytes, LQ_DIGEST_BYTES},
                             NULL, err);
-        status = status == LQ_OK ? delete_use(txn, LQ_USE_HISTORY, key, err) : status;
+        status = status == LQ_OK ? lq_use_remove(txn, LQ_USE_HISTORY, key, err) : status;
     }
     return status;
 }

@@ -113,6 +113,14 @@ enum lq_status lq_use_put(struct lq_txn *txn, enum lq_use_kind kind, const struc
     return put_raw(txn, raw, seconds, err);
 }
 
+enum lq_status lq_use_remove(struct lq_txn *txn, enum lq_use_kind kind, const struct lq_digest *key,
+                             struct lq_error *err)
+{
+    unsigned char raw[LQ_USE_KEY_BYTES];
+    lq_use_key(kind, key, raw);
+    return lq_txn_del(txn, LQ_DB_USES, &(struct lq_bytes){raw, sizeof raw}, NULL, err);
+}
+
 enum lq_status lq_use_get(struct lq_txn *txn, enum lq_use_kind kind, const struct lq_digest *key,
                           uint64_t *seconds, struct lq_error *err)
 {

@@ -21,6 +21,10 @@ enum lq_use_kind {
     LQ_USE_ACTION = 'a',  /* by action key */
     LQ_USE_BLOB = 'b',    /* by digest: descriptions of sources */
     LQ_USE_HISTORY = 'h', /* by digest of the label */
+    /* By digest, and when it was written: a blob that transient outputs alone have. No use, but as
+     * short. Gone with the first that keeps it, so an entry that is lost keeps a little too much.
+     */
+    LQ_USE_TRANSIENT = 't',
 };
 
 struct lq_uses;
@@ -37,6 +41,8 @@ void lq_use_key(enum lq_use_kind kind, const struct lq_digest *key,
 /* Notes a time inside a transaction. */
 enum lq_status lq_use_put(struct lq_txn *txn, enum lq_use_kind kind, const struct lq_digest *key,
                           uint64_t seconds, struct lq_error *err);
+enum lq_status lq_use_remove(struct lq_txn *txn, enum lq_use_kind kind, const struct lq_digest *key,
+                             struct lq_error *err);
 /* 0: none is known. */
 enum lq_status lq_use_get(struct lq_txn *txn, enum lq_use_kind kind, const struct lq_digest *key,
                           uint64_t *seconds, struct lq_error *err);

@@ -6,8 +6,9 @@
  * What is held is lost when the build is killed; it is made again from the newest outputs in front
  * of it that are in the cache, so those must not be dropped before. Each output in the cache is
  * claimed by itself while it has readers, and by every output that is not in the cache and would be
- * made from it; without a claim it goes, when steps that waited for its reader have begun. All on
- * the build's thread. */
+ * made from it; without a claim it goes, when steps that waited for its reader have begun. Claims
+ * count by content, and the cache itself keeps content that is not transient everywhere: it may be
+ * that of an output to be kept. All on the build's thread. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -158,7 +159,8 @@ void lq_transient_sweep(struct lq_build *build)
         struct lq_error err;
         build->unclaimed = claim->next_unclaimed;
         claim->unclaimed = false;
-        if (claim->count == 0 && lq_blob_drop(build->cache, &claim->digest, &err) != LQ_OK) {
+        if (claim->count == 0 &&
+            lq_blob_drop_transient(build->cache, &claim->digest, &err) != LQ_OK) {
             lq_build_warn(build, err.message);
         }
     }

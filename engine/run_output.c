@@ -22,6 +22,9 @@ static enum lq_status begin_output(struct lq_run *run, struct lq_run_output *out
     enum lq_status status = lq_blob_begin(run->build->cache, &output->writer, err);
     if (status == LQ_OK) {
         lq_blob_use_pool(output->writer, run->build->pool);
+        if (run->task->outputs[output - run->outputs].transient) {
+            lq_blob_set_transient(output->writer);
+        }
         lq_early_begin(&output->early, output->writer);
     }
     return status;

@@ -419,8 +419,98 @@ static const struct lq_rule fake_chain = {
     .expand = chain_expand,
 };
 
-static const struct lq_rule *const fake_rules[] = {&fake_chain, &fake_file, &fake_lines,
+/* ---- hops: steps that hand the same bytes on, the first one in lower case. A letter a step: 't'
+ * has a transient output, 'k' one that is kept; a capital's output is also read at the end. ---- */
+
+static enum lq_status hop_run(struct lq_run *run, struct lq_error *err)
+{
+    const void *data = NULL;
+    uint64_t size_bytes = 0;
+    enum lq_status status = fake_begin(run, "hop", err);
+    if (status == LQ_OK) {
+        status = lq_run_input_load(run, "in", &data, &size_bytes, err);
+    }
+    for (uint64_t i = 0; i < size_bytes && status == LQ_OK; i++) {
+        char c = (char)tolower(((const unsigned char *)data)[i]);
+        status = lq_run_write(run, "out", &c, 1, err);
+    }
+    return status;
+}
+
+static enum lq_status hops_expand(struct lq_expand *expand, struct lq_error *err)
+{
+    enum { HOPS_MAX = 16 };
+    const struct lq_artifact *artifact = lq_expand_artifact(expand);
+    const char *kinds = lq_attr_string(artifact, "kinds");
+    struct lq_ref before = lq_ref_artifact(lq_attr_ref(artifact, "input", 0), "main");
+    struct lq_step_input parts[HOPS_MAX];
+    size_t part_count = 0;
+    size_t index = 0;
+    enum lq_status status = LQ_OK;
+    for (size_t i = 0; kinds[i] != '\0' && i < HOPS_MAX && status == LQ_OK; i++) {
+        char *label = lq_arena_printf(lq_expand_arena(expand), "hop%zu", i);
+        const struct lq_step_input input = {"in", before};
+        const struct lq_step_param params[] = {{"label", label},
+                                               {"mark", lq_attr_string(artifact, "mark")}};
+        const struct lq_step_output output = {"out", tolower((unsigned char)kinds[i]) == 't'};
+        const struct lq_step step = {.op = "hop",
+                                     .version = 1,
+                                     .label = label,
+                                     .run = hop_run,
+                                     .params = params,
+                                     .param_count = 2,
+                                     .inputs = &input,
+                                     .input_count = 1,
+                                     .outputs = &output,
+                                     .output_count = 1};
+        status = lq_expand_add_step(expand, &step, &index, err);
+        before = lq_ref_step(index, "out");
+        if (kinds[i + 1] == '\0' || isupper((unsigned char)kinds[i])) {
+            parts[part_count].name =
+                lq_arena_printf(lq_expand_arena(expand), "part%zu", part_count);
+            parts[part_count++].ref = before;
+        }
+    }
+    const struct lq_step_output output = {"out", false};
+    const struct lq_step_param param = {"verdict", "good"};
+    const struct lq_step step = {.op = "join",
+                                 .version = 1,
+                                 .label = "all",
+                                 .run = join_run,
+                                 .params = &param,
+                                 .param_count = 1,
+                                 .inputs = parts,
+                                 .input_count = part_count,
+                                 .outputs = &output,
+                                 .output_count = 1};
+    if (status == LQ_OK) {
+        status = lq_expand_add_step(expand, &step, &index, err);
+    }
+    struct lq_ref ref = lq_ref_step(index, "out");
+    return status == LQ_OK ? lq_expand_bind_output(expand, "main", &ref, err) : status;
+}
+
+static const struct lq_attr_spec hops_attrs[] = {
+    {.name = "input",
+     .type = LQ_ATTR_REF,
+     .required = true,
+     .choices = "file lower lines chain",
+     .help = "text"},
+    {.name = "kinds", .type = LQ_ATTR_STRING, .required = true, .help = "a letter a step"},
+    {.name = "mark", .type = LQ_ATTR_STRING, .default_text = "\"\"", .help = "makes keys differ"},
+    {.name = "path", .type = LQ_ATTR_OUT_PATH, .help = "output"},
+};
+static const struct lq_rule fake_hops = {
+    .kind = "hops",
+    .version = 1,
+    .help = "steps with equal outputs",
+    .attrs = hops_attrs,
+    .attr_count = 4,
+    .expand = hops_expand,
+};
+
+static const struct lq_rule *const fake_rules[] = {&fake_chain, &fake_file, &fake_hops, &fake_lines,
                                                    &fake_lower};
-static const struct lq_registry fake_registry = {.rules = fake_rules, .rule_count = 4};
+static const struct lq_registry fake_registry = {.rules = fake_rules, .rule_count = 5};
 
 #endif

@@ -274,6 +274,93 @@ Test(build, a_lost_transient_state_is_made_again)
     cr_expect_str_eq(get_file("c.txt"), "link0\nlink1\nlink2\nlink3\nlink4\n");
 }
 
+/* ---- transient outputs whose content others have, too ---- */
+
+static const char loud_text[] = "ALPHA\nBETA\n";
+static const char quiet_text[] = "alpha\nbeta\n";
+
+static bool has_blob(const char *text)
+{
+    struct lq_digest digest;
+    uint64_t size_bytes = 0;
+    lq_digest_of(text, strlen(text), &digest);
+    return lq_blob_exists(cache, &digest, &size_bytes);
+}
+
+/* `kinds`: see fake_hops. Every step runs once. */
+static void must_hop(const char *kinds, const char *expected)
+{
+    char text[256];
+    snprintf(text, sizeof text,
+             "file f { path = \"in.txt\" }\n"
+             "hops h { input = f  kinds = \"%s\"  path = \"h.txt\" }\n",
+             kinds);
+    put_file("in.txt", loud_text);
+    must_build(text, strlen(kinds) + 1, 0);
+    cr_expect_eq(count_runs(""), strlen(kinds) + 1);
+    cr_expect_str_eq(get_file("h.txt"), expected);
+    must_build(text, 0, strlen(kinds) + 1);
+}
+
+Test(build, a_kept_output_outlives_a_transient_one_with_its_content)
+{
+    must_hop("tkk", "alpha\nbeta\n\n");
+    cr_expect(has_blob(quiet_text));
+}
+
+Test(build, an_output_that_was_kept_before_outlives_a_transient_one_with_its_content)
+{
+    must_hop("kttk", "alpha\nbeta\n\n");
+    cr_expect(has_blob(quiet_text));
+}
+
+Test(build, transient_outputs_of_equal_content_go_with_their_last_reader)
+{
+    must_hop("tTtt", "alpha\nbeta\n\nalpha\nbeta\n\n");
+    /* The joined output refers to it. */
+    cr_expect(has_blob(quiet_text));
+}
+
+Test(build, a_kept_output_of_an_earlier_build_outlives_a_transient_one)
+{
+    static const char kept[] = "file f { path = \"loud.txt\" }\n"
+                               "lower s { input = f  path = \"s.txt\" }\n";
+    static const char state[] = "alpha\nbeta\ngamma\nlink0"; /* of the chain's first link */
+    put_file("loud.txt", "ALPHA\nbeta\ngamma\nLINK0");
+    must_build(kept, 1, 0);
+    must_build(chain_recipe, 6, 0);
+    cr_expect(has_blob(state));
+    char path[128];
+    snprintf(path, sizeof path, "%s/s.txt", folder);
+    cr_assert_eq(unlink(path), 0);
+    must_build(kept, 0, 1);
+    cr_expect_str_eq(get_file("s.txt"), state);
+}
+
+/* Two artifacts at once: what is dropped for the one is written, and read, by the other. */
+Test(build, equal_contents_may_come_and_go_at_the_same_time)
+{
+    static const char recipe[] =
+        "file f { path = \"in.txt\" }\n"
+        "hops a { input = f  kinds = \"ttkttk\"  mark = \"a\"  path = \"a.txt\" }\n"
+        "hops b { input = f  kinds = \"tttktt\"  mark = \"b\"  path = \"b.txt\" }\n"
+        "lower c { input = f  path = \"c.txt\" }\n";
+    for (int i = 0; i < 40; i++) {
+        char loud[64];
+        char quiet[64];
+        char joined[72];
+        snprintf(loud, sizeof loud, "ALPHA %d\n", i);
+        snprintf(quiet, sizeof quiet, "alpha %d\n", i);
+        snprintf(joined, sizeof joined, "%s\n", quiet);
+        put_file("in.txt", loud);
+        cr_assert_eq(build(recipe), LQ_OK, "%s", err.message);
+        cr_expect_str_eq(get_file("a.txt"), joined);
+        cr_expect_str_eq(get_file("b.txt"), joined);
+        cr_expect_str_eq(get_file("c.txt"), quiet);
+        must_build(recipe, 0, 15);
+    }
+}
+
 Test(build, a_lost_part_is_made_again)
 {
     must_build(lines_recipe, 4, 0);

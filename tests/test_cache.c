@@ -239,6 +239,109 @@ Test(cache_blob, dropped_while_open_fails_and_does_not_lie)
     test_cache_close(&t);
 }
 
+/* ---- blobs of transient outputs ---- */
+
+static struct lq_digest put_transient(struct test_cache *t, const struct bytes *data)
+{
+    struct lq_blob_writer *writer = NULL;
+    struct lq_digest digest;
+    uint64_t size = 0;
+    cr_assert_eq(lq_blob_begin(t->cache, &writer, &t->err), LQ_OK);
+    lq_blob_set_transient(writer);
+    cr_assert_eq(lq_blob_write(writer, data->data, data->size, &t->err), LQ_OK);
+    cr_assert_eq(lq_blob_commit(writer, &digest, &size, &t->err), LQ_OK, "%s", t->err.message);
+    return digest;
+}
+
+static void put_action_with(struct test_cache *t, const struct lq_digest *digest, bool transient)
+{
+    struct lq_action_output output = {"out", *digest, 1, transient};
+    const struct lq_action_record record = {.outputs = &output, .output_count = 1};
+    struct lq_digest key;
+    lq_digest_of(&transient, sizeof transient, &key);
+    cr_assert_eq(lq_action_put(t->cache, &key, &record, NULL, NULL, &t->err), LQ_OK);
+}
+
+static bool stays(struct test_cache *t, const struct lq_digest *digest)
+{
+    cr_assert_eq(lq_blob_drop_transient(t->cache, digest, &t->err), LQ_OK, "%s", t->err.message);
+    return lq_blob_exists(t->cache, digest, NULL);
+}
+
+/* One that is in its record, one in a chunk, one in several. */
+static const size_t transient_sizes[] = {16, 1000, 70 * 1000, 3 * (size_t)LQ_CHUNK_BYTES + 5};
+
+Test(cache_transient, goes_when_nothing_else_has_its_content)
+{
+    struct test_cache t;
+    test_cache_open(&t, 0);
+    for (unsigned i = 0; i < LQ_COUNT_OF(transient_sizes); i++) {
+        struct bytes data = random_bytes(transient_sizes[i], 60 + i);
+        struct lq_digest digest = put_transient(&t, &data);
+        put_action_with(&t, &digest, true);
+        expect_blob(&t, &digest, &data);
+        (void)put_transient(&t, &data); /* of two steps at once */
+        cr_expect_not(stays(&t, &digest), "%zu bytes", data.size);
+        /* Kept now, it is not what it was. */
+        (void)put_bytes(&t, &data);
+        cr_expect(stays(&t, &digest), "%zu bytes", data.size);
+        free(data.data);
+    }
+    test_cache_close(&t);
+}
+
+Test(cache_transient, what_was_kept_before_stays)
+{
+    struct test_cache t;
+    test_cache_open(&t, 0);
+    for (unsigned i = 0; i < LQ_COUNT_OF(transient_sizes); i++) {
+        struct bytes data = random_bytes(transient_sizes[i], 70 + i);
+        struct lq_digest digest = put_bytes(&t, &data);
+        (void)put_transient(&t, &data); /* the small ones before the first is on the disk */
+        cr_expect(stays(&t, &digest), "%zu bytes", data.size);
+        expect_blob(&t, &digest, &data);
+        free(data.data);
+    }
+    test_cache_close(&t);
+}
+
+Test(cache_transient, what_is_kept_afterwards_stays)
+{
+    struct test_cache t;
+    test_cache_open(&t, 0);
+    for (unsigned i = 0; i < LQ_COUNT_OF(transient_sizes); i++) {
+        struct bytes data = random_bytes(transient_sizes[i], 80 + i);
+        struct bytes named = random_bytes(transient_sizes[i], 90 + i);
+        struct lq_digest digest = put_transient(&t, &data);
+        struct lq_digest named_digest = put_transient(&t, &named);
+        (void)put_bytes(&t, &data);
+        put_action_with(&t, &named_digest, false); /* found, so not written again */
+        cr_expect(stays(&t, &digest), "%zu bytes", data.size);
+        cr_expect(stays(&t, &named_digest), "%zu bytes", named.size);
+        expect_blob(&t, &named_digest, &named);
+        free(data.data);
+        free(named.data);
+    }
+    test_cache_close(&t);
+}
+
+Test(cache_transient, is_known_as_such_by_the_next_process)
+{
+    struct test_cache t;
+    test_cache_open(&t, 0);
+    struct bytes left = random_bytes(5000, 100);
+    struct bytes kept = random_bytes(5000, 101);
+    struct lq_digest left_digest = put_transient(&t, &left);
+    struct lq_digest kept_digest = put_transient(&t, &kept);
+    (void)put_bytes(&t, &kept);
+    test_cache_reopen(&t);
+    cr_expect_not(stays(&t, &left_digest));
+    cr_expect(stays(&t, &kept_digest));
+    free(left.data);
+    free(kept.data);
+    test_cache_close(&t);
+}
+
 /* ---- actions, history, files ---- */
 
 static struct lq_digest digest_number(uint64_t number)
