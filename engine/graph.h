@@ -163,6 +163,7 @@ struct lq_task {
     bool read_inputs; /* its readers_left have been given back */
     enum lq_outcome outcome;
     unsigned attempts;
+    unsigned revivals; /* because an output of it was lost */
     uint64_t priority;
     uint64_t eta_cost;            /* microseconds, guessed */
     double own_seconds;           /* of the run; 0 for a hit */

@@ -491,6 +491,7 @@ void lq_task_start(struct lq_build *build, struct lq_task *task)
 static void revive(struct lq_build *build, struct lq_task *task)
 {
     task->must_run = true;
+    task->revivals++;
     task->node->tasks_left++;
     build->cost_left += task->eta_cost;
     if (task->read_inputs) {
@@ -506,18 +507,47 @@ static void revive(struct lq_build *build, struct lq_task *task)
     make_ready(build, task, LOOKUP_OUTPUT_GONE);
 }
 
-/* Checks that every input can be read now. If not, whoever makes it is put to work again, the task
- * waits for it, and the answer is false. */
-static bool inputs_available(struct lq_build *build, struct lq_task *task)
+static bool input_is_lost(const struct lq_build *build, const struct lq_task *task, size_t input)
 {
-    bool available = true;
+    const struct lq_ref *ref = &task->spec.inputs[input].ref;
+    bool derived = ref->kind == LQ_REF_STEP || ref->kind == LQ_REF_ARTIFACT;
+    return derived && !lq_node_has_content(build, input_digest(build, task, input));
+}
+
+/* LQ_ECACHE when a step whose output is lost has been put to work again too often. */
+static enum lq_status check_revivals(const struct lq_build *build, const struct lq_task *task,
+                                     struct lq_error *err)
+{
     for (size_t i = 0; i < task->spec.input_count; i++) {
         const struct lq_ref *ref = &task->spec.inputs[i].ref;
-        bool derived = ref->kind == LQ_REF_STEP || ref->kind == LQ_REF_ARTIFACT;
-        if (!derived || lq_node_has_content(build, input_digest(build, task, i))) {
+        const struct lq_task *producer =
+            ref->kind == LQ_REF_STEP ? task->node->tasks[ref->index] : NULL;
+        if (producer != NULL && producer->state == LQ_TASK_DONE &&
+            producer->revivals >= LQ_BUILD_ATTEMPTS_MAX && input_is_lost(build, task, i)) {
+            return lq_error_set(err, LQ_ECACHE,
+                                "output '%s' of step %s %s can not be kept in the cache: it was "
+                                "made again %d times and is gone once more; check the disk, or use "
+                                "another --cache-dir",
+                                ref->name, producer->spec.op, producer->spec.label,
+                                LQ_BUILD_ATTEMPTS_MAX);
+        }
+    }
+    return LQ_OK;
+}
+
+/* Whoever makes an input that can not be read now is put to work again, and the task waits for it.
+ * *available: all can be read. */
+static enum lq_status find_inputs(struct lq_build *build, struct lq_task *task, bool *available,
+                                  struct lq_error *err)
+{
+    enum lq_status status = check_revivals(build, task, err);
+    *available = status == LQ_OK;
+    for (size_t i = 0; i < task->spec.input_count && status == LQ_OK; i++) {
+        const struct lq_ref *ref = &task->spec.inputs[i].ref;
+        if (!input_is_lost(build, task, i)) {
             continue;
         }
-        available = false;
+        *available = false;
         if (ref->kind == LQ_REF_STEP) {
             struct lq_task *producer = task->node->tasks[ref->index];
             (void)lq_task_wait(build, task, &producer->waiters);
@@ -528,7 +558,7 @@ static bool inputs_available(struct lq_build *build, struct lq_task *task)
             lq_node_remake(build, lq_plan_node(build, ref->artifact), task);
         }
     }
-    return available;
+    return status;
 }
 
 static void start(struct lq_build *build, struct lq_task *task)
@@ -601,12 +631,17 @@ static void lock_and_start(struct lq_build *build, struct lq_task *task)
         finish(build, task, LQ_OUTCOME_SHARED, 0);
         return;
     }
-    if (!inputs_available(build, task)) {
-        lq_cache_unlock(build->cache, &task->key);
-        task->state = LQ_TASK_WAITING;
+    bool available = false;
+    status = find_inputs(build, task, &available, &task->job.err);
+    if (available) {
+        start(build, task);
         return;
     }
-    start(build, task);
+    lq_cache_unlock(build->cache, &task->key);
+    task->state = LQ_TASK_WAITING;
+    if (status != LQ_OK) {
+        fail_with(build, task, status);
+    }
 }
 
 void lq_task_run_ready(struct lq_build *build)
@@ -677,8 +712,12 @@ void lq_task_ran(struct lq_build *build, struct lq_job *job)
         task->state = LQ_TASK_WAITING;
         lq_held_bury(build);
         check_inputs(build, task);
-        if (inputs_available(build, task)) {
+        bool available = false;
+        enum lq_status status = find_inputs(build, task, &available, &job->err);
+        if (available) {
             make_ready(build, task, LOOKUP_MISS);
+        } else if (status != LQ_OK) {
+            fail_with(build, task, status);
         }
     } else if (job->status == LQ_ECANCELLED && lq_build_cancelled(build)) {
         give_up(build, task, LQ_TASK_SKIPPED); /* it did not fail: it was told to stop */

@@ -361,6 +361,36 @@ Test(build, equal_contents_may_come_and_go_at_the_same_time)
     }
 }
 
+static const char *thrown_away;
+
+/* As soon as a step is done, its output disappears. */
+static void throw_away(void *user, const struct lq_event *event)
+{
+    on_event(user, event);
+    if (event->kind == LQ_EVENT_STEP_FINISHED && strcmp(event->label, "link1") == 0) {
+        struct lq_digest digest;
+        struct lq_error drop_err;
+        lq_digest_of(thrown_away, strlen(thrown_away), &digest);
+        cr_assert_eq(lq_blob_drop(cache, &digest, &drop_err), LQ_OK);
+    }
+}
+
+Test(build, an_output_that_is_lost_again_and_again_is_an_error)
+{
+    struct lq_build_options options = base_options();
+    options.on_event = throw_away;
+    thrown_away = "alpha\nbeta\ngamma\nlink0link1";
+    cr_assert_eq(build_on(NULL, chain_recipe, 2, &options), LQ_ECACHE);
+    cr_expect_not_null(strstr(err.message, "output 'state' of step link link1 can not be kept"),
+                       "%s", err.message);
+    cr_expect_not_null(strstr(err.message, "made again 3 times"), "%s", err.message);
+    cr_expect_eq(count_runs("link link1"), 4);
+    cr_expect_eq(result.failed, 1);
+    /* Nothing is broken for good. */
+    cr_assert_eq(build(chain_recipe), LQ_OK, "%s", err.message);
+    cr_expect_str_eq(get_file("c.txt"), "link0\nlink1\nlink2\nlink3\nlink4\n");
+}
+
 Test(build, a_lost_part_is_made_again)
 {
     must_build(lines_recipe, 4, 0);
