@@ -464,5 +464,11 @@ int main(int argc, char **argv)
         }
     }
     printf("%d type variants checked, %d differences\n", checked, failures);
+    if (checked == 0 && request.only != NULL) {
+        fprintf(stderr,
+                "checkkern: nothing was checked; is '%s' a type, and has this CPU the level?\n",
+                request.only);
+        return 1;
+    }
     return failures == 0 ? 0 : 1;
 }
